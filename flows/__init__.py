@@ -1,0 +1,1 @@
+"""The workflows: composition of tasks, nothing else."""

@@ -1,0 +1,1 @@
+"""goodnet repairs backdoored image classifiers with nothing but clean validation images."""

@@ -1,0 +1,22 @@
+"""The one error that means: the user can mend this."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """What was given cannot be used; the message names it, what was expected and what was found.
+
+    The message is one line that is safe to print: control characters are escaped, because file
+    and layer names come from whoever made the file.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that a terminal would act on escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

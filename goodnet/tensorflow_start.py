@@ -1,0 +1,30 @@
+"""Importing TensorFlow without its start-up notices."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow; what it writes to the error stream on the way shows only if it fails.
+
+    It writes notices about CPU features and absent GPUs before any log level is in force.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    error_stream = os.dup(2)
+    with tempfile.TemporaryFile() as notices:
+        os.dup2(notices.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            notices.seek(0)
+            os.write(error_stream, notices.read())
+            raise
+        finally:
+            os.dup2(error_stream, 2)
+            os.close(error_stream)
