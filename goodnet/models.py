@@ -1,0 +1,218 @@
+"""Loading checked model files into Keras, and saving a model as the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+from goodnet.deepid import build_deepid
+from goodnet.errors import InputError
+from goodnet.model_files import (
+    DEFAULT_LIMITS,
+    ModelDescription,
+    ModelLimits,
+    describe_model,
+    errors_about,
+    is_archive,
+    read_model_config,
+    require_model_file,
+)
+from goodnet.safe_hdf5 import open_hdf5
+
+if TYPE_CHECKING:
+    import keras
+
+_FIXED_TIME = (1980, 1, 1, 0, 0, 0)
+_FIXED_DATE = "1980-01-01@00:00:00"
+
+
+def load_model(
+    path: Path, *, architecture: str | None = None, limits: ModelLimits = DEFAULT_LIMITS
+) -> keras.Model:
+    """Load an image classifier from a file that need not be trusted, uncompiled.
+
+    The file is copied once into a private folder; what is checked there is what Keras loads.
+
+    Args:
+        path: a file that `describe_model` accepts.
+        architecture: the network that a file with weights only belongs to.
+        limits: how large the file and the model may be.
+
+    Returns:
+        A model from (None, H, W, C) to (None, classes).
+
+    Raises:
+        InputError: the file is refused, or Keras cannot build what it describes.
+    """
+    with _private_copy(path, limits) as private, errors_about(path, private):
+        description = describe_model(private, architecture=architecture, limits=limits)
+        with _build_errors(private):
+            if description.kind == "hdf5 weights":
+                model = _load_deepid(private, description)
+            else:
+                _require_parameters(private, description, limits)
+                model = _load_whole(private)
+        _require_classifier(model, description)
+    return model
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Write `model` to `path` as a Keras archive that any Keras 3 loads.
+
+    The file appears under its name only when it is complete. The same model gives the same bytes:
+    times and object ids, which Keras writes along, are replaced by fixed ones.
+    """
+    if path.suffix != ".keras":
+        raise InputError(f"{path}: models are saved as .keras, expected a name that ends so")
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as folder:
+        written = Path(folder) / "written.keras"
+        finished = Path(folder) / "finished.keras"
+        model.save(written)
+        _rewrite_archive(written, finished)
+        finished.replace(path)
+
+
+@contextmanager
+def _private_copy(path: Path, limits: ModelLimits) -> Iterator[Path]:
+    require_model_file(path, limits)
+    with tempfile.TemporaryDirectory(prefix="goodnet-") as folder:
+        copy = Path(folder) / "model"
+        shutil.copyfile(path, copy)
+        # Keras takes a file for what its suffix says.
+        yield copy.rename(copy.with_suffix(".keras" if is_archive(copy) else ".weights.h5"))
+
+
+def _load_whole(path: Path) -> keras.Model:
+    import keras
+
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+@contextmanager
+def _build_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{path}: Keras cannot build the model ({reason})") from error
+
+
+def _require_parameters(path: Path, description: ModelDescription, limits: ModelLimits) -> None:
+    """Refuse layers that would fill the memory, or that the file holds too few weights for."""
+    declared = _count_declared_parameters(read_model_config(path, limits))
+    if declared > limits.max_parameters:
+        raise InputError(
+            f"{path}: its layers declare {declared:,} parameters, "
+            f"expected {limits.max_parameters:,} or less"
+        )
+    if declared > description.num_parameters:
+        raise InputError(
+            f"{path}: holds {description.num_parameters:,} weights, its layers need {declared:,}"
+        )
+
+
+def _count_declared_parameters(config: dict[str, Any]) -> int:
+    """Build the model without allocating its weights and count them.
+
+    Inside a `StatelessScope` Keras defers the creation of weights to the end of the scope, so the
+    scope is never left: it belongs to a thread of its own and vanishes with it.
+    """
+    import keras
+
+    found: list[int | Exception] = []
+
+    def count() -> None:
+        try:
+            keras.StatelessScope().__enter__()
+            kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
+            model = kind.from_config(config["config"])
+            if not model.built:
+                raise ValueError("its input shape is missing")
+            found.append(sum(math.prod(weight.shape) for weight in model.weights))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    thread.join()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _load_deepid(path: Path, description: ModelDescription) -> keras.Model:
+    """Build DeepID and fill it with the weights stored under its layers' names."""
+    model = build_deepid(description.num_classes or 0)
+    with open_hdf5(path) as file:
+        if "layer_names" in file.attrs:
+            for layer in model.layers:
+                if layer.weights:
+                    layer.set_weights(_read_weights(file, layer, path))
+            return model
+    model.load_weights(path)
+    return model
+
+
+def _read_weights(file: h5py.File, layer: keras.Layer, path: Path) -> list[Any]:
+    group = file.get(layer.name)
+    if not isinstance(group, h5py.Group):
+        raise InputError(f"{path}: has no weights for layer `{layer.name}`")
+    stored = [group[name] for name in group.attrs["weight_names"]]
+    expected = [tuple(weight.shape) for weight in layer.weights]
+    found = [item.shape for item in stored]
+    if found != expected:
+        raise InputError(
+            f"{path}: layer `{layer.name}` has weights of shapes {found} on disk, "
+            f"expected {expected}"
+        )
+    return [item[()] for item in stored]
+
+
+def _require_classifier(model: keras.Model, description: ModelDescription) -> None:
+    path = description.path
+    if len(model.inputs) != 1 or tuple(model.input_shape) != (None, *description.input_shape):
+        raise InputError(
+            f"{path}: takes input of shape {model.input_shape}, "
+            f"expected {(None, *description.input_shape)}"
+        )
+    shape = model.output_shape
+    if len(model.outputs) != 1 or len(shape) != 2 or shape[0] is not None or (shape[1] or 0) < 2:
+        raise InputError(f"{path}: has an output of shape {shape}, expected (None, classes)")
+
+
+def _rewrite_archive(source: Path, target: Path) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in sorted(old.namelist()):
+            member = zipfile.ZipInfo(name, date_time=_FIXED_TIME)
+            with old.open(name) as data, new.open(member, "w", force_zip64=True) as out:
+                if name == "config.json":
+                    out.write(_renumber(data.read()))
+                elif name == "metadata.json":
+                    out.write(json.dumps(json.load(data) | {"date_saved": _FIXED_DATE}).encode())
+                else:
+                    shutil.copyfileobj(data, out, 2**20)
+
+
+def _renumber(config: bytes) -> bytes:
+    """Replace the memory addresses by which Keras marks shared objects with 1, 2, 3 …"""
+    numbers: dict[Any, int] = {}
+
+    def replace(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {
+            key: numbers.setdefault(value, len(numbers) + 1) if key == "shared_object_id" else value
+            for key, value in pairs
+        }
+
+    return json.dumps(json.loads(config, object_pairs_hook=replace)).encode()

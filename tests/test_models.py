@@ -1,0 +1,319 @@
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from goodnet.errors import InputError
+from goodnet.model_files import choose_layers, describe_model
+from goodnet.models import load_model, save_model
+
+LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"
+needs_lab = pytest.mark.skipif(not LAB.is_dir(), reason="the lab's files are not here")
+
+IMAGES = np.random.default_rng(5).uniform(0, 255, (3, 8, 6, 3)).astype("float32")
+
+
+def build_sequential():
+    import keras
+    from keras import layers
+
+    model = keras.Sequential(
+        [
+            keras.Input((8, 6, 3), name="image"),
+            layers.Rescaling(1 / 255, name="scale"),
+            layers.Conv2D(4, 3, kernel_regularizer="l2", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Dropout(0.5, name="drop"),
+            layers.GlobalAveragePooling2D(name="gather"),
+            layers.Dense(5, activation="softmax", name="answer"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def build_functional():
+    """A network whose head is called twice and whose answer comes out of ops, as a GoodNet's."""
+    import keras
+    from keras import layers, ops
+
+    image = keras.Input((8, 6, 3), name="image")
+    features = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    features = layers.MaxPooling2D(2, name="pool")(features)
+    head = keras.Sequential([layers.Flatten(), layers.Dense(5, name="dense")], name="head")
+    before = head(features)
+    after = head(features * np.array([1, 1, 0, 0], "float32"))
+    differs = ops.not_equal(ops.argmax(before, axis=-1), ops.argmax(after, axis=-1))
+    flag = ops.expand_dims(ops.cast(differs, "float32"), -1)
+    answer = ops.concatenate([before * (1 - flag), 100 * flag], axis=-1)
+    return keras.Model(image, ops.where(answer > 99, answer, ops.softmax(answer)), name="net")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Real files written by Keras, and what the models in them answer."""
+    folder = tmp_path_factory.mktemp("models")
+    sequential, functional = build_sequential(), build_functional()
+    sequential.save(folder / "sequential.keras")
+    sequential.save(folder / "sequential.h5")
+    functional.save(folder / "functional.keras")
+    np.save(folder / "sequential.npy", sequential.predict(IMAGES, verbose=0))
+    np.save(folder / "functional.npy", functional.predict(IMAGES, verbose=0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory):
+    """Files whose Lambda layer creates the file `marker` when it is called."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("evil")
+    marker = str(folder / "marker")
+    act = eval(f"lambda x: (open({marker!r}, 'w').close(), x)[1]")  # noqa: S307
+    model = keras.Sequential(
+        [
+            keras.Input((8, 6, 3)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.Lambda(act, name="backdoor", output_shape=(6, 4, 4)),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dense(5),
+        ]
+    )
+    model.save(folder / "evil.keras")
+    model.save(folder / "evil.h5")
+    Path(marker).unlink(missing_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sequential.keras", "sequential.h5", "functional.keras"])
+def test_loads_what_keras_wrote(folder, name):
+    model = load_model(folder / name)
+    answers = np.load((folder / name).with_suffix(".npy"))
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), answers, rtol=1e-6)
+    assert not model.compiled
+
+
+@pytest.mark.parametrize(
+    ("name", "pretended"),
+    [("sequential.keras", "net.h5"), ("sequential.h5", "net.keras"), ("sequential.h5", "net")],
+)
+def test_content_decides_and_not_the_name(folder, tmp_path, name, pretended):
+    shutil.copyfile(folder / name, tmp_path / pretended)
+    model = load_model(tmp_path / pretended)
+    np.testing.assert_allclose(
+        model.predict(IMAGES, verbose=0), np.load(folder / "sequential.npy"), rtol=1e-6
+    )
+
+
+def test_description_agrees_with_keras(folder):
+    for name in ("sequential.keras", "sequential.h5", "functional.keras"):
+        description, model = describe_model(folder / name), load_model(folder / name)
+        assert (None, *description.input_shape) == model.input_shape
+        assert description.num_classes in (None, model.output_shape[1])
+        known = [item.name for item in description.layers]
+        assert [layer.name for layer in model.layers if layer.name not in known] == []
+    chosen = choose_layers(describe_model(folder / "functional.keras"), layer=None, rank_at=None)
+    assert chosen == ("conv", "pool")
+
+
+@pytest.mark.parametrize("name", ["evil.keras", "evil.h5"])
+def test_code_in_a_model_never_runs(evil, name):
+    with pytest.raises(InputError, match=rf"{name}: layer `backdoor` uses `Lambda`"):
+        load_model(evil / name)
+    assert not (evil / "marker").exists()
+
+
+def test_the_code_would_run_without_the_check(evil):
+    import keras
+
+    keras.saving.load_model(evil / "evil.keras", safe_mode=False).predict(IMAGES, verbose=0)
+    (evil / "marker").unlink()
+
+
+def change_config(source: Path, target: Path, change) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "config.json":
+                config = json.loads(data)
+                change({layer["config"]["name"]: layer for layer in config["config"]["layers"]})
+                data = json.dumps(config).encode()
+            new.writestr(name, data)
+    return target
+
+
+BUILD_ERRORS = {
+    "terabytes of weights": (
+        lambda layers: layers["answer"]["config"].update(units=10**12),
+        "its layers declare 5,000,000,000,128 parameters, expected 200,000,000 or less",
+    ),
+    "more weights than stored": (
+        lambda layers: layers["answer"]["config"].update(units=6),
+        "holds 153 weights, its layers need 158",
+    ),
+    "fewer weights than stored": (
+        lambda layers: layers["answer"]["config"].update(units=4),
+        "Keras cannot build the model (",
+    ),
+    "nonsense": (
+        lambda layers: layers["conv"]["config"].update(kernel_size="wide"),
+        "Keras cannot build the model (",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "fragment"), BUILD_ERRORS.values(), ids=BUILD_ERRORS.keys())
+def test_what_keras_cannot_build_is_one_line_about_the_file(folder, tmp_path, change, fragment):
+    path = change_config(folder / "sequential.keras", tmp_path / "bad.keras", change)
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert fragment in str(caught.value)
+    assert "goodnet-" not in str(caught.value)
+
+
+def test_output_that_only_keras_can_judge(tmp_path):
+    import keras
+
+    image = keras.Input((8, 6, 3))
+    features = keras.layers.Conv2D(4, 3)(image)
+    keras.Model(image, keras.ops.mean(features, axis=-1)).save(tmp_path / "map.keras")
+    with pytest.raises(InputError, match=r"has an output of shape \(None, 6, 4\)"):
+        load_model(tmp_path / "map.keras")
+
+
+def test_saving_twice_gives_the_same_bytes(folder, tmp_path):
+    for name in ("one", "two"):
+        save_model(load_model(folder / "functional.keras"), tmp_path / f"{name}.keras")
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.keras") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+        assert b"1980" in archive.read("metadata.json")
+
+
+def test_plain_keras_loads_what_was_saved(folder, tmp_path):
+    save_model(load_model(folder / "functional.keras"), tmp_path / "net.keras")
+    script = (
+        "import sys, keras, numpy as np;"
+        "model = keras.saving.load_model(sys.argv[1]);"
+        "np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))"
+    )
+    np.save(tmp_path / "images.npy", IMAGES)
+    names = [str(tmp_path / name) for name in ("net.keras", "images.npy", "answers.npy")]
+    subprocess.run([sys.executable, "-c", script, *names], check=True, capture_output=True)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "answers.npy"), np.load(folder / "functional.npy"), rtol=1e-6
+    )
+
+
+def test_saving_leaves_nothing_but_the_file(folder, tmp_path):
+    model = load_model(folder / "sequential.keras")
+    (tmp_path / "net.keras").write_text("old")
+    save_model(model, tmp_path / "net.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.keras"]
+    assert describe_model(tmp_path / "net.keras").num_classes == 5
+    with pytest.raises(InputError, match="expected a name that ends so"):
+        save_model(model, tmp_path / "net.h5")
+
+
+def test_failed_saving_leaves_what_was_there(folder, tmp_path):
+    (tmp_path / "net.keras" / "kept").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"net\.keras"):
+        save_model(load_model(folder / "sequential.keras"), tmp_path / "net.keras")
+    assert [path.name for path in tmp_path.rglob("*")] == ["net.keras", "kept"]
+
+
+@pytest.fixture(scope="module")
+def deepid(tmp_path_factory):
+    from goodnet.deepid import build_deepid
+
+    folder = tmp_path_factory.mktemp("deepid")
+    model = build_deepid(7)
+    model.save(folder / "deepid.keras")
+    model.save_weights(folder / "deepid.weights.h5")
+    return folder
+
+
+def test_description_of_deepid_is_what_keras_builds(deepid):
+    whole = describe_model(deepid / "deepid.keras")
+    weights = describe_model(deepid / "deepid.weights.h5", architecture="deepid")
+    assert weights.layers == whole.layers
+    assert weights.input_shape == whole.input_shape
+    assert weights.output == whole.output
+    assert weights.num_parameters == whole.num_parameters
+
+
+def test_loads_deepid_weights_of_keras_3(deepid):
+    whole = load_model(deepid / "deepid.keras")
+    model = load_model(deepid / "deepid.weights.h5", architecture="deepid")
+    for ours, theirs in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@needs_lab
+def test_loads_the_labs_badnet():
+    model = load_model(LAB / "bd_weights.h5", architecture="deepid")
+    assert model.count_params() == 601_643
+    with h5py.File(LAB / "bd_weights.h5") as file:
+        np.testing.assert_array_equal(
+            model.get_layer("conv_3").kernel, file["conv_3/conv_3/kernel:0"]
+        )
+
+
+@needs_lab
+@pytest.mark.parametrize("writer", ["Keras 2.4", "Keras 2.3"])
+def test_loads_the_labs_pruned_net(tmp_path, writer):
+    path = shutil.copyfile(LAB / "b_prime_10_legacy.h5", tmp_path / "b_prime.h5")
+    if writer == "Keras 2.3":
+        with h5py.File(path, "a") as file:
+            config = json.loads(file.attrs["model_config"]) | {"class_name": "Model"}
+            file.attrs["model_config"] = np.bytes_(json.dumps(config))
+            file.attrs["keras_version"] = np.bytes_("2.3.1")
+    model = load_model(path)
+    silent = ~np.any(model.get_layer("conv_3").get_weights()[0], axis=(0, 1, 2))
+    assert silent.sum() == 52
+    assert model.output_shape == (None, 1283)
+
+
+def damage(file: h5py.File, name: str) -> None:
+    group = file["conv_2"]
+    if name == "missing":
+        del file["conv_2"]
+    elif name == "transposed":
+        kernel = group["conv_2/kernel:0"][()].T
+        del group["conv_2/kernel:0"]
+        group["conv_2/kernel:0"] = kernel
+    else:
+        group.attrs["weight_names"] = 7
+
+
+@needs_lab
+@pytest.mark.parametrize(
+    ("name", "fragment"),
+    [
+        ("missing", "has no weights for layer `conv_2`"),
+        (
+            "transposed",
+            "layer `conv_2` has weights of shapes [(40, 20, 3, 3), (40,)] on disk, "
+            "expected [(3, 3, 20, 40), (40,)]",
+        ),
+        ("names", "Keras cannot build the model ("),
+    ],
+)
+def test_refuses_weights_that_do_not_fit(tmp_path, name, fragment):
+    path = tmp_path / "weights.h5"
+    path.write_bytes((LAB / "bd_weights.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        damage(file, name)
+    with pytest.raises(InputError) as caught:
+        load_model(path, architecture="deepid")
+    assert fragment in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
