@@ -1,0 +1,37 @@
+"""The stop rule: at which pruning steps a budget of clean validation accuracy is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The first step whose drop is at least `drop` points; `step` is None if there is none."""
+
+    drop: float
+    step: int | None
+
+
+def drop_label(drop: float) -> str:
+    """Return a drop as file names have it: 02, 10, 2.5."""
+    return f"{drop:02g}"
+
+
+def find_checkpoint(correct: Sequence[int], *, images: int, drop: float) -> Checkpoint:
+    """Find the first step at which clean validation accuracy has dropped by `drop` points.
+
+    Compared in whole images, never in rounded floats.
+
+    Args:
+        correct: clean validation images answered right at steps 0 … C.
+        images: clean validation images in all.
+        drop: percentage points of clean validation accuracy, above 0.
+    """
+    exact = Fraction(str(drop))
+    for step, right in enumerate(correct):
+        if 100 * (correct[0] - right) >= exact * images:
+            return Checkpoint(drop, step)
+    return Checkpoint(drop, None)

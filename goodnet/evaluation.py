@@ -1,0 +1,47 @@
+"""Letting one net, B, B' or G, answer images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from goodnet.activations import IntArray
+from goodnet.images import ImageSet, prefetched
+
+if TYPE_CHECKING:
+    import keras
+
+_BATCH = 256
+
+
+def iterate_answers(
+    model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0
+) -> Iterator[IntArray]:
+    """Yield the classes that a net answers, (n,) for each batch of a set, in order.
+
+    Args:
+        model: (n, H, W, C) to (n, classes).
+        images: the set; its pixels are divided by `pixel_scale`.
+        pixel_scale: 255 for nets that take 0 to 1.
+    """
+    import tensorflow as tf
+
+    def run(pixels: tf.Tensor) -> tf.Tensor:
+        return model(tf.cast(pixels, tf.float32) / pixel_scale, training=False)
+
+    signature = [tf.TensorSpec((None, *images.shape), images.dtype)]
+    compiled = tf.function(run, input_signature=signature)
+    for pixels in prefetched(images.batches(_BATCH)):
+        yield np.asarray(compiled(pixels)).argmax(axis=1)
+
+
+def accuracy(model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0) -> float:
+    """Return the share of images that a net answers with their label, 0 … 1.
+
+    Over clean images this is the clean accuracy, over poisoned ones under the attacker's label
+    the attack success rate.
+    """
+    answers = np.concatenate(list(iterate_answers(model, images, pixel_scale=pixel_scale)))
+    return int(np.count_nonzero(answers == images.labels)) / images.num_images

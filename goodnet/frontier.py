@@ -1,0 +1,288 @@
+"""The linear frontier: where the channels of the pruned layer first mix.
+
+Zeroing a channel's kernel and bias replaces its activation by a constant and touches nothing
+before the layer. From there the graph is walked forward through whatever acts on each channel
+alone. The first layers that mix channels linearly (Dense, Conv2D) have pre-activations that are
+sums over channels, so removing a channel subtracts one term. Any other consumer takes the
+activations themselves, with those of removed channels replaced. What lies behind is the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from goodnet.activations import FloatArray
+from goodnet.channelwise import MERGES, acts_on_each_channel_alone
+from goodnet.errors import InputError
+from goodnet.graph import (
+    calls,
+    closes_with_softmax,
+    computable,
+    dependents,
+    output_of,
+    pre_activation,
+    replay,
+    scores,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One tensor behind the pruned layer through which its channels reach the head.
+
+    Attributes:
+        tensor: the consumed activation, or the output of a linear layer that consumes it.
+        source: the activation that is read, its channels on the last axis or flattened.
+        read: the activation as the linear layer reads it, possibly flattened.
+        num_channels: C.
+        layer: the linear layer, or None where the activation itself is consumed.
+    """
+
+    tensor: Any
+    source: Any
+    read: Any
+    num_channels: int
+    layer: Any = None
+
+    @cached_property
+    def _kernels(self) -> FloatArray:
+        """The layer's kernel, a matrix for each channel: (C, inputs, outputs)."""
+        kernel = np.asarray(self.layer.kernel, np.float32)
+        by_channel = np.moveaxis(kernel.reshape(-1, self.num_channels, kernel.shape[-1]), 1, 0)
+        return np.ascontiguousarray(by_channel)
+
+    def term(self, change: FloatArray, channel: int) -> FloatArray:
+        """Return what a change of one channel adds to the layer's pre-activation.
+
+        Args:
+            change: (n, positions), the channel's activation minus its constant.
+            channel: its number.
+
+        Returns:
+            (n, features), the features in the order of the flattened pre-activation.
+        """
+        if hasattr(self.layer, "kernel_size"):
+            inputs = _patches(change.reshape(-1, *self.source.shape[1:-1]), self.layer)
+        elif len(self.read.shape) == 2:
+            inputs = change
+        else:  # a Dense layer at every position
+            inputs = change[:, :, None]
+        return (inputs @ self._kernels[channel]).reshape(len(change), -1)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """How a model's answers follow from the activations of one of its layers.
+
+    Attributes:
+        model: the functional model B.
+        layer: the name of the pruned layer.
+        ranked: the symbolic activation whose mean ranks the channels.
+        base: the symbolic activation from which all that follows is computed: `ranked` where
+            that suffices, else the pruned layer's output.
+        sides: other symbolic tensors needed behind `base`: skip connections from before it.
+        consumers: through which the channels reach the head.
+    """
+
+    model: keras.Model
+    layer: str
+    ranked: Any
+    base: Any
+    sides: tuple[Any, ...]
+    consumers: tuple[Consumer, ...]
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the pruned layer."""
+        return int(self.base.shape[-1])
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether every channel reaches the head through linear layers alone."""
+        return all(consumer.layer is not None for consumer in self.consumers)
+
+    @cached_property
+    def sources(self) -> tuple[Any, ...]:
+        """The distinct activations that the consumers read."""
+        return tuple({id(c.source): c.source for c in self.consumers}.values())
+
+    @cached_property
+    def base_constant(self) -> FloatArray:
+        """What stands at `base` once every channel is removed: (1, ..., C)."""
+        start = output_of(self.model, self.layer)
+        activation = self.model.get_layer(self.layer).activation
+        constant = activation(np.zeros((1, *start.shape[1:]), np.float32))
+        return np.asarray(replay(self.model, {id(start): constant})[id(self.base)], np.float32)
+
+    @cached_property
+    def prepare(self) -> Callable[..., list[Any]]:
+        """Compiled `(base, *sides)` to what a sweep starts from.
+
+        Returns a tensor for each consumer (n, features), then for each source its activation
+        and the constants that stand there once every channel is removed, both (n or 1, ...).
+        """
+        import tensorflow as tf
+
+        constant = self.base_constant
+
+        def run(base: Any, *sides: Any) -> list[Any]:
+            beside = dict(zip(map(id, self.sides), sides, strict=True))
+            full = replay(self.model, {**beside, id(self.base): base})
+            removed = replay(self.model, {**beside, id(self.base): tf.constant(constant)})
+            states = [
+                full[id(c.tensor)] if c.layer is None else pre_activation(c.layer, full[id(c.read)])
+                for c in self.consumers
+            ]
+            flat = [tf.reshape(state, (tf.shape(base)[0], -1)) for state in states]
+            return flat + [values[id(s)] for s in self.sources for values in (full, removed)]
+
+        return _compiled(run, (self.base.shape, *(side.shape for side in self.sides)))
+
+    @cached_property
+    def head(self) -> Callable[..., Any]:
+        """Compiled `(*states, *sides)` to the scores of the classes, (n, N), without softmax."""
+        import tensorflow as tf
+
+        def run(*tensors: Any) -> Any:
+            states, sides = tensors[: len(self.consumers)], tensors[len(self.consumers) :]
+            values = dict(zip(map(id, self.sides), sides, strict=True))
+            for consumer, state in zip(self.consumers, states, strict=True):
+                value = tf.reshape(state, (-1, *consumer.tensor.shape[1:]))
+                closes = consumer.tensor is self.model.outputs[0] and closes_with_softmax(
+                    self.model
+                )
+                if consumer.layer is not None and not closes:
+                    value = consumer.layer.activation(value)
+                values[id(consumer.tensor)] = value
+            return scores(self.model, replay(self.model, values))
+
+        features = [(None, int(np.prod(c.tensor.shape[1:]))) for c in self.consumers]
+        return _compiled(run, (*features, *(side.shape for side in self.sides)))
+
+
+def find_frontier(model: keras.Model, *, layer: str, rank_at: str) -> Frontier:
+    """Find how the channels of `layer` reach the answer of `model`.
+
+    Args:
+        model: a functional model with one input and one output.
+        layer: the convolution to prune.
+        rank_at: the layer whose mean activation ranks the channels, `layer` or one behind it.
+
+    Raises:
+        InputError: if channels mix between the two layers or a layer is called more than once.
+    """
+    start, ranked = output_of(model, layer), output_of(model, rank_at)
+    alone, consumers = _walk(model, start)
+    if id(ranked) not in alone:
+        raise InputError(f"channels of {layer} mix before {rank_at}, which cannot rank them")
+    base = ranked if _suffices(model, start, ranked, consumers) else start
+    return Frontier(model, layer, ranked, base, _sides(model, base), consumers)
+
+
+def _walk(model: keras.Model, start: Any) -> tuple[dict[int, Any], tuple[Consumer, ...]]:
+    """Return the tensors that keep the channels apart, with their sources, and the consumers."""
+    alone, num_channels = {id(start): start}, start.shape[-1]
+    mixed: set[int] = set()
+    consumers: dict[int, Consumer] = {}
+    for node in calls(model):
+        reads = [x for x in node.input_tensors if id(x) in alone]
+        mixes = any(id(x) in mixed for x in node.input_tensors)
+        if not reads and not mixes:
+            continue
+        output = node.outputs[0]
+        if not mixes and _keeps_channels_apart(node):
+            alone[id(output)] = output
+        elif not mixes and type(node.operation).__name__ == "Flatten":
+            alone[id(output)] = alone[id(reads[0])]
+        else:
+            mixed.update(id(x) for x in node.outputs)
+            if not mixes and _is_linear(node):
+                source = alone[id(reads[0])]
+                found = [Consumer(output, source, reads[0], num_channels, node.operation)]
+            else:
+                found = [Consumer(x, x, x, num_channels) for x in reads]
+            consumers.update({id(c.tensor): c for c in found})
+    answer = model.outputs[0]
+    if id(answer) in alone:
+        consumers[id(answer)] = Consumer(answer, answer, answer, num_channels)
+    return alone, tuple(consumers.values())
+
+
+def _keeps_channels_apart(node: Any) -> bool:
+    name = type(node.operation).__name__
+    if name in MERGES:
+        return len({tuple(x.shape) for x in node.input_tensors}) == 1
+    if len(node.input_tensors) != 1 or not hasattr(node.operation, "get_config"):
+        return False
+    return acts_on_each_channel_alone(name, node.operation.get_config())
+
+
+def _is_linear(node: Any) -> bool:
+    name = type(node.operation).__name__
+    return name == "Dense" or (name == "Conv2D" and node.operation.groups == 1)
+
+
+def _suffices(model: keras.Model, start: Any, ranked: Any, consumers: tuple[Consumer, ...]) -> bool:
+    """Return whether `ranked` follows from `start` alone, and every consumer from `ranked`."""
+    if id(ranked) not in computable(model, start):
+        return False
+    around = dependents(model, start, except_through=ranked)
+    return not any(id(consumer.source) in around for consumer in consumers)
+
+
+def _sides(model: keras.Model, base: Any) -> tuple[Any, ...]:
+    """Return the tensors that do not follow from `base` but are read together with it."""
+    behind = dependents(model, base)
+    reads = [
+        x
+        for node in calls(model)
+        if any(id(x) in behind for x in node.input_tensors)
+        for x in node.input_tensors
+        if id(x) not in behind
+    ]
+    return tuple({id(x): x for x in reads}.values())
+
+
+def _compiled(run: Callable[..., Any], shapes: tuple[Any, ...]) -> Callable[..., Any]:
+    """Compile `run` once for any number of images."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes]
+    return tf.function(run, input_signature=signature)
+
+
+def _patches(channel: FloatArray, layer: Any) -> FloatArray:
+    """Return the windows of a one-channel image that a Conv2D reads: (n, rows, columns, window).
+
+    Args:
+        channel: (n, height, width).
+        layer: the Conv2D; its size, strides, dilation and padding count.
+    """
+    starts, sizes = [], []
+    padding = [(0, 0)]
+    for axis in (0, 1):
+        length, stride = channel.shape[1 + axis], layer.strides[axis]
+        reach = (layer.kernel_size[axis] - 1) * layer.dilation_rate[axis] + 1
+        count = -(-length // stride) if layer.padding == "same" else (length - reach) // stride + 1
+        missing = max((count - 1) * stride + reach - length, 0) if layer.padding == "same" else 0
+        padding.append((missing // 2, missing - missing // 2))
+        sizes.append((count - 1) * stride + 1)
+        starts.append([tap * layer.dilation_rate[axis] for tap in range(layer.kernel_size[axis])])
+    if any(sum(pair) for pair in padding):
+        channel = np.pad(channel, padding)
+    windows = [
+        channel[
+            :, top : top + sizes[0] : layer.strides[0], left : left + sizes[1] : layer.strides[1]
+        ]
+        for top in starts[0]
+        for left in starts[1]
+    ]
+    return np.stack(windows, axis=-1)

@@ -1,0 +1,137 @@
+"""The graph of a Keras model: its calls in order, and running a part of it on given tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from goodnet.errors import InputError
+
+if TYPE_CHECKING:
+    import keras
+
+Tensors = dict[int, Any]
+"""Values by the `id` of the symbolic tensor that they stand for."""
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """Return `model` as a functional model over the same layers; Sequential becomes one."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def calls(model: keras.Model) -> list[Any]:
+    """Return the calls (nodes) of a functional model in an order in which they can run."""
+    by_depth = model._nodes_by_depth
+    return [
+        node
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def output_of(model: keras.Model, layer_name: str) -> Any:
+    """Return the symbolic output of the layer, which has to be called exactly once."""
+    nodes = [node for node in calls(model) if node.operation.name == layer_name]
+    if len(nodes) != 1:
+        raise InputError(
+            f"layer {layer_name} is called {len(nodes)} times in {model.name}, expected once"
+        )
+    return nodes[0].outputs[0]
+
+
+def dependents(model: keras.Model, tensor: Any, *, except_through: Any = None) -> set[int]:
+    """Return the ids of `tensor` and of all tensors computed from it, around `except_through`."""
+    reached = {id(tensor)}
+    for node in calls(model):
+        if any(id(x) in reached for x in node.input_tensors):
+            reached.update(id(x) for x in node.outputs if x is not except_through)
+    return reached
+
+
+def computable(model: keras.Model, tensor: Any) -> set[int]:
+    """Return the ids of `tensor` and of all tensors that follow from it and nothing else."""
+    reached = {id(tensor)}
+    for node in calls(model):
+        if all(id(x) in reached for x in node.input_tensors):
+            reached.update(id(x) for x in node.outputs)
+    return reached
+
+
+def replay(model: keras.Model, values: Tensors) -> Tensors:
+    """Run every call of `model` that `values` suffice for, except those whose result is given.
+
+    Inside a `tf.function` the results that nobody uses cost nothing.
+
+    Args:
+        model: a functional model.
+        values: concrete or symbolic tensors that stand for symbolic tensors of the model.
+
+    Returns:
+        `values` and all that could be computed from them.
+    """
+    values = dict(values)
+    for node in calls(model):
+        given = all(id(x) in values for x in node.outputs)
+        if given or not all(id(x) in values for x in node.input_tensors):
+            continue
+        args, kwargs = node.arguments.fill_in(values)
+        results = node.operation(*args, **kwargs)
+        results = results if isinstance(results, (list, tuple)) else [results]
+        values.update({id(x): y for x, y in zip(node.outputs, results, strict=True)})
+    return values
+
+
+def closes_with_softmax(model: keras.Model) -> bool:
+    """Return whether the answers of a functional model are softmax's."""
+    import keras
+
+    operation = _last_call(model).operation
+    softmax = getattr(operation, "activation", None) is keras.activations.softmax
+    return softmax or isinstance(operation, keras.layers.Softmax)
+
+
+def scores(model: keras.Model, values: Tensors) -> Any:
+    """Return what a functional model answers, without a closing softmax: (n, N).
+
+    Softmax keeps the order of the classes and could only add ties.
+
+    Args:
+        model: a functional model.
+        values: what `replay` made of its inputs.
+    """
+    import keras
+
+    last = _last_call(model)
+    before = id(last.input_tensors[0])
+    if closes_with_softmax(model) and before in values:
+        if isinstance(last.operation, keras.layers.Dense):
+            return pre_activation(last.operation, values[before])
+        if isinstance(last.operation, (keras.layers.Softmax, keras.layers.Activation)):
+            return values[before]
+    return values[id(model.outputs[0])]
+
+
+def _last_call(model: keras.Model) -> Any:
+    return next(node for node in calls(model) if node.outputs[0] is model.outputs[0])
+
+
+def pre_activation(layer: Any, tensor: Any) -> Any:
+    """Return what a Dense or Conv2D layer computes before its activation."""
+    import keras
+
+    if isinstance(layer, keras.layers.Dense):
+        result = keras.ops.matmul(tensor, layer.kernel)
+    else:
+        result = keras.ops.conv(
+            tensor,
+            layer.kernel,
+            strides=layer.strides,
+            padding=layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate,
+        )
+    return result + layer.bias if layer.use_bias else result
