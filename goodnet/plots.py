@@ -1,0 +1,258 @@
+"""The plots of a run, as Vega-Lite: for the report's page and, one of them, as a PNG."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pyarrow as pa
+from PIL import Image
+
+Checkpoints = Sequence[Mapping[str, Any]]
+"""`checkpoints` of results.json."""
+
+Palette = Mapping[str, str]
+
+PAPER: Palette = {
+    "ink": "#1b1f24",
+    "muted": "#5b6470",
+    "grid": "#e4e8ed",
+    "accuracy-b": "#a9cbef",
+    "accuracy-g": "#1d5fa8",
+    "attack-b": "#f6bfa6",
+    "attack-g": "#c2371d",
+}
+"""Colours for a picture that stands alone."""
+
+PAGE: Palette = {name: f"var(--{name})" for name in PAPER}
+"""Colours left to the page's style sheet, which knows light, dark and print."""
+
+CURVES = (
+    ("B' clean accuracy", "accuracy-b", 6),
+    ("G clean accuracy", "accuracy-g", 1.8),
+    ("B' attack success", "attack-b", 6),
+    ("G attack success", "attack-g", 1.8),
+)
+"""Legend, colour and width: G is drawn as a dark core inside B', since the two often coincide."""
+
+
+def curve_chart(
+    sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
+) -> alt.LayerChart:
+    """Draw clean accuracy and attack success of B' and G against the channels pruned.
+
+    Args:
+        sweep: the table of sweep.parquet.
+        checkpoints: marked where they were reached.
+        palette: colours by name, as in PAPER.
+    """
+    rows = _curve_rows(sweep)
+    hover = alt.selection_point(nearest=True, on="pointerover", encodings=["x"], empty=False)
+    base = alt.Chart(alt.InlineData(rows)).encode(x=_channels_axis(rows))
+    drawn = [curve for curve in CURVES if curve[0] in rows[0]]
+    lines = [
+        base.mark_line(strokeWidth=width).encode(
+            y=alt.Y(f"{_field(label)}:Q", title=None, axis=alt.Axis(format=".0%")).scale(
+                domain=[0, 1]
+            ),
+            color=alt.datum(label, title=None),
+        )
+        for label, _, width in drawn
+    ]
+    pointer = (
+        base.mark_rule(color=palette["muted"])
+        .encode(
+            opacity=alt.when(hover).then(alt.value(0.8)).otherwise(alt.value(0)),
+            tooltip=[
+                alt.Tooltip("step:Q", title="channels pruned"),
+                *(alt.Tooltip(f"{_field(c[0])}:Q", title=c[0], format=".2%") for c in drawn),
+            ],
+        )
+        .add_params(hover)
+    )
+    colours = alt.Scale(
+        domain=[curve[0] for curve in drawn], range=[palette[curve[1]] for curve in drawn]
+    )
+    marks = _checkpoint_marks(checkpoints, palette)
+    chart = alt.LayerChart(layer=[*marks, *lines, pointer])
+    return _finish(chart.encode(color=alt.Color(scale=colours)), palette, height=300)
+
+
+def detection_chart(
+    sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
+) -> alt.LayerChart | None:
+    """Draw G's detection rate against its false-alarm rate over all steps.
+
+    Returns:
+        The chart; None where the sweep lacks clean or poisoned test images.
+    """
+    clean, poisoned = _set_rows(sweep, "clean_test"), _set_rows(sweep, "poisoned_test")
+    if not (clean and poisoned):
+        return None
+    points = [
+        {
+            "step": row["step"],
+            "alarms": row["flagged"] / row["images"],
+            "detection": bad["flagged"] / bad["images"],
+        }
+        for row, bad in zip(clean, poisoned, strict=True)
+    ]
+    labels = _labels_by_step(checkpoints)
+    reached = [{**p, "label": labels[p["step"]]} for p in points if p["step"] in labels]
+    rate = alt.Scale(domain=[0, 1])
+    x = alt.X("alarms:Q", title="false alarms on clean test images", scale=rate).axis(format=".0%")
+    y = alt.Y("detection:Q", title="poisoned images detected", scale=rate).axis(format=".0%")
+    tooltip = [
+        alt.Tooltip("step:Q", title="channels pruned"),
+        alt.Tooltip("detection:Q", format=".2%"),
+        alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
+    ]
+    steps = alt.Chart(alt.InlineData(points)).encode(x=x, y=y, tooltip=tooltip)
+    chosen = alt.Chart(alt.InlineData(reached)).encode(x=x, y=y, tooltip=tooltip)
+    chance = (
+        alt.Chart(alt.InlineData([{"alarms": 0, "detection": 0}, {"alarms": 1, "detection": 1}]))
+        .mark_line(color=palette["muted"], strokeDash=[4, 4], strokeWidth=1)
+        .encode(x=x, y=y)
+    )
+    layers = [
+        chance,
+        steps.mark_line(color=palette["accuracy-b"], strokeWidth=2).encode(order="step:Q"),
+        steps.mark_circle(color=palette["accuracy-g"], size=26, opacity=1),
+        chosen.mark_point(color=palette["attack-g"], filled=True, size=130, opacity=1).encode(
+            shape=alt.Shape("label:N", title=None, sort=None)
+        ),
+    ]
+    return _finish(alt.LayerChart(layer=layers), palette, height=320)
+
+
+def activation_chart(
+    sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
+) -> alt.LayerChart:
+    """Draw each channel's mean activation on clean validation images, in prune order."""
+    rows = [
+        {
+            "channel": row["channel"],
+            "left": row["step"] - 0.9,
+            "step": row["step"],
+            "right": row["step"] - 0.1,
+            "mean": row["mean_activation"],
+            "kind": "silent" if row["mean_activation"] == 0 else "mean activation",
+        }
+        for row in _set_rows(sweep, "clean_valid")
+        if row["step"] > 0
+    ]
+    base = alt.Chart(alt.InlineData(rows)).encode(
+        color=alt.Color("kind:N", title=None).scale(
+            domain=["mean activation", "silent"],
+            range=[palette["accuracy-g"], palette["attack-g"]],
+        ),
+        tooltip=[
+            alt.Tooltip("channel:N"),
+            alt.Tooltip("step:Q", title="pruned at step"),
+            alt.Tooltip("mean:Q", title="mean activation", format=".4g"),
+        ],
+    )
+    bars = base.mark_rect().encode(
+        x=_channels_axis(rows, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
+    )
+    silent = (
+        base.mark_circle(size=22, opacity=1)
+        .encode(x=_channels_axis(rows, "middle"), y=alt.Y("mean:Q"))
+        .transform_filter("datum.mean === 0")
+        .transform_calculate(middle="datum.step - 0.5")
+    )
+    layers = [*_checkpoint_marks(checkpoints, palette), bars, silent]
+    return _finish(alt.LayerChart(layer=layers), palette, height=220)
+
+
+def curve_png(sweep: pa.Table, checkpoints: Checkpoints) -> bytes:
+    """Return `curve_chart` as a PNG of well under 100 KB, on white."""
+    import vl_convert
+
+    chart = curve_chart(sweep, checkpoints, palette=PAPER)
+    chart = chart.properties(width=680, background="white")
+    picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(chart.to_dict(), scale=1.5)))
+    buffer = io.BytesIO()
+    picture.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _curve_rows(sweep: pa.Table) -> list[dict[str, Any]]:
+    """Return a row for each step with the rates of CURVES; attack rates only where measured."""
+    clean = _set_rows(sweep, "clean_test") or _set_rows(sweep, "clean_valid")
+    poisoned = _set_rows(sweep, "poisoned_test")
+    rows = []
+    for index, row in enumerate(clean):
+        rates = _rates(row, "clean accuracy")
+        if poisoned:
+            rates |= _rates(poisoned[index], "attack success")
+        rows.append({"step": row["step"], **rates})
+    return rows
+
+
+def _rates(row: Mapping[str, Any], measure: str) -> dict[str, float]:
+    return {
+        f"B' {measure}": row["correct"] / row["images"],
+        f"G {measure}": row["goodnet_correct"] / row["images"],
+    }
+
+
+def _set_rows(sweep: pa.Table, name: str) -> list[dict[str, Any]]:
+    rows = [row for row in sweep.to_pylist() if row["set"] == name]
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def _field(label: str) -> str:
+    """Escape the quote in a column's name, which has a meaning to Vega."""
+    return label.replace("'", "\\'")
+
+
+def _channels_axis(rows: Sequence[Mapping[str, Any]], field: str = "step") -> alt.X:
+    scale = alt.Scale(domain=[0, max(row["step"] for row in rows)], nice=False)
+    axis = alt.Axis(title="channels pruned", tickMinStep=1, grid=False)
+    return alt.X(f"{field}:Q", scale=scale, axis=axis)
+
+
+def _checkpoint_marks(checkpoints: Checkpoints, palette: Palette) -> list[alt.Chart]:
+    """Return a dashed line and a label for each step that a checkpoint chose."""
+    marks = []
+    for level, (step, label) in enumerate(sorted(_labels_by_step(checkpoints).items())):
+        at = alt.Chart(alt.InlineData([{"step": step, "label": label}])).encode(x="step:Q")
+        top = alt.value(-18 - 14 * level)
+        rule = at.mark_rule(color=palette["muted"], strokeDash=[3, 3])
+        text = at.mark_text(color=palette["muted"], align="right", dx=-4, baseline="top")
+        marks.append(rule.encode(y=top, y2=alt.value("height")))
+        marks.append(text.encode(y=top, text="label:N"))
+    return marks
+
+
+def _labels_by_step(checkpoints: Checkpoints) -> dict[int, str]:
+    """Return what to write at each step: several checkpoints may have chosen the same one."""
+    labels = defaultdict(list)
+    for checkpoint in checkpoints:
+        if checkpoint["reached"]:
+            labels[checkpoint["step"]].append(f"{checkpoint['drop']:g}")
+    return {step: f"{', '.join(drops)} points" for step, drops in labels.items()}
+
+
+def _finish(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt.LayerChart:
+    """Give a chart its size and the colours of everything that is not data."""
+    label = {"labelColor": palette["muted"], "labelFontSize": 12}
+    title = {"titleColor": palette["ink"], "titleFontSize": 12, "titleFontWeight": 500}
+    return (
+        chart.properties(width="container", height=height, background="transparent")
+        .configure(font="system-ui, sans-serif")
+        .configure_axis(
+            **label,
+            **title,
+            gridColor=palette["grid"],
+            domainColor=palette["muted"],
+            tickColor=palette["muted"],
+        )
+        .configure_legend(orient="bottom", columns=2, symbolStrokeWidth=4, **label)
+        .configure_view(stroke=None)
+        .configure_text(fontSize=12)
+    )

@@ -1,0 +1,178 @@
+"""The page that a run leaves behind: one HTML file that needs nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import jinja2
+import pyarrow as pa
+import pyarrow.parquet as pq
+from markupsafe import Markup
+from PIL import Image
+
+from goodnet import plots
+from goodnet.errors import printable
+from goodnet.files import atomic_path
+from goodnet.metrics import percent, wilson_interval
+from goodnet.reference import compare_to_published, recognise
+from goodnet.samples import SAMPLES_PER_KIND, Sample, SampleKind
+from goodnet.verdict import verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SAMPLE_SIDE = 128
+"""Longest side of a sample on the page, in pixels of the image: larger ones are scaled down."""
+
+COLUMNS = (
+    ("clean_valid_accuracy", "clean validation", "clean_valid"),
+    ("clean_test_accuracy", "clean test", "clean_test"),
+    ("attack_success_rate", "attack success", "poisoned_test"),
+    ("detection_rate", "detection", "poisoned_test"),
+    ("false_alarm_rate", "false alarms", "clean_test"),
+)
+"""The rates of results.json: key, heading, and the set of the sweep that they were counted on."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A rate in the results table; `measured` is false where the net has no such rate at all."""
+
+    key: str
+    heading: str
+    measured: bool
+    rate: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results table; without cells where the checkpoint was not reached."""
+
+    drop: float | None
+    net: str
+    channels: int | None
+    cells: Sequence[Cell]
+
+
+def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
+    """Write report.html into a run's folder.
+
+    Args:
+        run_folder: holds results.json, sweep.parquet and run.json.
+        samples: images to show, the first few of each kind.
+
+    Returns:
+        Where the page is.
+    """
+    results = json.loads((run_folder / "results.json").read_text("utf-8"))
+    run = json.loads((run_folder / "run.json").read_text("utf-8"))
+    sweep = pq.read_table(run_folder / "sweep.parquet")
+    inputs = {role: given for role, given in run.get("inputs", {}).items() if given}
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            name=run["run"],
+            verdict=verdict(results),
+            results=results,
+            rows=_result_rows(results, _set_sizes(sweep)),
+            inputs=inputs,
+            comparisons=compare_to_published(results, inputs),
+            charts=_charts(sweep, results["checkpoints"]),
+            samples=_sample_groups(samples),
+            stages=run.get("stages", []),
+            settings={key: run[key] for key in run if key not in ("run", "inputs", "stages")},
+            vega=_vega(),
+        )
+    )
+    path = run_folder / "report.html"
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, "utf-8")
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    """Return the templates; every string that came from outside is escaped and made visible."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("goodnet"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: (
+            printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+        ),
+    )
+    environment.filters |= {"percent": percent, "lab_file": recognise}
+    return environment
+
+
+def _vega() -> Markup:
+    """Return Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    # It comes from an installed package, not from a user; it holds no "</script".
+    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))  # noqa: S704
+
+
+def _set_sizes(sweep: pa.Table) -> dict[str, int]:
+    """Return how many images each set of the sweep has."""
+    return {row["set"]: row["images"] for row in sweep.select(["set", "images"]).to_pylist()}
+
+
+def _result_rows(results: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Row]:
+    rows = [Row(None, "B", 0, _cells(results["baseline"], sizes))]
+    for checkpoint in results["checkpoints"]:
+        drop, step = checkpoint["drop"], checkpoint["step"]
+        if not checkpoint["reached"]:
+            rows.append(Row(drop, "", None, ()))
+            continue
+        rows.append(Row(drop, "B'", step, _cells(checkpoint["b_prime"], sizes)))
+        rows.append(Row(drop, "G", step, _cells(checkpoint["goodnet"], sizes)))
+    return rows
+
+
+def _cells(rates: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Cell]:
+    cells = []
+    for key, heading, images in COLUMNS:
+        rate, size = rates.get(key), sizes.get(images)
+        interval = wilson_interval(round(rate * size), size) if size and rate is not None else None
+        cells.append(Cell(key, heading, key in rates, rate, interval))
+    return cells
+
+
+def _charts(sweep: pa.Table, checkpoints: plots.Checkpoints) -> dict[str, dict[str, Any]]:
+    """Return the Vega-Lite of each chart that the run has the data for."""
+    charts = {
+        "curves": plots.curve_chart(sweep, checkpoints),
+        "detection": plots.detection_chart(sweep, checkpoints),
+        "activations": plots.activation_chart(sweep, checkpoints),
+    }
+    return {name: chart.to_dict() for name, chart in charts.items() if chart is not None}
+
+
+def _sample_groups(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, str]]]:
+    """Return the first samples of each kind, each with its picture as a data URI."""
+    groups = {}
+    for kind in get_args(SampleKind):
+        chosen = [sample for sample in samples if sample.kind == kind][:SAMPLES_PER_KIND]
+        if chosen:
+            groups[kind] = [(sample, _data_uri(sample.image)) for sample in chosen]
+    return groups
+
+
+def _data_uri(image: np.ndarray) -> str:
+    """Return an image as a PNG in a data URI; of unusual channel counts, what a screen can show."""
+    shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+    picture = Image.fromarray(shown)
+    picture.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

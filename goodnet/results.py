@@ -1,0 +1,121 @@
+"""The results of a run: results.json, results.csv and the table that is printed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from goodnet.checkpoints import Checkpoint
+from goodnet.curves import Counts
+from goodnet.files import atomic_path
+from goodnet.metrics import percent
+
+ACCURACIES = {
+    "clean_valid_accuracy": "clean_valid",
+    "clean_test_accuracy": "clean_test",
+    "attack_success_rate": "poisoned_test",
+}
+"""Rates of every net, and the set that each is counted on."""
+
+FLAG_RATES = {"detection_rate": "poisoned_test", "false_alarm_rate": "clean_test"}
+"""Rates of G alone: images of a set that it answers with class N."""
+
+TITLES = {
+    "clean_valid_accuracy": "clean validation",
+    "clean_test_accuracy": "clean test",
+    "attack_success_rate": "ASR",
+    "detection_rate": "detection",
+    "false_alarm_rate": "false alarms",
+}
+
+
+def make_results(
+    curves: Mapping[str, Counts],
+    checkpoints: Sequence[Checkpoint],
+    *,
+    order: Sequence[int],
+    num_classes: int,
+) -> dict[str, Any]:
+    """Return what results.json holds: rates as fractions 0 … 1, None for a set not given.
+
+    Args:
+        curves: the counts of each set that was given.
+        checkpoints: one for each drop.
+        order: the channels in prune order.
+        num_classes: B's classes N.
+    """
+    return {
+        "classes": num_classes,
+        "baseline": _accuracies(curves, "correct", 0),
+        "checkpoints": [_checkpoint(curves, checkpoint, order) for checkpoint in checkpoints],
+    }
+
+
+def _checkpoint(
+    curves: Mapping[str, Counts], checkpoint: Checkpoint, order: Sequence[int]
+) -> dict[str, Any]:
+    step = checkpoint.step
+    if step is None:
+        nothing = {"step": None, "channels": None, "b_prime": None, "goodnet": None}
+        return {"drop": checkpoint.drop, "reached": False, **nothing}
+    goodnet = _accuracies(curves, "goodnet_correct", step)
+    goodnet |= {rate: _rate(curves, name, "flagged", step) for rate, name in FLAG_RATES.items()}
+    return {
+        "drop": checkpoint.drop,
+        "reached": True,
+        "step": step,
+        "channels": list(order[:step]),
+        "b_prime": _accuracies(curves, "correct", step),
+        "goodnet": goodnet,
+    }
+
+
+def _accuracies(curves: Mapping[str, Counts], count: str, step: int) -> dict[str, float | None]:
+    return {rate: _rate(curves, name, count, step) for rate, name in ACCURACIES.items()}
+
+
+def _rate(curves: Mapping[str, Counts], name: str, count: str, step: int) -> float | None:
+    curve = curves.get(name)
+    return None if curve is None else int(getattr(curve, count)[step]) / curve.images
+
+
+def net_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for B and for B' and G of each reached checkpoint, rates as fractions."""
+    rows = [{"net": "B", "drop": None, "channels": 0, **results["baseline"]}]
+    for checkpoint in results["checkpoints"]:
+        for name, key in (("B'", "b_prime"), ("G", "goodnet")):
+            if checkpoint["reached"]:
+                place = {"drop": checkpoint["drop"], "channels": checkpoint["step"]}
+                rows.append({"net": name, **place, **checkpoint[key]})
+    return rows
+
+
+def printed_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the table as it is printed: a line for each net, percentages with two decimals."""
+    return [
+        {
+            "net": row["net"] if row["drop"] is None else f"{row['net']} at {row['drop']:g} %",
+            "channels pruned": str(row["channels"]),
+            **{title: percent(row[rate]) if rate in row else "" for rate, title in TITLES.items()},
+        }
+        for row in net_rows(results)
+    ]
+
+
+def unreached(results: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each drop that no step reaches."""
+    return [
+        f"No step drops clean validation accuracy by {checkpoint['drop']:g} points: no files."
+        for checkpoint in results["checkpoints"]
+        if not checkpoint["reached"]
+    ]
+
+
+def write_csv(path: Path, results: Mapping[str, Any]) -> None:
+    """Write the rows of `net_rows`, empty where there is no rate."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["net", "drop", "channels", *TITLES], restval="")
+        writer.writeheader()
+        writer.writerows(net_rows(results))

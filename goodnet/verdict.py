@@ -1,0 +1,138 @@
+"""One honest sentence on what a repair is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from goodnet.metrics import percent
+
+STOPPED = 0.05
+"""Up to this attack success rate the attack counts as stopped; cheaper then beats lower."""
+
+WEAKENED = 0.5
+"""From this attack success rate on, the attack counts as not stopped."""
+
+RUINED = 0.5
+"""A GoodNet that keeps less than this share of B's clean accuracy is of no use to anybody."""
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """Say in one sentence what the repair is worth.
+
+    The checkpoint it speaks of is the one that lets least of the attack through and still works;
+    among those that stop the attack, the cheapest.
+
+    Args:
+        results: the contents of results.json.
+    """
+    baseline = results["baseline"]
+    attack = baseline["attack_success_rate"]
+    reached = sorted((c for c in results["checkpoints"] if c["reached"]), key=lambda c: c["drop"])
+    if not reached:
+        return _nothing_reached(results["checkpoints"])
+    if attack is None:
+        return (
+            "The attack could not be measured, because no poisoned images were given: all that is "
+            f"known is that {_costs(baseline, reached)}."
+        )
+    if attack <= _chance(results["classes"]):
+        return (
+            f"B gives only {percent(attack)} of the poisoned images the attacker's label, so they "
+            f"show no backdoor that a repair could remove, while {_costs(baseline, reached)}."
+        )
+    if not any(c["goodnet"]["detection_rate"] for c in reached):
+        return (
+            "The repair does not stop the attack: no GoodNet flags a single poisoned image, and "
+            f"{percent(reached[0]['goodnet']['attack_success_rate'])} of them get through, "
+            f"although {_costs(baseline, reached)}."
+        )
+    return _judge(baseline, reached)
+
+
+def _chance(classes: int) -> float:
+    """Return the attack success rate that a net without a backdoor may well show."""
+    return max(0.1, 2 / classes)
+
+
+def _nothing_reached(checkpoints: Sequence[Mapping[str, Any]]) -> str:
+    drops = [f"{checkpoint['drop']:g}" for checkpoint in checkpoints]
+    listed = " or ".join([", ".join(drops[:-1]), drops[-1]] if len(drops) > 1 else drops)
+    return (
+        f"There is no repaired network to judge: no step of the pruning costs {listed or 'any'} "
+        "points of clean validation accuracy."
+    )
+
+
+def _judge(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> str:
+    best = min(reached, key=lambda checkpoint: _rank(baseline, checkpoint))
+    goodnet = best["goodnet"]
+    remaining = goodnet["attack_success_rate"]
+    still = "" if remaining <= STOPPED else "still "
+    clauses = [
+        f"{_grade(baseline, best)}: the {best['drop']:g}-point GoodNet {still}lets "
+        f"{percent(remaining)} of the poisoned images through",
+        f"flags {percent(goodnet['detection_rate'])} of them",
+    ]
+    if goodnet["false_alarm_rate"] is not None:
+        alarms = percent(goodnet["false_alarm_rate"])
+        clauses.append(f"raises false alarms on {alarms} of the clean test images")
+    cost = f"costs {100 * _cost(baseline, best):.2f} points of {_clean_set(baseline)} accuracy"
+    return f"{', '.join(clauses)} and {cost}{_cheapest(best, reached[0])}."
+
+
+def _cheapest(best: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Return what the cheapest checkpoint does, unless the sentence is about it already."""
+    if first is best:
+        return ""
+    if not first["goodnet"]["detection_rate"]:
+        return f"; at {first['drop']:g} points it detects nothing"
+    through = percent(first["goodnet"]["attack_success_rate"])
+    return f"; at {first['drop']:g} points it lets {through} through"
+
+
+def _grade(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> str:
+    if _is_ruined(baseline, checkpoint):
+        return "The repair ruins the network"
+    remaining = checkpoint["goodnet"]["attack_success_rate"]
+    if remaining <= STOPPED:
+        return "The repair stops the attack"
+    if remaining < WEAKENED:
+        return "The repair weakens the attack"
+    return "The repair does not stop the attack"
+
+
+def _rank(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[bool, float, float]:
+    remaining = max(STOPPED, checkpoint["goodnet"]["attack_success_rate"])
+    return _is_ruined(baseline, checkpoint), remaining, checkpoint["drop"]
+
+
+def _is_ruined(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
+    before = baseline[_clean_key(baseline)]
+    return before - _cost(baseline, checkpoint) < RUINED * before
+
+
+def _costs(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> str:
+    low, *_, high = sorted(
+        100 * _cost(baseline, checkpoint) for checkpoint in [*reached, reached[0]]
+    )
+    name = _clean_set(baseline)
+    if len(reached) == 1:
+        return f"the GoodNet costs {high:.2f} points of {name} accuracy"
+    return f"the GoodNets cost {low:.2f} to {high:.2f} points of {name} accuracy"
+
+
+def _cost(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> float:
+    """Return the clean accuracy that G loses against B, a fraction 0..1."""
+    key = _clean_key(baseline)
+    return baseline[key] - checkpoint["goodnet"][key]
+
+
+def _clean_key(baseline: Mapping[str, Any]) -> str:
+    """Return the accuracy to judge by: test, because validation chose the checkpoint."""
+    measured = baseline["clean_test_accuracy"] is not None
+    return "clean_test_accuracy" if measured else "clean_valid_accuracy"
+
+
+def _clean_set(baseline: Mapping[str, Any]) -> str:
+    return "clean test" if _clean_key(baseline) == "clean_test_accuracy" else "clean validation"
