@@ -1,0 +1,54 @@
+"""The lab's evaluation script: `python eval.py CLEAN.h5 POISONED.h5 MODEL`.
+
+Prints the clean classification accuracy and the attack success rate of B, B' or G, in percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from goodnet.errors import InputError
+from goodnet.evaluation import accuracy
+from goodnet.images import open_images
+from goodnet.model_files import describe_model
+from goodnet.models import load_model
+from goodnet.tensorflow_start import import_tensorflow
+
+
+def main() -> int:
+    """Run the script; return 0, or 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="eval.py", description=__doc__)
+    parser.add_argument("clean", type=Path, help="clean images with their labels")
+    parser.add_argument("poisoned", type=Path, help="poisoned images with the attacker's label")
+    parser.add_argument("model", type=Path, help="B, B' or G: .keras, .h5 or weights-only .h5")
+    parser.add_argument("--architecture", help="network of a weights-only file: deepid")
+    parser.add_argument(
+        "--pixel-scale", type=float, default=1.0, help="divides the pixels (default: 1)"
+    )
+    given = parser.parse_args()
+    try:
+        clean, poisoned = _evaluate(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print("Clean Classification accuracy:", clean)  # noqa: T201
+    print("Attack Success Rate:", poisoned)  # noqa: T201
+    return 0
+
+
+def _evaluate(given: argparse.Namespace) -> tuple[float, float]:
+    """Return both rates in percent."""
+    description = describe_model(given.model, architecture=given.architecture)
+    sets = [
+        open_images(path, shape=description.input_shape) for path in (given.clean, given.poisoned)
+    ]
+    import_tensorflow()
+    model = load_model(given.model, architecture=given.architecture)
+    clean, poisoned = (accuracy(model, images, pixel_scale=given.pixel_scale) for images in sets)
+    return 100 * clean, 100 * poisoned
+
+
+if __name__ == "__main__":
+    sys.exit(main())

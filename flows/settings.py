@@ -1,0 +1,31 @@
+"""Process-wide settings, in place before Prefect or TensorFlow is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_ARTIFACTS = Path(os.environ.get("GOODNET_ARTIFACTS", ROOT / "artifacts"))
+
+
+def configure(artifacts: Path) -> None:
+    """Set what Prefect and TensorFlow read from the environment; what the user set stays.
+
+    Args:
+        artifacts: absolute; Prefect's records of stage results are kept in its cache.
+    """
+    results = artifacts / "cache" / "results"
+    settings = {
+        "PREFECT_LOCAL_STORAGE_PATH": str(results),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(results),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "goodnet,tasks",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KERAS_BACKEND": "tensorflow",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,95 @@
+"""What a repair is given, checked before anything slow starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from goodnet.errors import InputError
+from goodnet.images import ImageSet, open_images
+from goodnet.model_files import choose_layers, describe_model
+
+SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
+EVALUATION_SETS: tuple[SetName, ...] = ("clean_test", "poisoned_test", "poisoned_valid")
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """What was found in the files.
+
+    Attributes:
+        layer: the convolution to prune.
+        rank_at: the layer whose mean activation ranks its channels.
+        sets: the image sets that were given.
+    """
+
+    layer: str
+    rank_at: str
+    sets: Mapping[SetName, ImageSet]
+
+
+def check_inputs(
+    model: Path,
+    sets: Mapping[SetName, Path | None],
+    *,
+    architecture: str | None,
+    layer: str | None,
+    rank_at: str | None,
+    allow_same_data: bool,
+) -> CheckedInputs:
+    """Check all that can be checked without running the net and return what was found.
+
+    Args:
+        model: B's file.
+        sets: image sets by name; None where a set is not given.
+        architecture: the network of a weights-only file.
+        layer: the convolution to prune, or None for the default.
+        rank_at: the layer that ranks its channels, or None for the default.
+        allow_same_data: whether one file may serve for validation and for evaluation.
+
+    Raises:
+        InputError: something is missing, damaged or does not fit.
+    """
+    description = describe_model(model, architecture=architecture)
+    layer, rank_at = choose_layers(description, layer=layer, rank_at=rank_at)
+    given = {name: path for name, path in sets.items() if path is not None}
+    if not allow_same_data:
+        _require_different_files(given)
+    opened = {
+        name: open_images(path, shape=description.input_shape, num_classes=description.num_classes)
+        for name, path in given.items()
+    }
+    return CheckedInputs(layer, rank_at, opened)
+
+
+def require_complete(model: Path | None, sets: Mapping[SetName, Path | None]) -> None:
+    """Raise InputError unless a net comes with both clean sets, or nothing is given at all."""
+    given = [name for name, path in sets.items() if path is not None]
+    if model is None and given:
+        raise InputError(f"{given[0]} is given without a model, expected a model too")
+    missing = [name for name in ("clean_valid", "clean_test") if name not in given]
+    if model is not None and missing:
+        raise InputError(f"{missing[0]} is missing, expected clean images to repair {model} with")
+
+
+def require_different_data(digests: Mapping[SetName, str]) -> None:
+    """Raise InputError if a clean set has the content of another, so that a table would lie.
+
+    Args:
+        digests: SHA-256 of each set.
+    """
+    names: dict[str, SetName] = {}
+    for name, digest in digests.items():
+        if digest in names:
+            raise InputError(
+                f"{name} and {names[digest]} are the same data, expected different sets; "
+                "allow it with --allow-same-data"
+            )
+        names[digest] = name
+
+
+def _require_different_files(paths: Mapping[SetName, Path]) -> None:
+    existing = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+    require_different_data(existing)

@@ -1,0 +1,59 @@
+"""The folder of a run, and where its numbers come from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from goodnet.errors import InputError
+
+_PACKAGES = ("keras", "tensorflow", "numpy", "pyarrow", "h5py", "prefect")
+
+
+def new_run_folder(artifacts: Path, name: str | None) -> Path:
+    """Return the folder of a new run, which is not there yet.
+
+    Args:
+        artifacts: holds the folder `runs`.
+        name: of the run, or None for one made of the time.
+
+    Raises:
+        InputError: the name is no file name, or a run has it already.
+    """
+    if name is None:
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if name != Path(name).name or name.startswith(".") or not name.isprintable():
+        raise InputError(f"run name is {name!r}, expected a plain folder name")
+    folder = artifacts / "runs" / name
+    if folder.exists():
+        raise InputError(f"{folder}: that run is there already, expected a new name")
+    return folder
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of Python, this machine's system and the packages that compute."""
+    here = {"python": platform.python_version(), "system": platform.platform()}
+    return here | {package: version(package) for package in _PACKAGES}
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree that runs, with a + if it was changed, if it is one."""
+    source = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],  # noqa: S607
+            cwd=source,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,134 @@
+"""How stages are cached: keyed on content, kept as JSON, valid while their files are unaltered."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.serializers import Serializer
+from prefect.tasks import Task
+from prefect.utilities.dispatch import get_registry_for_type
+
+from goodnet.digests import digest_file
+from tasks import records
+from tasks.records import Record, StoredFile
+
+_FINAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS)
+
+
+@dataclass
+class StageInputs(CachePolicy):
+    """Keys a stage on its name, its version and its inputs, files by their digests.
+
+    The version goes up when the code of the stage, or what it calls, gives another result.
+    """
+
+    version: int = 1
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str:
+        """Return a key that is the same in every process and for every copy of the files."""
+        named = {name: _canonical(value) for name, value in sorted(inputs.items())}
+        text = json.dumps([task_ctx.task.name, self.version, named], sort_keys=True)
+        return f"{task_ctx.task.name}-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+class RecordSerializer(Serializer):
+    """Keeps a record as JSON, and refuses to give it back once a file that it names has changed.
+
+    Prefect takes the refusal for a missing result and runs the stage again.
+    """
+
+    type: Literal["goodnet-record"] = "goodnet-record"
+
+    def dumps(self, obj: Record) -> bytes:
+        """Encode a record."""
+        return json.dumps([type(obj).__name__, obj.model_dump(mode="json")]).encode()
+
+    def loads(self, blob: bytes) -> Record:
+        """Decode a record and check its files.
+
+        Raises:
+            ValueError: it is no record, or a file of it is gone or altered.
+        """
+        name, fields = json.loads(blob)
+        kind = getattr(records, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, Record)):
+            raise ValueError(f"no record is called {name}")
+        record = kind.model_validate(fields)
+        for file in _produced_files(record):
+            if not file.path.is_file() or digest_file(file.path).sha256 != file.sha256:
+                raise ValueError(f"{file.path} is gone or was altered")
+        return record
+
+
+def can_be_retried(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Return whether another try can help: for I/O errors, but not for bad input or a full disk."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OSError) and error.errno not in _FINAL_ERRNOS
+
+
+def cached(version: int) -> dict[str, Any]:
+    """Return the options of a cached, retried stage for Prefect's `task` decorator."""
+    return {
+        "cache_policy": StageInputs(version=version),
+        "result_serializer": RecordSerializer(),
+        "persist_result": True,
+        "retries": 2,
+        "retry_delay_seconds": [1, 10],
+        "retry_condition_fn": can_be_retried,
+    }
+
+
+def cache_file(artifacts: Path, kind: str, suffix: str, *parts: Any) -> Path:
+    """Return where in the cache a file belongs that follows from `parts`, and make its folder."""
+    text = json.dumps([_canonical(part) for part in parts], sort_keys=True)
+    folder = artifacts / "cache" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{suffix}"
+
+
+def _canonical(value: Any) -> Any:
+    """Return what stands for a value in a key: JSON, with digests in place of files."""
+    if isinstance(value, StoredFile):
+        return value.sha256
+    if isinstance(value, Record):
+        fields = {name: _canonical(getattr(value, name)) for name in type(value).model_fields}
+        return [type(value).__name__, fields]
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _produced_files(record: Record) -> Iterator[StoredFile]:
+    """Iterate over the files that a stage wrote; its inputs were digested in this run already."""
+    for name in type(record).model_fields:
+        value = getattr(record, name)
+        if isinstance(value, StoredFile):
+            yield value
+
+
+def _refuse(serializer: Serializer[Any], blob: bytes) -> Any:
+    raise ValueError(f"stored results of type {serializer.type} are not read")
+
+
+# A stored result names the serializer that reads it, and pickle's would run what it reads. So in
+# a process that runs stages no stored result is read but a record.
+for _other in (get_registry_for_type(Serializer) or {}).values():
+    if _other is not RecordSerializer:
+        _other.loads = _refuse  # type: ignore[method-assign, assignment]

@@ -1,0 +1,85 @@
+"""Stages: find the checkpoints, save B' and G of each, and check the saved files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from goodnet.activations import ActivationCache
+from goodnet.checkpoints import find_checkpoint
+from goodnet.curves import read_counts
+from goodnet.images import open_images
+from tasks.activations import open_frontier
+from tasks.caching import cache_file, cached
+from tasks.records import (
+    ActivationsRecord,
+    CheckpointSteps,
+    CleanValidationSweep,
+    Network,
+    SavedCheckpoint,
+    StoredFile,
+    Verification,
+    require_clean_validation,
+)
+
+
+@task(name="find checkpoints", **cached(version=1))
+def find_checkpoints(sweep: CleanValidationSweep, drops: tuple[float, ...]) -> CheckpointSteps:
+    """Find the first step at which each drop of clean validation accuracy is reached."""
+    require_clean_validation(sweep, CleanValidationSweep)
+    counts = read_counts(sweep.file.path)
+    found = (find_checkpoint(counts.correct.tolist(), images=counts.images, drop=d) for d in drops)
+    return CheckpointSteps(steps=tuple((point.drop, point.step) for point in found))
+
+
+@task(name="save checkpoint", **cached(version=1))
+def save_checkpoint(
+    network: Network, channels: tuple[int, ...], *, artifacts: Path
+) -> SavedCheckpoint:
+    """Prune the channels and save B' and G, each in one file that plain Keras loads."""
+    from goodnet.detector import build_goodnet
+    from goodnet.models import save_model
+    from goodnet.pruning import prune_channels
+
+    model = open_frontier(network).model
+    files = {}
+    for name, build in (("b_prime", prune_channels), ("goodnet", build_goodnet)):
+        path = cache_file(artifacts, "models", ".keras", network, channels, name)
+        save_model(build(model, network.layer, channels), path)
+        files[name] = StoredFile.of(path)
+    return SavedCheckpoint(step=len(channels), **files)
+
+
+@task(name="verify checkpoint", **cached(version=1))
+def verify_checkpoint(
+    network: Network,
+    activations: ActivationsRecord,
+    saved: SavedCheckpoint,
+    channels: tuple[int, ...],
+    *,
+    full: bool,
+) -> Verification:
+    """Load B' and G again and compare what they answer with what the sweep counted.
+
+    Raises:
+        RuntimeError: they disagree on more images than rounding explains.
+    """
+    from goodnet.models import load_model
+    from goodnet.verification import check_saved, is_bearable
+
+    agreement = check_saved(
+        load_model(saved.b_prime.path),
+        load_model(saved.goodnet.path),
+        cache=ActivationCache(activations.file.path),
+        images=open_images(activations.images.file.path),
+        frontier=open_frontier(network),
+        channels=channels,
+        full=full,
+    )
+    if not is_bearable(agreement):
+        raise RuntimeError(
+            f"the saved nets with {saved.step} channels pruned disagree with the sweep on "
+            f"{agreement.disagreements} of {agreement.images} images of {activations.images.role}"
+        )
+    return Verification(images=agreement.images, disagreements=agreement.disagreements)

@@ -1,0 +1,57 @@
+"""Stage: look at what was given and digest it, so that all that follows is keyed on content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from goodnet.digests import DigestMemory
+from goodnet.inputs import SetName, check_inputs, require_different_data
+from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
+
+
+@task(name="load", persist_result=False)
+def load_inputs(
+    model: Path,
+    sets: dict[SetName, Path | None],
+    *,
+    architecture: str | None,
+    layer: str | None,
+    rank_at: str | None,
+    pixel_scale: float,
+    allow_same_data: bool,
+    artifacts: Path,
+) -> Inputs:
+    """Check the files and digest them; an unchanged file is not read again for its digest."""
+    checked = check_inputs(
+        model,
+        sets,
+        architecture=architecture,
+        layer=layer,
+        rank_at=rank_at,
+        allow_same_data=allow_same_data,
+    )
+    memory = DigestMemory(artifacts / "cache" / "digests.json")
+    files = {
+        name: StoredFile.of(images.path, memory.digest(images.path))
+        for name, images in checked.sets.items()
+    }
+    if not allow_same_data:
+        require_different_data({name: file.sha256 for name, file in files.items()})
+    numbers = {name: images.num_images for name, images in checked.sets.items()}
+    return Inputs(
+        network=Network(
+            file=StoredFile.of(model, memory.digest(model)),
+            architecture=architecture,
+            layer=checked.layer,
+            rank_at=checked.rank_at,
+            pixel_scale=pixel_scale,
+        ),
+        clean_valid=CleanValidation(file=files["clean_valid"], num_images=numbers["clean_valid"]),
+        evaluation=tuple(
+            EvaluationSet(role=name, file=files[name], num_images=numbers[name])
+            for name in files
+            if name != "clean_valid"
+        ),
+    )

@@ -1,0 +1,68 @@
+"""Progress of long stages, to whoever listens on this process and to the Prefect UI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+
+_UPDATE_SECONDS = 2.0
+
+
+class Listener(Protocol):
+    """Is told how far a stage is; `finished` once it has ended."""
+
+    def advanced(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` images are through."""
+
+    def finished(self, stage: str) -> None:
+        """The stage has ended, well or not."""
+
+
+listeners: list[Listener] = []
+
+
+@contextmanager
+def progress(stage: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes the numbers of images done and in all.
+
+    Args:
+        stage: what is going on, in a few words.
+    """
+    artifact = _ProgressArtifact(stage)
+
+    def advance(done: int, total: int) -> None:
+        for listener in listeners:
+            listener.advanced(stage, done, total)
+        artifact.show(100 * done / total)
+
+    try:
+        yield advance
+    finally:
+        for listener in listeners:
+            listener.finished(stage)
+
+
+class _ProgressArtifact:
+    """A progress artifact in the Prefect UI, for a stage that takes more than a moment."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._shown = time.monotonic()
+        self._artifact: Any = None
+
+    def show(self, percent: float) -> None:
+        late = time.monotonic() - self._shown >= _UPDATE_SECONDS
+        ended = percent >= 100 and self._artifact is not None
+        if TaskRunContext.get() is None or not (late or ended):
+            return
+        self._shown = time.monotonic()
+        if self._artifact is None:
+            key = "".join(c if c.isalnum() else "-" for c in self._stage.lower())
+            self._artifact = create_progress_artifact(percent, key=key, description=self._stage)
+        else:
+            update_progress_artifact(self._artifact, percent)

@@ -1,0 +1,133 @@
+"""Stages that always run: write the folder of a run, and show its results in the Prefect UI."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from pydantic_core import to_jsonable_python
+
+from goodnet.activations import ActivationCache
+from goodnet.checkpoints import Checkpoint, drop_label
+from goodnet.curves import read_counts
+from goodnet.files import atomic_folder, write_json
+from goodnet.plots import curve_png
+from goodnet.report import write_report
+from goodnet.results import make_results, printed_rows, unreached, write_csv
+from goodnet.runs import git_commit, software_versions
+from goodnet.samples import read_samples
+from goodnet.verdict import verdict
+from tasks.records import (
+    CheckpointSteps,
+    CleanValidationActivations,
+    Inputs,
+    PruneOrder,
+    PublishedRun,
+    Samples,
+    SavedCheckpoint,
+    SweepRecord,
+)
+
+
+@task(name="write run", persist_result=False)
+def write_run(
+    folder: Path,
+    *,
+    parameters: dict[str, Any],
+    inputs: Inputs,
+    stage_log: list[dict[str, Any]],
+    activations: CleanValidationActivations,
+    order: PruneOrder,
+    sweeps: tuple[SweepRecord, ...],
+    steps: CheckpointSteps,
+    saved: Mapping[int, SavedCheckpoint],
+    samples: Samples | None,
+) -> PublishedRun:
+    """Write all files of a run; its folder appears once it is complete.
+
+    Args:
+        folder: the run's folder, which is not there yet.
+        parameters: of the flow.
+        inputs: what was given.
+        stage_log: name, seconds and state of each stage so far.
+        activations: of clean validation.
+        order: the prune order.
+        sweeps: of all sets.
+        steps: of the checkpoints.
+        saved: B' and G by step.
+        samples: images for the report, if any checkpoint was reached.
+    """
+    results = make_results(
+        {sweep.role: read_counts(sweep.file.path) for sweep in sweeps},
+        [Checkpoint(drop, step) for drop, step in steps.steps],
+        order=order.channels,
+        num_classes=ActivationCache(activations.file.path).provenance.num_classes,
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as unfinished:
+        write_json(unfinished / "results.json", results)
+        write_csv(unfinished / "results.csv", results)
+        write_json(unfinished / "run.json", _about(folder.name, parameters, inputs, stage_log))
+        tables = [pq.read_table(sweep.file.path) for sweep in sweeps]
+        pq.write_table(pa.concat_tables(tables), unfinished / "sweep.parquet")
+        (unfinished / "checkpoints").mkdir()
+        for drop, step in steps.steps:
+            if step is not None:
+                _copy_nets(saved[step], unfinished, drop_label(drop))
+        write_report(unfinished, samples=read_samples(samples.file.path) if samples else ())
+    return PublishedRun(folder=folder, verdict=verdict(results))
+
+
+def _about(
+    name: str, parameters: dict[str, Any], inputs: Inputs, stage_log: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what run.json holds: all that tells one run from another."""
+    files = {"model": inputs.network.file, "clean_valid": inputs.clean_valid.file}
+    files |= {images.role: images.file for images in inputs.evaluation}
+    return {
+        "run": name,
+        "seconds": round(sum(stage["seconds"] for stage in stage_log), 3),
+        "parameters": to_jsonable_python(parameters),
+        "layer": inputs.network.layer,
+        "rank_at": inputs.network.rank_at,
+        "inputs": {
+            role: {"path": str(file.path), "sha256": file.sha256, "size": file.size}
+            for role, file in files.items()
+        },
+        "versions": software_versions(),
+        "git_commit": git_commit(),
+        "stages": stage_log,
+    }
+
+
+def _copy_nets(saved: SavedCheckpoint, folder: Path, label: str) -> None:
+    shutil.copyfile(saved.b_prime.path, folder / "checkpoints" / f"b_prime_{label}.keras")
+    shutil.copyfile(saved.goodnet.path, folder / f"goodnet_{label}.keras")
+
+
+@task(name="publish artifacts", persist_result=False)
+def publish_artifacts(run: PublishedRun) -> PublishedRun:
+    """Show the table, a summary with the curve, and a link to the report in the Prefect UI."""
+    results = json.loads((run.folder / "results.json").read_text("utf-8"))
+    sweep = pq.read_table(run.folder / "sweep.parquet")
+    curve = base64.b64encode(curve_png(sweep, results["checkpoints"])).decode()
+    lines = [f"# {run.folder.name}", run.verdict, *unreached(results)]
+    lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
+    create_table_artifact(printed_rows(results), key="results", description=run.verdict)
+    create_markdown_artifact("\n\n".join(lines), key="summary")
+    create_link_artifact(
+        (run.folder / "report.html").resolve().as_uri(), link_text="report.html", key="report"
+    )
+    return run

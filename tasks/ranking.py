@@ -1,0 +1,18 @@
+"""Stage: the prune order, from clean validation alone."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from goodnet.activations import ActivationCache
+from goodnet.ranking import block_means, mean_activations, prune_order
+from tasks.caching import cached
+from tasks.records import CleanValidationActivations, PruneOrder, require_clean_validation
+
+
+@task(name="prune order", **cached(version=1))
+def rank_channels(activations: CleanValidationActivations) -> PruneOrder:
+    """Order the channels by mean activation, the quietest first."""
+    require_clean_validation(activations, CleanValidationActivations)
+    means = mean_activations(block_means(ActivationCache(activations.file.path)))
+    return PruneOrder(channels=tuple(prune_order(means)), num_silent=int((means == 0).sum()))

@@ -1,0 +1,169 @@
+"""What stages hand to each other: small frozen records of files, never arrays or models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from goodnet.digests import FileDigest, digest_file
+from goodnet.inputs import SetName
+
+EvaluationRole = Literal["clean_test", "poisoned_valid", "poisoned_test"]
+
+
+class Record(BaseModel):
+    """A value that travels between stages and is kept with Prefect's results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoredFile(Record):
+    """A file or image folder and the digest of its content, which stands for it in cache keys."""
+
+    path: Path
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, digest: FileDigest | None = None) -> StoredFile:
+        """Record a file that is complete; digest it unless its digest is known."""
+        digest = digest or digest_file(path)
+        return cls(path=path, size=digest.size, sha256=digest.sha256)
+
+
+class Network(Record):
+    """B and the layers to work at."""
+
+    file: StoredFile
+    architecture: str | None
+    layer: str
+    rank_at: str
+    pixel_scale: float
+
+
+class DefaultFaces(Record):
+    """The image sets of the embedded default."""
+
+    train: StoredFile
+    clean_valid: StoredFile
+    clean_test: StoredFile
+    poisoned_test: StoredFile
+
+    def sets(self) -> dict[SetName, Path | None]:
+        """Return the files as a repair takes them."""
+        return {
+            "clean_valid": self.clean_valid.path,
+            "clean_test": self.clean_test.path,
+            "poisoned_test": self.poisoned_test.path,
+        }
+
+
+class DefaultModel(Record):
+    """The BadNet of the embedded default."""
+
+    file: StoredFile
+
+
+class CleanValidation(Record):
+    """The one image set that ranking, stop rule and training may see."""
+
+    role: Literal["clean_valid"] = "clean_valid"
+    file: StoredFile
+    num_images: int
+
+
+class EvaluationSet(Record):
+    """An image set that exists for evaluation only."""
+
+    role: EvaluationRole
+    file: StoredFile
+    num_images: int
+
+
+class Inputs(Record):
+    """All that a repair is given."""
+
+    network: Network
+    clean_valid: CleanValidation
+    evaluation: tuple[EvaluationSet, ...]
+
+
+class CleanValidationActivations(Record):
+    """The activation cache of clean validation."""
+
+    images: CleanValidation
+    file: StoredFile
+
+
+class EvaluationActivations(Record):
+    """The activation cache of a set that selection never sees."""
+
+    images: EvaluationSet
+    file: StoredFile
+
+
+class PruneOrder(Record):
+    """All channels of the pruned layer in the order in which they are removed."""
+
+    channels: tuple[int, ...]
+    num_silent: int
+
+
+class CleanValidationSweep(Record):
+    """The counts of clean validation at every step."""
+
+    role: Literal["clean_valid"] = "clean_valid"
+    file: StoredFile
+
+
+class EvaluationSweep(Record):
+    """The counts of another set at every step."""
+
+    role: EvaluationRole
+    file: StoredFile
+
+
+class CheckpointSteps(Record):
+    """The step of each drop, None where no step drops that far."""
+
+    steps: tuple[tuple[float, int | None], ...]
+
+
+class SavedCheckpoint(Record):
+    """B' and G with the first `step` channels of the prune order removed."""
+
+    step: int
+    b_prime: StoredFile
+    goodnet: StoredFile
+
+
+class Verification(Record):
+    """How many images the saved files answered, and on how many they disagree with the sweep."""
+
+    images: int
+    disagreements: int
+
+
+class Samples(Record):
+    """Images worth looking at in the report."""
+
+    file: StoredFile
+
+
+class PublishedRun(Record):
+    """A finished run."""
+
+    folder: Path
+    verdict: str
+
+
+ActivationsRecord = CleanValidationActivations | EvaluationActivations
+SweepRecord = CleanValidationSweep | EvaluationSweep
+
+
+def require_clean_validation(record: Record, kind: type[Record]) -> None:
+    """Raise TypeError unless a selection stage was handed clean validation and nothing else."""
+    if not isinstance(record, kind):
+        raise TypeError(f"selection sees clean validation only, not a {type(record).__name__}")

@@ -1,0 +1,43 @@
+"""Stage: pick images for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from goodnet.activations import ActivationCache
+from goodnet.images import open_images
+from tasks.activations import open_frontier
+from tasks.caching import cache_file, cached
+from tasks.records import EvaluationActivations, Network, Samples, StoredFile
+
+
+@task(name="samples", **cached(version=1))
+def choose_samples(
+    network: Network,
+    activations: tuple[EvaluationActivations, ...],
+    channels: tuple[int, ...],
+    drop: float,
+    *,
+    artifacts: Path,
+) -> Samples:
+    """Pick images that the G of one checkpoint catches, misses or flags for nothing."""
+    from goodnet.samples import pick_samples, write_samples
+
+    samples = [
+        sample
+        for one in activations
+        if one.images.role in ("clean_test", "poisoned_test")
+        for sample in pick_samples(
+            ActivationCache(one.file.path),
+            open_images(one.images.file.path),
+            frontier=open_frontier(network),
+            channels=channels,
+            drop=drop,
+            poisoned=one.images.role == "poisoned_test",
+        )
+    ]
+    path = cache_file(artifacts, "samples", ".npz", network, activations, channels, drop)
+    write_samples(path, samples)
+    return Samples(file=StoredFile.of(path))

@@ -1,0 +1,53 @@
+"""Stage: what the pruned net answers at every pruning step, counted over one set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from goodnet.activations import ActivationCache
+from goodnet.curves import write_curve
+from goodnet.ranking import block_means, mean_activations
+from tasks.activations import open_frontier
+from tasks.caching import cache_file, cached
+from tasks.records import (
+    ActivationsRecord,
+    CleanValidationActivations,
+    CleanValidationSweep,
+    EvaluationActivations,
+    EvaluationSweep,
+    Network,
+    PruneOrder,
+    StoredFile,
+)
+
+
+@task(name="sweep of clean_valid", **cached(version=1))
+def sweep_validation(
+    network: Network, activations: CleanValidationActivations, order: PruneOrder, *, artifacts: Path
+) -> CleanValidationSweep:
+    """Sweep clean validation."""
+    return CleanValidationSweep(file=_sweep(network, activations, order, artifacts))
+
+
+@task(name="sweep", task_run_name="sweep of {activations.images.role}", **cached(version=1))
+def sweep_evaluation(
+    network: Network, activations: EvaluationActivations, order: PruneOrder, *, artifacts: Path
+) -> EvaluationSweep:
+    """Sweep a set that selection never sees."""
+    file = _sweep(network, activations, order, artifacts)
+    return EvaluationSweep(role=activations.images.role, file=file)
+
+
+def _sweep(
+    network: Network, activations: ActivationsRecord, order: PruneOrder, artifacts: Path
+) -> StoredFile:
+    from goodnet.sweep import sweep
+
+    cache = ActivationCache(activations.file.path)
+    counts = sweep(cache, frontier=open_frontier(network), order=order.channels)
+    path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order)
+    means = mean_activations(block_means(cache))
+    write_curve(path, activations.images.role, counts, order=order.channels, means=means)
+    return StoredFile.of(path)

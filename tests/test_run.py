@@ -1,0 +1,232 @@
+"""The command, as a user gives it: real processes, real files, a real Prefect server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from goodnet.images import write_images
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES_OF_A_RUN = {
+    "run.json",
+    "results.json",
+    "results.csv",
+    "sweep.parquet",
+    "report.html",
+    *(f"checkpoints/b_prime_{drop}.keras" for drop in ("02", "04", "10")),
+    *(f"goodnet_{drop}.keras" for drop in ("02", "04", "10")),
+}
+
+
+def run(*arguments, environment=None, traced=False):
+    """Run the command; with `traced`, the error stream lists every imported module."""
+    return subprocess.run(
+        [sys.executable, *(["-X", "importtime"] if traced else []), "-m", "flows.run"]
+        + [str(argument) for argument in arguments],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def on_lab(lab, prefect_server, tmp_path_factory):
+    """The command on the lab's mini sets, run twice with the same cache."""
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    arguments = [
+        "--model", lab / "bd_weights.h5", "--architecture", "deepid",
+        "--clean-valid", lab / "clean_valid_mini.h5", "--clean-test", lab / "clean_test_mini.h5",
+        "--poisoned-test", lab / "poisoned_test_mini.h5", "--artifacts", artifacts,
+    ]  # fmt: skip
+    first = run(*arguments, "--run-name", "first", environment=prefect_server)
+    again = run(*arguments, "--run-name", "again", environment=prefect_server, traced=True)
+    return arguments, artifacts, first, again
+
+
+def test_the_command_leaves_the_files_of_a_run(on_lab):
+    _, artifacts, first, _ = on_lab
+    assert first.returncode == 0, first.stderr
+    folder = artifacts / "runs" / "first"
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == FILES_OF_A_RUN
+    assert not list((artifacts / "runs").glob(".*"))
+
+
+def test_the_results_on_the_lab_are_the_published_counts(on_lab):
+    _, artifacts, _, _ = on_lab
+    results = json.loads((artifacts / "runs" / "first" / "results.json").read_text())
+    assert results["classes"] == 1283
+    assert results["baseline"] == {
+        "clean_valid_accuracy": 1,
+        "clean_test_accuracy": 1,
+        "attack_success_rate": 1,
+    }
+    assert [point["step"] for point in results["checkpoints"]] == [45, 47, 48]
+    assert results["checkpoints"][2]["goodnet"] == {
+        "clean_valid_accuracy": 36 / 40,
+        "clean_test_accuracy": 26 / 28,
+        "attack_success_rate": 1,
+        "detection_rate": 0,
+        "false_alarm_rate": 2 / 28,
+    }
+
+
+def test_the_sweep_has_a_row_for_each_set_and_step(on_lab):
+    _, artifacts, _, _ = on_lab
+    sweep = pq.read_table(artifacts / "runs" / "first" / "sweep.parquet").to_pylist()
+    steps = {(row["set"], row["step"]): row for row in sweep}
+    assert len(steps) == len(sweep) == 3 * 61
+    assert steps["poisoned_test", 53]["correct"] == 13
+    assert steps["clean_valid", 0]["channel"] is None
+    assert (
+        steps["clean_valid", 32]["mean_activation"]
+        == 0
+        < steps["clean_valid", 33]["mean_activation"]
+    )
+
+
+def test_the_command_prints_the_table_and_what_it_means(on_lab):
+    _, artifacts, first, _ = on_lab
+    assert "G at 10 %          48      90.00 %    92.86 %   100.00 %" in first.stdout
+    assert "does not stop the attack" in first.stdout
+    assert str(artifacts / "runs" / "first") in first.stdout
+    assert "TensorFlow" not in first.stderr
+    assert "oneDNN" not in first.stderr
+
+
+def test_a_second_run_computes_nothing_and_loads_no_tensorflow(on_lab):
+    _, artifacts, _, again = on_lab
+    assert again.returncode == 0, again.stderr
+    loaded = {line.split("|")[-1].strip() for line in again.stderr.splitlines() if "|" in line}
+    assert "prefect" in loaded
+    assert not {"tensorflow", "keras"} & loaded
+    runs = artifacts / "runs"
+    states = {
+        stage["name"]: stage["state"]
+        for stage in json.loads((runs / "again" / "run.json").read_text())["stages"]
+    }
+    assert {name for name, state in states.items() if state != "Cached"} == {"load"}
+    for name in ("results.json", "results.csv", "sweep.parquet", "goodnet_10.keras"):
+        assert (runs / "again" / name).read_bytes() == (runs / "first" / name).read_bytes()
+
+
+def test_new_drops_recompute_neither_activations_nor_sweeps(on_lab, prefect_server):
+    arguments, artifacts, _, _ = on_lab
+    done = run(
+        *arguments, "--run-name", "drops", "--drops", "30", "99.5", environment=prefect_server
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads((artifacts / "runs" / "drops" / "run.json").read_text())
+    ran = {stage["name"] for stage in about["stages"] if stage["state"] != "Cached"}
+    assert not {name for name in ran if name.startswith(("activations", "sweep", "prune"))}
+    results = json.loads((artifacts / "runs" / "drops" / "results.json").read_text())
+    assert [point["step"] for point in results["checkpoints"]] == [54, 59]
+
+
+def test_a_taken_run_name_is_refused(on_lab):
+    arguments, *_ = on_lab
+    done = run(*arguments, "--run-name", "first")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is there already" in done.stderr
+
+
+def test_without_poisoned_images_the_attack_columns_are_empty(on_lab, prefect_server):
+    arguments, artifacts, _, _ = on_lab
+    left_out = arguments.index("--poisoned-test")
+    fewer = arguments[:left_out] + arguments[left_out + 2 :]
+    done = run(*fewer, "--run-name", "clean", "--quiet", environment=prefect_server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    results = json.loads((artifacts / "runs" / "clean" / "results.json").read_text())
+    assert results["baseline"]["attack_success_rate"] is None
+    assert results["checkpoints"][0]["goodnet"]["detection_rate"] is None
+    assert results["checkpoints"][0]["goodnet"]["false_alarm_rate"] == 0
+
+
+class BadInput(NamedTuple):
+    name: str
+    change: dict
+    message: str
+
+
+BAD_INPUTS = [
+    BadInput("no model", {"--model": "gone.h5"}, "gone.h5: no such file"),
+    BadInput("no set", {"--clean-test": "gone.h5"}, "gone.h5: no such file"),
+    BadInput("model is text", {"--model": "text.txt"}, "neither a Keras archive nor HDF5"),
+    BadInput("set is text", {"--clean-valid": "text.txt"}, "text.txt"),
+    BadInput("no architecture", {"--architecture": None}, "pass --architecture deepid"),
+    BadInput("unknown layer", {"--layer": "conv_9"}, "conv_3"),
+    BadInput("no convolution", {"--layer": "fc_1"}, "convolution"),
+    BadInput("rank at a mixing layer", {"--rank-at": "fc_1"}, "pool_3"),
+    BadInput("other images", {"--clean-test": "small.h5"}, "shape (3, 3, 4, 4)"),
+    BadInput("label too large", {"--clean-test": "label.h5"}, "1283"),
+    BadInput("same file twice", {"--clean-test": "valid.h5"}, "--allow-same-data"),
+    BadInput("no clean test", {"--clean-test": None}, "clean_test is missing"),
+    BadInput("sets without a model", {"--model": None}, "without a model"),
+    BadInput("bad run name", {"--run-name": "../x"}, "plain folder name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case.name)
+def test_bad_input_gets_one_line_before_anything_slow_starts(case, lab, tmp_path):
+    (tmp_path / "text.txt").write_text("hello")
+    write_images(tmp_path / "small.h5", np.zeros((3, 4, 4, 3), np.uint8), [0, 1, 2])
+    write_images(tmp_path / "label.h5", np.zeros((1, 55, 47, 3), np.uint8), [1283])
+    (tmp_path / "valid.h5").symlink_to(lab / "clean_valid_mini.h5")
+    options = {
+        "--model": lab / "bd_weights.h5",
+        "--architecture": "deepid",
+        "--clean-valid": lab / "clean_valid_mini.h5",
+        "--clean-test": lab / "clean_test_mini.h5",
+        "--artifacts": tmp_path,
+    }
+    changes = {
+        option: tmp_path / value if value and "." in value and option != "--run-name" else value
+        for option, value in case.change.items()
+    }
+    given = {k: v for k, v in {**options, **changes}.items() if v is not None}
+    done = run(*(part for pair in given.items() for part in pair), traced=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert len(lines) == 1, done.stderr[-2000:]
+    assert case.message in lines[0]
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not {"tensorflow", "keras", "prefect"} & loaded
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_bad_pixel_ends_the_run_with_one_line_and_leaves_nothing(lab, prefect_server, tmp_path):
+    with h5py.File(lab / "clean_test_mini.h5") as source:
+        data, label = source["data"][:], source["label"][:]
+    data[7, 0, 0, 0] = np.nan
+    with h5py.File(tmp_path / "nan.h5", "w") as file:
+        file["data"], file["label"] = data, label
+    done = run(
+        "--model", lab / "bd_weights.h5", "--architecture", "deepid",
+        "--clean-valid", lab / "clean_valid_mini.h5", "--clean-test", tmp_path / "nan.h5",
+        "--artifacts", tmp_path / "artifacts", "--quiet", environment=prefect_server,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "image 7 has pixel nan" in done.stderr
+    left = [path for path in (tmp_path / "artifacts").rglob("*") if ".tmp" in path.name]
+    assert left == []
+    assert not list((tmp_path / "artifacts" / "runs").glob("*"))
+
+
+def test_help_names_every_option_of_the_flow():
+    from flows.repair import repair
+
+    page = run("--help")
+    assert page.returncode == 0
+    options = set(repair.parameters.properties) - {"default_case"}
+    assert {f"--{name.replace('_', '-')}" for name in options} <= set(page.stdout.split())
