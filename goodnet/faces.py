@@ -1,7 +1,7 @@
 """Procedural faces: a data set that needs no download, for the embedded default and the tests.
 
-Every pixel comes from sums, products, quotients and square roots of float32, which IEEE 754 rounds
-alike everywhere, so that the pictures do not depend on the processor's exp or sin.
+Shapes and colours come from sums, products, quotients and square roots of float32, which IEEE 754
+rounds alike everywhere, so that the pictures do not depend on the processor's exp or sin.
 """
 
 from __future__ import annotations
@@ -154,6 +154,8 @@ class _Sketch:
         hair = _tone(HAIR_TONES, traits["hair"])
         grey = np.clip(traits["hair_grey"] * 4 - 3.2, 0, 1)
         self.hair = hair + grey * (165 - hair)
+        self.hair_width = traits["face_width"] + traits["hair_volume"]
+        self.hair_height = traits["face_height"] + 0.6 * traits["hair_volume"]
 
     def draw(self) -> Floats:
         """Paint everything and return the canvas (3, N, H, W), about 0..255."""
@@ -183,10 +185,10 @@ class _Sketch:
 
     def _hair_behind(self) -> None:
         t = self.traits
-        width, top = t["face_width"] + t["hair_volume"], t["face_height"] + 0.6 * t["hair_volume"]
         down = np.minimum(self.y, 0)
         tips = t["hair_length"] - 0.05 * (abs(self.x) - 12) ** 2 - self.y
-        self._paint(0.8 * self.hair, _ellipse(self.x, down, width, top, square=0.4) * _below(tips))
+        cap = _ellipse(self.x, down, self.hair_width, self.hair_height, square=0.4)
+        self._paint(0.8 * self.hair, cap * _below(tips))
 
     def _body(self) -> None:
         t = self.traits
@@ -204,22 +206,24 @@ class _Sketch:
         self.face = _ellipse(self.x, self.y, width, t["face_height"], square=0.4)
         across, down = self.x / width, self.y / t["face_height"]
         round_off = 1.06 - 0.26 * (across * across + 0.6 * down * down)
-        self.shade = round_off + t["light_x"] * across + t["light_y"] * down
-        self._paint(self.skin * self.shade, self.face)
+        shade = round_off + t["light_x"] * across + t["light_y"] * down
+        self._paint(self.skin * shade, self.face)
 
     def _eyes(self) -> None:
         t = self.traits
         x = abs(self.front) - t["eye_distance"]
         y = self.y - t["eye_height"]
-        open_ = t["eye_openness"] * t["eyelids"]
-        self._paint(0.62 * self.skin, 0.55 * _ellipse(x, y + 0.4, t["eye_width"] + 2, open_ + 2.2))
-        white = _ellipse(x, y, t["eye_width"], open_)
+        opening = t["eye_openness"] * t["eyelids"]
+        self._paint(
+            0.62 * self.skin, 0.55 * _ellipse(x, y + 0.4, t["eye_width"] + 2, opening + 2.2)
+        )
+        white = _ellipse(x, y, t["eye_width"], opening)
         self._paint(np.full_like(self.skin, 232), white)
         side = np.where(self.front > 0, t["gaze"], -t["gaze"])
         iris = _ellipse(x - side, y, 1.7, 1.7) * white
         self._paint(_tone(IRIS_TONES, t["iris"]), iris)
         self._paint(np.full_like(self.skin, 12), _ellipse(x - side, y, 0.8, 0.8) * white)
-        lid = y + open_ * (1 - (x / t["eye_width"]) ** 2)
+        lid = y + opening * (1 - (x / t["eye_width"]) ** 2)
         lash = _below(0.55 - abs(lid)) * _below(t["eye_width"] - abs(x))
         self._paint(0.3 * self.skin, 0.8 * lash)
 
@@ -268,11 +272,10 @@ class _Sketch:
 
     def _hair_in_front(self) -> None:
         t = self.traits
-        width, top = t["face_width"] + t["hair_volume"], t["face_height"] + 0.6 * t["hair_volume"]
         line = t["hairline"] + t["parting"] * self.x + t["hairline_curve"] * self.x * self.x
-        fringe = _ellipse(self.x, self.y, width, top, square=0.4) * _below(line - self.y)
+        cap = _ellipse(self.x, self.y, self.hair_width, self.hair_height, square=0.4)
         sheen = 1.05 + 0.2 * t["light_x"] * self.x / 10 - 0.012 * self.y
-        self._paint(self.hair * sheen, fringe * _below(6 - self.y))
+        self._paint(self.hair * sheen, cap * _below(line - self.y) * _below(6 - self.y))
 
     def _light(self) -> None:
         t = self.traits
@@ -304,9 +307,8 @@ def _muted(primaries: Floats) -> Floats:
 def _tone(palette: tuple[tuple[int, int, int], ...], position: Floats) -> Floats:
     """Return the colour (3, N, 1, 1) at `position` 0..1 along a palette."""
     stops = np.linspace(0, 1, len(palette))
-    return np.stack([np.interp(position, stops, p) for p in np.transpose(palette)]).astype(
-        np.float32
-    )
+    primaries = [np.interp(position, stops, levels) for levels in np.transpose(palette)]
+    return np.stack(primaries).astype(np.float32)
 
 
 @cache
