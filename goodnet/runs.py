@@ -11,16 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 from goodnet.errors import InputError
+from goodnet.files import remove_leftovers
 
 _PACKAGES = ("keras", "tensorflow", "numpy", "pyarrow", "h5py", "prefect")
 
 
-def new_run_folder(artifacts: Path, name: str | None) -> Path:
+def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> Path:
     """Return the folder of a new run, which is not there yet.
 
     Args:
-        artifacts: holds the folder `runs`.
+        artifacts: holds a folder for each kind of run.
         name: of the run, or None for one made of the time.
+        kind: folder that the run belongs in.
 
     Raises:
         InputError: the name is no file name, or a run has it already.
@@ -29,10 +31,17 @@ def new_run_folder(artifacts: Path, name: str | None) -> Path:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if name != Path(name).name or name.startswith(".") or not name.isprintable():
         raise InputError(f"run name is {name!r}, expected a plain folder name")
-    folder = artifacts / "runs" / name
+    folder = artifacts / kind / name
     if folder.exists():
         raise InputError(f"{folder}: that run is there already, expected a new name")
     return folder
+
+
+def clean_up(artifacts: Path) -> None:
+    """Delete what killed runs of this machine left unfinished."""
+    cache = artifacts / "cache"
+    for folder in (artifacts / "runs", cache, *cache.glob("*/")):
+        remove_leftovers(folder)
 
 
 def software_versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +110,8 @@ def _canonical(value: Any) -> Any:
         return [type(value).__name__, fields]
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, asdict(value)]
     if isinstance(value, Path):
         return str(value)
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ def render_default(case: DefaultCase, *, artifacts: Path) -> DefaultFaces:
     """Render the faces and write them in the lab's HDF5 layout."""
     files = {}
     for name, images, labels in render_sets(case):
-        path = cache_file(artifacts, "default", ".h5", asdict(case), name)
+        path = cache_file(artifacts, "default", ".h5", case, name)
         write_images(path, images, labels)
         files[name] = StoredFile.of(path)
     return DefaultFaces(**files)
@@ -36,7 +35,7 @@ def train_default(faces: DefaultFaces, case: DefaultCase, *, artifacts: Path) ->
 
     images = open_images(faces.train.path)
     pixels = np.concatenate(list(images.batches(images.num_images)))
-    path = cache_file(artifacts, "default", ".keras", asdict(case), faces.train)
+    path = cache_file(artifacts, "default", ".keras", case, faces.train)
     unfinished = path.with_suffix(".training")
     with progress("train BadNet") as advance:
         model = train_badnet(

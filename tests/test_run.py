@@ -230,3 +230,33 @@ def test_help_names_every_option_of_the_flow():
     assert page.returncode == 0
     options = set(repair.parameters.properties) - {"default_case"}
     assert {f"--{name.replace('_', '-')}" for name in options} <= set(page.stdout.split())
+
+
+DEFAULT = """
+import sys
+from flows.run import main
+from goodnet.default_case import SMALL_CASE
+
+sys.exit(main(["--artifacts", sys.argv[1], "--run-name", "faces"], default_case=SMALL_CASE))
+"""
+
+
+def test_the_embedded_default_is_rendered_trained_and_repaired(prefect_server, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DEFAULT, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, **prefect_server},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "runs" / "faces" / "results.json").read_text())
+    assert results["classes"] == 20
+    assert results["baseline"]["clean_test_accuracy"] >= 0.96
+    assert results["baseline"]["attack_success_rate"] >= 0.99
+    assert [point["reached"] for point in results["checkpoints"]] == [True, True, True]
+    weakest = results["checkpoints"][2]["goodnet"]
+    assert weakest["detection_rate"] > 0
+    assert weakest["detection_rate"] + weakest["attack_success_rate"] <= 1
+    assert (tmp_path / "runs" / "faces" / "report.html").stat().st_size < 3_000_000
