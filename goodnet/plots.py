@@ -51,7 +51,7 @@ def curve_chart(
     """
     rows = _curve_rows(sweep)
     hover = alt.selection_point(nearest=True, on="pointerover", encodings=["x"], empty=False)
-    base = alt.Chart(alt.InlineData(rows)).encode(x=_channels_axis(rows))
+    base = alt.Chart(alt.InlineData(rows)).encode(x=channels_axis(rows))
     drawn = [curve for curve in CURVES if curve[0] in rows[0]]
     lines = [
         base.mark_line(strokeWidth=width).encode(
@@ -78,7 +78,7 @@ def curve_chart(
     )
     marks = _checkpoint_marks(checkpoints, palette)
     chart = alt.LayerChart(layer=[*marks, *lines, pointer])
-    return _finish(chart.encode(color=alt.Color(scale=colours)), palette, height=300)
+    return finish_chart(chart.encode(color=alt.Color(scale=colours)), palette, height=300)
 
 
 def detection_chart(
@@ -125,7 +125,7 @@ def detection_chart(
             shape=alt.Shape("label:N", title=None, sort=None)
         ),
     ]
-    return _finish(alt.LayerChart(layer=layers), palette, height=320)
+    return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
 
 
 def activation_chart(
@@ -156,16 +156,16 @@ def activation_chart(
         ],
     )
     bars = base.mark_rect().encode(
-        x=_channels_axis(rows, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
+        x=channels_axis(rows, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
     )
     silent = (
         base.mark_circle(size=22, opacity=1)
-        .encode(x=_channels_axis(rows, "middle"), y=alt.Y("mean:Q"))
+        .encode(x=channels_axis(rows, "middle"), y=alt.Y("mean:Q"))
         .transform_filter("datum.mean === 0")
         .transform_calculate(middle="datum.step - 0.5")
     )
     layers = [*_checkpoint_marks(checkpoints, palette), bars, silent]
-    return _finish(alt.LayerChart(layer=layers), palette, height=220)
+    return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
 
 
 def curve_png(sweep: pa.Table, checkpoints: Checkpoints) -> bytes:
@@ -210,7 +210,7 @@ def _field(label: str) -> str:
     return label.replace("'", "\\'")
 
 
-def _channels_axis(rows: Sequence[Mapping[str, Any]], field: str = "step") -> alt.X:
+def channels_axis(rows: Sequence[Mapping[str, Any]], field: str = "step") -> alt.X:
     scale = alt.Scale(domain=[0, max(row["step"] for row in rows)], nice=False)
     axis = alt.Axis(title="channels pruned", tickMinStep=1, grid=False)
     return alt.X(f"{field}:Q", scale=scale, axis=axis)
@@ -238,7 +238,7 @@ def _labels_by_step(checkpoints: Checkpoints) -> dict[int, str]:
     return {step: f"{', '.join(drops)} points" for step, drops in labels.items()}
 
 
-def _finish(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt.LayerChart:
+def finish_chart(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt.LayerChart:
     """Give a chart its size and the colours of everything that is not data."""
     label = {"labelColor": palette["muted"], "labelFontSize": 12}
     title = {"titleColor": palette["ink"], "titleFontSize": 12, "titleFontWeight": 500}

@@ -76,7 +76,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
     sweep = pq.read_table(run_folder / "sweep.parquet")
     inputs = {role: given for role, given in run.get("inputs", {}).items() if given}
     page = (
-        _environment()
+        page_environment()
         .get_template("report.html")
         .render(
             name=run["run"],
@@ -89,7 +89,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
             samples=_sample_groups(samples),
             stages=run.get("stages", []),
             settings={key: run[key] for key in run if key not in ("run", "inputs", "stages")},
-            vega=_vega(),
+            vega=vega_script(),
         )
     )
     path = run_folder / "report.html"
@@ -98,7 +98,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
     return path
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
     """Return the templates; every string that came from outside is escaped and made visible."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("goodnet"),
@@ -114,7 +114,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _vega() -> Markup:
+def vega_script() -> Markup:
     """Return Vega, Vega-Lite and Vega-Embed as one script."""
     import vl_convert
 

@@ -52,7 +52,7 @@ def pick_samples(
     drop: float,
     poisoned: bool,
 ) -> Iterator[Sample]:
-    """Yield the first few images of each kind, looking at the first blocks of a set.
+    """Yield a few images of each kind from the first blocks of a set.
 
     Args:
         cache: the activations of the set.
@@ -69,7 +69,7 @@ def pick_samples(
     for block in cache.blocks(range(min(cache.num_blocks, _BLOCKS_SEARCHED))):
         *_, answers = sweep_block(block, frontier=frontier, order=channels)
         for kind in wanted:
-            rows = np.flatnonzero(_is_of_kind(kind, block, answers))[: wanted[kind]]
+            rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers)), wanted[kind])
             wanted[kind] -= len(rows)
             for row in rows:
                 number = block.first + int(row)
@@ -105,6 +105,11 @@ def _is_of_kind(kind: SampleKind, block: Block, answers: IntArray) -> npt.NDArra
     if kind == "poisoned missed":
         return ~flagged & (answers == block.labels)
     return flagged
+
+
+def _spread(rows: IntArray, number: int) -> IntArray:
+    """Return at most `number` of the rows, evenly spread: sets are often sorted by label."""
+    return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)]
 
 
 def _as_bytes(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

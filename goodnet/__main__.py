@@ -1,0 +1,148 @@
+"""The command `python -m goodnet`: classify images with a saved net, compare runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from goodnet.errors import InputError, printable
+
+_NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 2 for what the user can mend.
+
+    Args:
+        arguments: of the command line.
+    """
+    given = _parser().parse_args(arguments)
+    try:
+        for line in _COMMANDS[given.command](given):
+            print(line)  # noqa: T201
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except BrokenPipeError:
+        # Whoever read the lines has seen enough; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in _NO_ROOM_OR_RIGHT:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {printable(where)}{error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def _classify(given: argparse.Namespace) -> list[str]:
+    from goodnet.classify import classify_images, format_answers
+
+    answers = classify_images(
+        given.model,
+        given.images,
+        architecture=given.architecture,
+        pixel_scale=given.pixel_scale,
+        resize=given.resize,
+    )
+    return format_answers(answers, given.format)
+
+
+def _compare(given: argparse.Namespace) -> list[str]:
+    from goodnet.compare import describe_comparison, read_runs
+
+    runs = read_runs(given.runs)
+    lines = describe_comparison(runs)
+    if given.plot is not None:
+        from goodnet.comparison_page import write_comparison
+
+        lines += ["", f"Plot: {printable(str(write_comparison(given.plot, runs)))}"]
+    return lines
+
+
+_COMMANDS = {"classify": _classify, "compare": _compare}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m goodnet",
+        description="Use what `python -m flows.run` made.",
+        epilog="Exit code: 0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_classify(commands)
+    _add_compare(commands)
+    return parser
+
+
+def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "classify",
+        help="let a GoodNet, or any saved net, answer images",
+        description="Print what a net answers, a line for each image: the number of a class, or "
+        "'backdoored' where a GoodNet raises the alarm.",
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="GOODNET", help="G, or B or B': .keras, .h5, weights-only .h5"
+    )
+    parser.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGES",
+        help="PNG or JPEG files, folders of them, folders <label>/<image>, or HDF5 files with "
+        "`data` and `label`; pixels are raw, 0 to 255",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="of what is printed; json is one array (default: table)",
+    )
+    parser.add_argument(
+        "--pixel-scale",
+        type=_positive,
+        default=1.0,
+        metavar="S",
+        help="divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
+    )
+    parser.add_argument(
+        "--resize",
+        action="store_true",
+        help="resize images of another size than the net's (default: they are an error)",
+    )
+    parser.add_argument(
+        "--architecture", metavar="NAME", help="network of a weights-only file: deepid"
+    )
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="put runs side by side",
+        description="Print one table of the results of several runs, and what differs in their "
+        "inputs (told by SHA-256), parameters and software.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.html",
+        help="also write a page with one plot of accuracy and attack success of all runs",
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

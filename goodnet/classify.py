@@ -1,0 +1,101 @@
+"""What a saved net answers for images: their class, or "backdoored" from a GoodNet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from goodnet.errors import printable
+from goodnet.evaluation import iterate_answers
+from goodnet.model_files import describe_model
+from goodnet.models import load_model
+from goodnet.tables import format_table
+from goodnet.tensorflow_start import import_tensorflow
+from goodnet.unlabelled_images import open_unlabelled
+
+if TYPE_CHECKING:
+    import keras
+
+    from goodnet.unlabelled_images import NamedImages
+
+AnswerFormat = Literal["table", "csv", "json"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a net answers for one image.
+
+    Attributes:
+        image: the image's file, or `<file>[<number>]` in an HDF5 file, counted from 0.
+        answer: the class; "backdoored" for the last class of a GoodNet.
+    """
+
+    image: str
+    answer: int | Literal["backdoored"]
+
+
+def classify_images(
+    model: Path,
+    images: Sequence[Path],
+    *,
+    architecture: str | None = None,
+    pixel_scale: float = 1.0,
+    resize: bool = False,
+) -> list[Answer]:
+    """Let the net in a file answer images.
+
+    Args:
+        model: B, B' or G, a file that need not be trusted.
+        images: what `open_unlabelled` opens.
+        architecture: the network that a file with weights only belongs to.
+        pixel_scale: what the net was trained with: 255 for nets that take 0 to 1.
+        resize: whether images of another size than the net's are resized instead of refused.
+
+    Returns:
+        An answer for each image, in the order given.
+
+    Raises:
+        InputError: the model or an image is refused.
+    """
+    description = describe_model(model, architecture=architecture)
+    opened = open_unlabelled(images, shape=description.input_shape, resize=resize)
+    import_tensorflow()
+    net = load_model(model, architecture=architecture)
+    return [answer for group in opened for answer in _answer(net, group, pixel_scale)]
+
+
+def is_goodnet(model: keras.Model) -> bool:
+    """Return whether `goodnet.detector` built the model, so that its last class is an alarm."""
+    return bool(
+        model.name == "goodnet" and getattr(model, "output_names", None) == ["goodnet_output"]
+    )
+
+
+def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> list[str]:
+    """Return answers as lines of text, one for each image between what the format adds.
+
+    Control characters in names are escaped in all formats. JSON is one array.
+    """
+    if answer_format == "json":
+        objects = ",\n".join(json.dumps(asdict(answer)) for answer in answers)
+        return ["[", *objects.splitlines(), "]"]
+    rows = [{"image": printable(one.image), "answer": str(one.answer)} for one in answers]
+    if answer_format == "table":
+        return format_table(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[*rows[0]], *(row.values() for row in rows)])
+    return text.getvalue().splitlines()
+
+
+def _answer(net: keras.Model, group: NamedImages, pixel_scale: float) -> Iterator[Answer]:
+    alarm = net.output_shape[-1] - 1 if is_goodnet(net) else None
+    batches = iterate_answers(net, group.images, pixel_scale=pixel_scale)
+    classes = (int(number) for batch in batches for number in batch)
+    for name, number in zip(group.names, classes, strict=True):
+        yield Answer(name, "backdoored" if number == alarm else number)
