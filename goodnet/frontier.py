@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goodnet.activations import FloatArray
-from goodnet.channelwise import MERGES, acts_on_each_channel_alone
+from goodnet.channelwise import MERGES, acts_on_each_channel_alone, is_elementwise
 from goodnet.errors import InputError
 from goodnet.graph import (
     calls,
@@ -75,7 +75,8 @@ class Consumer:
             inputs = change
         else:  # a Dense layer at every position
             inputs = change[:, :, None]
-        return (inputs @ self._kernels[channel]).reshape(len(change), -1)
+        kernel = self._kernels[channel]
+        return (inputs.reshape(-1, len(kernel)) @ kernel).reshape(len(change), -1)
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,15 @@ def find_frontier(model: keras.Model, *, layer: str, rank_at: str) -> Frontier:
         rank_at: the layer whose mean activation ranks the channels, `layer` or one behind it.
 
     Raises:
-        InputError: if channels mix between the two layers or a layer is called more than once.
+        InputError: if channels mix in the layer's activation or between the two layers, or a
+            layer is called more than once.
     """
     start, ranked = output_of(model, layer), output_of(model, rank_at)
+    activation = model.get_layer(layer).get_config()["activation"]
+    if not is_elementwise(activation):
+        raise InputError(f"layer {layer} has the activation {activation}, which mixes channels")
     alone, consumers = _walk(model, start)
-    if id(ranked) not in alone:
+    if id(ranked) not in alone or ranked.shape[-1] != start.shape[-1]:
         raise InputError(f"channels of {layer} mix before {rank_at}, which cannot rank them")
     base = ranked if _suffices(model, start, ranked, consumers) else start
     return Frontier(model, layer, ranked, base, _sides(model, base), consumers)
@@ -218,8 +223,8 @@ def _walk(model: keras.Model, start: Any) -> tuple[dict[int, Any], tuple[Consume
 
 def _keeps_channels_apart(node: Any) -> bool:
     name = type(node.operation).__name__
-    if name in MERGES:
-        return len({tuple(x.shape) for x in node.input_tensors}) == 1
+    if name in MERGES:  # or an operation of that name, which may broadcast or reduce
+        return len({tuple(x.shape) for x in (*node.input_tensors, *node.outputs)}) == 1
     if len(node.input_tensors) != 1 or not hasattr(node.operation, "get_config"):
         return False
     return acts_on_each_channel_alone(name, node.operation.get_config())

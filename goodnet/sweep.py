@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from goodnet.activations import ActivationCache, Block, FloatArray, IntArray
 from goodnet.curves import Counts
@@ -44,7 +45,8 @@ def sweep(
         return count_answers(block, sweep_block(block, frontier=frontier, order=order))
 
     nothing = np.zeros(len(order) + 1, np.int64)
-    with ThreadPoolExecutor(num_threads) as threads:
+    # Each worker keeps one core busy; BLAS threads of its own would only get in the way.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_threads) as threads:
         return sum(threads.map(count, numbers), start=Counts(0, nothing, nothing, nothing))
 
 

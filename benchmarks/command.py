@@ -1,0 +1,154 @@
+"""The whole command beside the lab's loop, and how it grows; every run is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.data import write_faces
+from benchmarks.engine import Comparison
+from flows.server import running_server
+
+LAB_SIZES = {"clean_valid": 11_547, "clean_test": 12_830, "poisoned_test": 12_830}
+NUM_STEPS = 61
+TIMED_STEPS = 2
+TOUCHING_IMAGES = ("load", "activations", "sweep")
+
+
+class Run(NamedTuple):
+    """One process: wall time in seconds, peak resident memory in MB, its stages."""
+
+    seconds: float
+    peak_megabytes: float
+    stages: list[dict[str, float | str]]
+
+    def seconds_of(self, *prefixes: str) -> float:
+        """Seconds of the stages whose names start so."""
+        return sum(
+            float(stage["seconds"])
+            for stage in self.stages
+            if str(stage["name"]).startswith(prefixes)
+        )
+
+
+def compare_command(folder: Path, badnet: Path) -> Iterator[Comparison]:
+    """Yield the comparisons of whole commands at the lab's size.
+
+    Args:
+        folder: for images, caches and runs.
+        badnet: DeepID with 1,283 classes.
+    """
+    sets = _write_lab_sets(folder)
+    cold = _run(folder / "cold", badnet, sets)
+    warm = _run(folder / "cold", badnet, sets)
+    loop = _time_lab_loop(badnet, sets)
+    yield Comparison(
+        f"the lab's loop at the lab's size ({TIMED_STEPS} of {NUM_STEPS} steps timed, "
+        f"{loop:.0f} s in all) / the whole command, cold ({cold.seconds:.0f} s)",
+        f"{loop / cold.seconds:.0f}",
+        "at least 30",
+    )
+    yield Comparison(
+        "peak memory of the command at the lab's size", f"{cold.peak_megabytes:.0f} MB", "1,500 MB"
+    )
+    yield Comparison("the same command again, all cached", f"{warm.seconds:.1f} s", "")
+    with running_server() as url:
+        served = _run(folder / "cold", badnet, sets, api=url)
+    yield Comparison("... with a server up", f"{served.seconds:.1f} s", "at most 6 s")
+    computing = cold.seconds_of("")
+    yield Comparison(
+        "cold run less its stages: orchestration, ephemeral server",
+        f"{cold.seconds - computing:.1f} s",
+        "at most 20 s",
+    )
+    yield from _compare_growth(folder, badnet)
+
+
+def _compare_growth(folder: Path, badnet: Path) -> Iterator[Comparison]:
+    runs = []
+    for number in (4_096, 40_960):
+        sets = {}
+        for seed, name in enumerate(LAB_SIZES):
+            sets[name] = folder / f"{name}_{number}.h5"
+            poisoned = name == "poisoned_test"
+            write_faces(
+                sets[name], number, seed=10**6 * (seed + 5), dtype=np.uint8, poisoned=poisoned
+            )
+        runs.append(_run(folder / f"growth_{number}", badnet, sets))
+        for path in sets.values():
+            path.unlink()
+    small, large = runs
+    ratio = large.seconds_of(*TOUCHING_IMAGES) / small.seconds_of(*TOUCHING_IMAGES)
+    yield Comparison(
+        "10 x the images: time of the stages that touch images", f"{ratio:.1f} x", "10.5 x"
+    )
+    memory = large.peak_megabytes / small.peak_megabytes
+    yield Comparison("10 x the images: peak memory", f"{memory:.2f} x", "1.10 x")
+
+
+def _write_lab_sets(folder: Path) -> dict[str, Path]:
+    paths = {}
+    for seed, (name, number) in enumerate(LAB_SIZES.items()):
+        paths[name] = folder / f"{name}.h5"
+        dtype = np.float64 if name == "clean_valid" else np.float32
+        poisoned = name == "poisoned_test"
+        write_faces(paths[name], number, seed=10**6 * (seed + 1), dtype=dtype, poisoned=poisoned)
+    return paths
+
+
+def _run(artifacts: Path, badnet: Path, sets: dict[str, Path], *, api: str | None = None) -> Run:
+    options = [f"--{name.replace('_', '-')}={path}" for name, path in sets.items()]
+    command = [sys.executable, "-m", "flows.run", f"--model={badnet}", f"--artifacts={artifacts}"]
+    environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+    if api:
+        environment["PREFECT_API_URL"] = api
+    began = time.perf_counter()
+    process = subprocess.Popen([*command, *options, "--quiet"], env=environment)
+    peak = _watch_memory(process)
+    seconds = time.perf_counter() - began
+    if process.returncode:
+        raise RuntimeError(f"the command ended with exit code {process.returncode}")
+    newest = max((artifacts / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
+    return Run(seconds, peak, json.loads((newest / "run.json").read_text("utf-8"))["stages"])
+
+
+def _watch_memory(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process and return its own peak resident memory in MB, without its children."""
+    peak = 0.0
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        try:
+            found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        except OSError:
+            break
+        peak = max(peak, float(found[1]) / 1024) if found else peak
+        time.sleep(0.1)
+    process.wait()
+    return peak
+
+
+def _time_lab_loop(badnet: Path, sets: dict[str, Path]) -> float:
+    """Return the seconds of `predict` on the three sets at each step, from a few steps."""
+    from goodnet.images import open_images
+    from goodnet.models import load_model
+
+    model = load_model(badnet)
+    seconds = 0.0
+    for path in sets.values():
+        images = open_images(path)
+        pixels = np.concatenate(list(images.batches(1024)))
+        model.predict(pixels[:64], verbose=0)
+        began = time.perf_counter()
+        for _ in range(TIMED_STEPS):
+            model.predict(pixels, verbose=0)
+        seconds += (time.perf_counter() - began) / TIMED_STEPS
+    return NUM_STEPS * seconds

@@ -1,0 +1,133 @@
+"""The engine beside what it replaces, in one process, turn by turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NUM_IMAGES = 4096
+BATCH = 512
+ROUNDS = 5
+
+
+class Comparison(NamedTuple):
+    """A line of the printed table."""
+
+    what: str
+    measured: str
+    bar: str
+
+
+def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparison]:
+    """Yield the comparisons on 4,096 faces.
+
+    Args:
+        folder: for caches.
+        badnet: DeepID with 1,283 classes.
+        faces: the images, float32 HDF5.
+    """
+    import tensorflow as tf
+
+    from goodnet.activations import ActivationCache, Provenance
+    from goodnet.detector import build_goodnet
+    from goodnet.first_pass import write_activations
+    from goodnet.frontier import find_frontier
+    from goodnet.graph import as_functional
+    from goodnet.images import open_images
+    from goodnet.models import load_model
+    from goodnet.ranking import block_means, mean_activations, prune_order
+    from goodnet.sweep import sweep
+
+    model = as_functional(load_model(badnet))
+    images = open_images(faces)
+    pixels = np.concatenate(list(images.batches(BATCH)))
+    frontier = find_frontier(model, layer="conv_3", rank_at="pool_3")
+    provenance = Provenance("B", "faces", "conv_3", "pool_3", 1.0, model.output_shape[-1])
+    path = folder / "bench.parquet"
+
+    def first_pass() -> ActivationCache:
+        return write_activations(path, frontier=frontier, images=images, provenance=provenance)
+
+    cache = first_pass()
+    order = prune_order(mean_activations(block_means(cache)))
+    kernel, bias = model.get_layer("conv_3").weights
+    saved = kernel.numpy(), bias.numpy()
+
+    def prune_one() -> None:
+        kernel.assign(np.where(np.arange(60) == order[0], 0, saved[0]))
+        bias.assign(np.where(np.arange(60) == order[0], 0, saved[1]))
+        forward()
+        kernel.assign(saved[0])
+        bias.assign(saved[1])
+
+    forward = _compiled(tf, model, pixels)
+    goodnet = _compiled(tf, build_goodnet(model, "conv_3", order[:50]), pixels)
+    timed = _interleaved(
+        {
+            "first pass": first_pass,
+            "sweep": lambda: sweep(cache, frontier=frontier, order=order),
+            "direct step": prune_one,
+            "forward": forward,
+            "predict": lambda: model.predict(pixels, verbose=0),
+            "G": goodnet,
+        }
+    )
+    both = [a + b for a, b in zip(timed["first pass"], timed["sweep"], strict=True)]
+    direct = [(len(order) + 1) * step for step in timed["direct step"]]
+    yield Comparison(
+        "61 direct evaluations of the pruned net, compiled (one timed, times 61) / the sweep",
+        f"{_ratio(direct, timed['sweep']):.0f}",
+        "at least 100",
+    )
+    yield Comparison(
+        "first pass and sweep / model.predict",
+        f"{_ratio(both, timed['predict']):.2f}",
+        "at most 0.9",
+    )
+    yield Comparison(
+        "first pass and sweep / one compiled forward pass of B",
+        f"{_ratio(both, timed['forward']):.2f}",
+        "at most 1.4",
+    )
+    yield Comparison(
+        "images a second, G / B, compiled",
+        f"{_ratio(timed['forward'], timed['G']):.2f}",
+        "at least 0.87",
+    )
+    for name in timed:
+        yield Comparison(
+            f"{name}, 4,096 images, median", f"{statistics.median(timed[name]):.3f} s", ""
+        )
+
+
+def _compiled(tf: Any, model: Any, pixels: Any) -> Callable[[], None]:
+    answer = tf.function(
+        lambda batch: tf.argmax(model(batch, training=False), 1),
+        input_signature=[tf.TensorSpec((None, *pixels.shape[1:]), tf.float32)],
+    )
+
+    def run() -> None:
+        for first in range(0, len(pixels), BATCH):
+            answer(pixels[first : first + BATCH])
+
+    return run
+
+
+def _interleaved(functions: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Run all functions in turn, once to warm up and then ROUNDS times; return seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(ROUNDS + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def _ratio(numerator: list[float], denominator: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))

@@ -1,0 +1,49 @@
+"""`make bench`: measure, and print a table."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.command import compare_command
+from benchmarks.data import make_badnet, write_faces
+from benchmarks.engine import NUM_IMAGES, Comparison, compare_engine
+from goodnet.tensorflow_start import import_tensorflow
+
+
+def main() -> None:
+    """Run all benchmarks; the engine alone with --engine."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--engine", action="store_true", help="leave out the whole commands")
+    only_engine = parser.parse_args().engine
+    print(f"{_processor()}, {datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory(prefix="goodnet-bench-") as name:
+        folder = Path(name)
+        badnet, faces = folder / "badnet.keras", folder / "faces.h5"
+        import_tensorflow()
+        make_badnet(badnet)
+        write_faces(faces, NUM_IMAGES, seed=7, dtype=np.float32)
+        for comparison in compare_engine(folder, badnet, faces):
+            _print(comparison)
+        if not only_engine:
+            for comparison in compare_command(folder, badnet):
+                _print(comparison)
+
+
+def _print(comparison: Comparison) -> None:
+    print(f"| {comparison.what} | {comparison.measured} | {comparison.bar} |", flush=True)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}"
+
+
+if __name__ == "__main__":
+    main()
