@@ -26,8 +26,8 @@ _ELEMENTWISE = (
 _SPATIAL = (*POOLINGS, "ZeroPadding2D", "Cropping2D", "UpSampling2D")
 _ELEMENTWISE_ACTIVATIONS = (
     "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish",
-    "sigmoid", "hard_sigmoid", "log_sigmoid", "hard_silu", "hard_swish", "tanh", "hard_tanh",
-    "tanh_shrink", "soft_shrink", "hard_shrink", "softplus", "softsign", "squareplus",
+    "sigmoid", "sparse_sigmoid", "hard_sigmoid", "log_sigmoid", "hard_silu", "hard_swish", "tanh",
+    "hard_tanh", "tanh_shrink", "soft_shrink", "hard_shrink", "softplus", "softsign", "squareplus",
     "exponential", "threshold", "sparse_plus",
 )  # fmt: skip
 
@@ -53,7 +53,10 @@ def acts_on_each_channel_alone(class_name: str, config: Mapping[str, Any]) -> bo
 
 
 def is_elementwise(activation: object) -> bool:
-    """Return whether an activation, as named in a configuration, acts on each number alone."""
+    """Return whether an activation, as a configuration has it, keeps the channels apart."""
     if isinstance(activation, Mapping):
-        activation = activation.get("config")
+        config = activation.get("config")
+        if isinstance(config, Mapping):  # a layer in the place of a function
+            return acts_on_each_channel_alone(activation.get("class_name", ""), config)
+        activation = config
     return activation is None or activation in _ELEMENTWISE_ACTIVATIONS

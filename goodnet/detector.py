@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from goodnet.graph import as_functional, closes_with_softmax, output_of, replay
+from goodnet.graph import (
+    as_functional,
+    calls,
+    closes_with_softmax,
+    dependents,
+    output_of,
+    replay,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +43,10 @@ def build_goodnet(model: keras.Model, layer: str, channels: Sequence[int]) -> ke
     activation = output_of(functional, layer)
     answer = functional.outputs[0]
     pruned = _without(functional.get_layer(layer), channels)(activation)
-    pruned_answer = replay(functional, {id(activation): pruned})[id(answer)]
+    behind = dependents(functional, activation)
+    shared = {id(x): x for call in calls(functional) for x in call.input_tensors}
+    shared = {key: x for key, x in shared.items() if key not in behind}
+    pruned_answer = replay(functional, {**shared, id(activation): pruned})[id(answer)]
     outputs = _join(answer, pruned_answer, probabilities=_probabilities(functional))
     return keras.Model(functional.inputs[0], outputs, name="goodnet")
 

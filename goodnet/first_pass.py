@@ -39,7 +39,7 @@ def write_activations(
         on_progress: called with the numbers of images done and in all.
 
     Raises:
-        InputError: an image is bad, or an activation is NaN or infinite.
+        InputError: an image is bad, or an activation or answer is NaN or infinite.
     """
     forward = _compile_forward(frontier, images, provenance.pixel_scale)
     tensors = _cached_tensors(frontier)
@@ -58,7 +58,9 @@ def write_activations(
         for pixels in prefetched(images.batches(block_size(frontier))):
             answers, *values = (np.asarray(tensor) for tensor in forward(pixels))
             for name, value in zip(tensors, values, strict=True):
-                _require_finite(value, f"{images.path}: {tensors[name].name}", first=done)
+                layer = tensors[name]._keras_history.operation.name
+                _require_finite(value, f"{images.path}: layer {layer}", first=done)
+            _require_finite(answers, f"{images.path}: the answer", first=done)
             labels = images.labels[done : done + len(pixels)]
             rows = to_rows(
                 schema, first=done, labels=labels, predictions=answers.argmax(1), tensors=values
@@ -110,4 +112,4 @@ def _compile_forward(
 def _require_finite(values: FloatArray, what: str, *, first: int) -> None:
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
-        raise InputError(f"{what} of image {first + bad} is NaN or infinite")
+        raise InputError(f"{what} on image {first + bad} is NaN or infinite, expected a number")

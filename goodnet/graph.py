@@ -14,12 +14,13 @@ Tensors = dict[int, Any]
 
 
 def as_functional(model: keras.Model) -> keras.Model:
-    """Return `model` as a functional model over the same layers; Sequential becomes one."""
+    """Return `model` as a functional model over the same layers.
+
+    Sequential becomes one, and one tensor is taken where Keras 2 wrote down a list of one.
+    """
     import keras
 
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def calls(model: keras.Model) -> list[Any]:

@@ -29,7 +29,7 @@ def prune_channels(model: keras.Model, layer: str, channels: Sequence[int]) -> k
     convolution = pruned.get_layer(layer)
     for variable in (_mixing_kernel(convolution), convolution.bias):
         if variable is not None:
-            values = np.array(variable)
+            values = np.asarray(variable).copy()
             _by_channel(convolution, values)[list(channels)] = 0
             variable.assign(values)
     return pruned
@@ -38,7 +38,7 @@ def prune_channels(model: keras.Model, layer: str, channels: Sequence[int]) -> k
 def zeroed_channels(convolution: Any) -> list[int]:
     """Return the output channels of a convolution whose kernel and bias are all zero."""
     parts = [v for v in (_mixing_kernel(convolution), convolution.bias) if v is not None]
-    by_channel = [_by_channel(convolution, np.array(part)) for part in parts]
+    by_channel = [_by_channel(convolution, np.asarray(part)) for part in parts]
     return [c for c in range(len(by_channel[0])) if not any(part[c].any() for part in by_channel)]
 
 

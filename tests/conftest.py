@@ -1,5 +1,9 @@
 """Fixtures that several test files share. TensorFlow is imported only by what computes."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"
+ROOT = Path(__file__).resolve().parent.parent
+LAB = ROOT.parent / "shared" / "lab"
 NUM_CLASSES = 5
 
 
@@ -185,6 +190,12 @@ def skip_from_the_image(layers, x):
     return _classify(layers, layers.Concatenate()([x, image]))
 
 
+def concatenated_with_the_image(layers, x):
+    y = layers.Conv2D(8, 3, padding="same", activation="sigmoid", name="conv")(x)
+    y = layers.Conv2D(6, 3, activation="relu")(layers.Concatenate()([y, x]))
+    return _classify(layers, layers.GlobalMaxPooling2D()(y))
+
+
 def merges_with_skips(layers, x):
     skip = layers.Conv2D(8, 3, activation="sigmoid", name="before")(x)
     x = layers.Conv2D(8, 3, activation="sigmoid", name="conv")(x)
@@ -213,6 +224,14 @@ def many_convolutions(layers, x):
     ]
     features = [layers.GlobalMaxPooling2D()(y) for y in read]
     return _classify(layers, layers.ReLU()(layers.Concatenate()(features)))
+
+
+def branches_that_fall_silent_apart(layers, x):
+    x = layers.Conv2D(8, 3, name="conv")(x)
+    above = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+    below = layers.GlobalAveragePooling2D()(layers.Activation("tanh")(x))
+    read = [layers.Dense(6, name=name)(y) for name, y in (("mix", above), ("wide", below))]
+    return _classify(layers, layers.ReLU()(layers.Concatenate()(read)))
 
 
 def spatial_layers(layers, x):
@@ -329,7 +348,7 @@ def operators(layers, x):
     skip = layers.Conv2D(8, 3, activation="relu", name="before")(x)
     x = layers.Conv2D(8, 3, activation="sigmoid", name="conv")(x) - skip
     x = layers.MaxPooling2D(2, name="pool")(x * 2.0)
-    x = ops.relu(x) + ops.max(skip)
+    x = ops.relu(x) + ops.max(skip, axis=(1, 2), keepdims=True)
     return _classify(layers, layers.Flatten()(x))
 
 
@@ -337,7 +356,7 @@ def mean_over_channels(layers, x):
     from keras import ops
 
     x = layers.Conv2D(10, 3, activation="relu", name="conv")(x)
-    return _classify(layers, layers.Flatten()(ops.average(x, axis=-1)))
+    return _classify(layers, layers.Flatten()(ops.mean(x, axis=-1)))
 
 
 def broadcast_over_channels(layers, x):
@@ -397,9 +416,17 @@ ARCHITECTURES = (
     Architecture(residual_with_projection, linear="mix project"),
     Architecture(residual_from_before, linear="mix", base="conv", sides="before"),
     Architecture(skip_from_the_image, linear="mix", sides="pixels"),
+    Architecture(
+        concatenated_with_the_image,
+        activations="conv",
+        base="conv",
+        sides="image",
+        rank_at="conv",
+    ),
     Architecture(merges_with_skips, linear="answer", base="conv", sides="before", rank_at="conv"),
     Architecture(sigmoid, linear="mix"),
     Architecture(many_convolutions, linear="strided dilated padded both sparse mix"),
+    Architecture(branches_that_fall_silent_apart, linear="mix wide", base="conv", rank_at="conv"),
     Architecture(spatial_layers, linear="answer"),
     Architecture(in_the_middle, linear="mix", base="conv", rank_at="conv"),
     Architecture(ranked_on_a_branch, linear="mix wide", base="conv"),
@@ -494,10 +521,13 @@ def _build(architecture: Architecture) -> Network:
     )
 
 
-@pytest.fixture(params=ARCHITECTURES, ids=lambda architecture: architecture.build.__name__)
+BY_NAME = {architecture.build.__name__: architecture for architecture in ARCHITECTURES}
+
+
+@pytest.fixture(params=BY_NAME)
 def network(request) -> Network:
-    """Each of the small nets in turn."""
-    return _build(request.param)
+    """Each of the small nets in turn, or those that `parametrize` names with `indirect=True`."""
+    return _build(BY_NAME[request.param])
 
 
 @pytest.fixture(scope="session")
@@ -510,3 +540,29 @@ def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
 
         with running_server() as url:
             yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+
+
+class UiServer(NamedTuple):
+    """A server with UI and scheduler: the address of its page, and the folder of its database."""
+
+    address: str
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def ui_server(tmp_path_factory) -> Iterator[UiServer]:
+    """What `make ui` starts, on a free port; at last it is ended by Ctrl-C."""
+    home = tmp_path_factory.mktemp("ui")
+    command = [sys.executable, "-m", "flows.ui", "--port", "0"]
+    environment = os.environ | {"PREFECT_HOME": str(home)}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        line = server.stdout.readline()
+        yield UiServer(line.split()[2], home)
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=60)[0] == "The server has ended.\n"
+        assert server.returncode == 0
+        assert not list(home.glob("goodnet-server*"))
+    finally:
+        server.kill()
+        server.wait()

@@ -1,0 +1,172 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from goodnet.errors import InputError
+from goodnet.images import write_images
+
+IMAGES = np.random.default_rng(3).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net():
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(4)
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(4, 2, activation="relu", name="conv")(image)
+    x = layers.MaxPooling2D(2, padding="same", name="pool")(x)
+    x = layers.Flatten()(x)
+    return keras.Model(image, layers.Dense(3, activation="softmax", name="answer")(x))
+
+
+@pytest.fixture
+def broken(net):
+    """Break a copy of the net: put a value into the weights of one of its layers."""
+    import keras
+
+    def run(layer: str, value: float):
+        model = keras.models.clone_model(net)
+        weights = net.get_layer(layer).get_weights()
+        weights[0].reshape(-1)[0] = value
+        model.get_layer(layer).set_weights(weights)
+        return model
+
+    return run
+
+
+def layer_output(net, name, images) -> np.ndarray:
+    import keras
+
+    part = keras.Model(net.inputs[0], net.get_layer(name).output)
+    return np.asarray(part(images, training=False))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("pixel_scale", [1.0, 255.0])
+def test_cache_holds_what_the_net_computes(net, first_pass, dtype, pixel_scale):
+    labels = np.array([0, 1, 2, 0, 1, 2, 0])
+    cache, *_ = first_pass(
+        net, IMAGES.astype(dtype), labels=labels, rank_at="pool", pixel_scale=pixel_scale
+    )
+    (block,) = cache.blocks()
+    pixels = IMAGES / np.float32(pixel_scale)
+    np.testing.assert_array_equal(block.labels, labels)
+    np.testing.assert_array_equal(block.predictions, np.asarray(net(pixels)).argmax(1))
+    np.testing.assert_allclose(block.ranked, layer_output(net, "pool", pixels), rtol=1e-5)
+    assert block.ranked.any()
+
+
+def test_base_and_sides_are_kept(network, first_pass):
+    from goodnet.graph import as_functional
+
+    model = as_functional(network.model)
+    passed = first_pass(model, network.images, layer=network.layer, rank_at=network.rank_at)
+    kept = ["activation"]
+    kept += ["base"] * (network.base != network.rank_at)
+    kept += [f"side_{number}" for number in range(len(network.sides))]
+    assert pq.read_schema(passed.cache.path).names == ["image", "label", "prediction", *kept]
+    (block,) = passed.cache.blocks()
+    names = [network.rank_at, network.base]
+    names += [side._keras_history.operation.name for side in passed.frontier.sides]
+    pixels = network.images / np.float32(255)
+    for name, tensor in zip(names, (block.ranked, block.base, *block.sides), strict=True):
+        if name != "max":
+            expected = layer_output(model, name, pixels)
+            np.testing.assert_allclose(tensor, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_small_blocks_hold_the_same_rows(net, first_pass, monkeypatch):
+    (whole,) = first_pass(net, IMAGES).cache.blocks()
+    monkeypatch.setattr("goodnet.first_pass._MAX_BLOCK", 3)
+    cache = first_pass(net, IMAGES).cache
+    blocks = list(cache.blocks())
+    assert [len(block) for block in blocks] == [3, 3, 1]
+    np.testing.assert_array_equal(pq.read_table(cache.path)["image"], range(7))
+    for name in ("labels", "predictions"):
+        joined = np.concatenate([getattr(block, name) for block in blocks])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+    joined = np.concatenate([block.ranked for block in blocks])
+    np.testing.assert_allclose(joined, whole.ranked, rtol=1e-5, atol=1e-3)
+
+
+def test_the_same_input_gives_the_same_bytes(net, first_pass):
+    first, second = (first_pass(net, IMAGES).cache.path.read_bytes() for _ in range(2))
+    assert first == second
+
+
+def test_progress_is_told(net, tmp_path, first_pass, monkeypatch):
+    from goodnet.first_pass import write_activations
+
+    monkeypatch.setattr("goodnet.first_pass._MAX_BLOCK", 3)
+    passed = first_pass(net, IMAGES)
+    told = []
+    write_activations(
+        tmp_path / "again.parquet",
+        frontier=passed.frontier,
+        images=passed.images,
+        provenance=passed.cache.provenance,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_activation_that_is_no_number_is_refused(broken, first_pass, value):
+    import keras
+
+    net = broken("conv", value)
+    # TensorFlow's compiled ReLU takes NaN for 0.
+    net.get_layer("conv").activation = keras.activations.linear
+    with pytest.raises(InputError, match=r"images\.h5: layer conv on image 0 is NaN or infinite"):
+        first_pass(net, np.maximum(IMAGES, 1))
+
+
+def test_the_image_is_the_one_with_the_bad_activation(broken, first_pass, monkeypatch):
+    monkeypatch.setattr("goodnet.first_pass._MAX_BLOCK", 2)
+    images = IMAGES.copy()
+    images[:, :, :, 0] = 0
+    images[5, :, :, 0] = 255
+    with pytest.raises(InputError, match="layer pool on image 5 is NaN or infinite"):
+        first_pass(broken("conv", 3e38), images, rank_at="pool", pixel_scale=1.0)
+
+
+def test_an_answer_that_is_no_number_is_refused(broken, first_pass):
+    with pytest.raises(InputError, match="the answer on image 0 is NaN or infinite"):
+        first_pass(broken("answer", np.nan), IMAGES)
+
+
+def test_nothing_is_left_behind_by_a_failure(broken, net, tmp_path, first_pass):
+    from goodnet.first_pass import write_activations
+    from goodnet.frontier import find_frontier
+
+    passed = first_pass(net, IMAGES)
+    frontier = find_frontier(broken("conv", np.inf), layer="conv", rank_at="conv")
+    with pytest.raises(InputError):
+        write_activations(
+            tmp_path / "new.parquet",
+            frontier=frontier,
+            images=passed.images,
+            provenance=passed.cache.provenance,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_pixel_is_refused(net, first_pass, tmp_path):
+    images = IMAGES.astype(np.float32)
+    images[4, 0, 0, 0] = np.nan
+    write_images(tmp_path / "bad.h5", images, np.zeros(7))
+    with pytest.raises(InputError, match=r"bad\.h5: image 4 has pixel nan"):
+        first_pass(net, tmp_path / "bad.h5")
+
+
+def test_blocks_shrink_with_the_size_of_the_net(lab_net, net):
+    from goodnet.first_pass import block_size
+    from goodnet.frontier import find_frontier
+
+    small = block_size(find_frontier(net, layer="conv", rank_at="pool"))
+    large = block_size(find_frontier(lab_net, layer="conv_3", rank_at="pool_3"))
+    largest = block_size(find_frontier(lab_net, layer="conv_1", rank_at="conv_1"))
+    assert small == 512
+    assert 512 >= large > largest >= 1

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from goodnet.errors import InputError
+
+
+def name_of(tensor) -> str:
+    return tensor._keras_history.operation.name
+
+
+def test_frontier_of_each_architecture(network):
+    from goodnet.frontier import find_frontier
+    from goodnet.graph import as_functional
+
+    model = as_functional(network.model)
+    frontier = find_frontier(model, layer=network.layer, rank_at=network.rank_at)
+    linear = {c.layer.name for c in frontier.consumers if c.layer is not None}
+    activations = {name_of(c.tensor) for c in frontier.consumers if c.layer is None}
+    assert (linear, activations) == (network.linear, network.activations)
+    assert frontier.is_linear == (not activations)
+    assert name_of(frontier.ranked) == network.rank_at
+    assert name_of(frontier.base) == network.base
+    assert {name_of(side) for side in frontier.sides} == network.sides
+    assert frontier.num_channels == model.get_layer(network.layer).output.shape[-1]
+
+
+def test_deepid_has_one_source_for_both_consumers(lab_net):
+    from goodnet.frontier import find_frontier
+
+    frontier = find_frontier(lab_net, layer="conv_3", rank_at="pool_3")
+    assert [consumer.layer.name for consumer in frontier.consumers] == ["conv_4", "fc_1"]
+    assert [name_of(source) for source in frontier.sources] == ["pool_3"]
+    assert frontier.base is frontier.ranked
+    assert frontier.num_channels == 60
+    assert not frontier.base_constant.any()
+
+
+def test_constants_come_from_batch_normalization_and_padding():
+    import keras
+    from keras import layers
+
+    from goodnet.frontier import find_frontier
+
+    image = keras.Input((4, 4, 1))
+    x = layers.Conv2D(2, 3, activation="sigmoid", padding="same", name="conv")(image)
+    x = layers.BatchNormalization(epsilon=0.0, name="norm")(x)
+    x = layers.ZeroPadding2D(((1, 0), (0, 0)), name="pad")(x)
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+    model.get_layer("norm").set_weights(
+        np.array([[2.0, 1.0], [0.5, -1.0], [0.1, 0.5], [0.25, 4.0]])  # gamma, beta, mean, variance
+    )
+    constant = find_frontier(model, layer="conv", rank_at="pad").base_constant
+    assert constant.shape == (1, 5, 4, 2)
+    assert not constant[0, 0].any()
+    # sigmoid(0) = 0.5, then gamma * (0.5 - mean) / sqrt(variance) + beta
+    np.testing.assert_allclose(constant[0, 1:, :, 0], 2 * (0.5 - 0.1) / 0.5 + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(constant[0, 1:, :, 1], -1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["many_convolutions", "dense_at_every_position", "flatten_then_normalize", "deepid"],
+    indirect=True,
+)
+def test_a_term_is_the_change_of_the_pre_activation(network, first_pass):
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    frontier = passed.frontier
+    (block,) = passed.cache.blocks()
+    channel = 1
+    masked = block.base.copy()
+    masked[..., channel] = frontier.base_constant[..., channel]
+    before, after = (frontier.prepare(base, *block.sides) for base in (block.base, masked))
+    num_consumers = len(frontier.consumers)
+    for number, consumer in enumerate(frontier.consumers):
+        if consumer.layer is None:
+            continue
+        place = num_consumers + 2 * frontier.sources.index(consumer.source)
+        shape = len(block), -1, frontier.num_channels
+        full = np.asarray(before[place]).reshape(shape)
+        constant = np.asarray(before[place + 1]).reshape(-1, *full.shape[1:])
+        change = np.ascontiguousarray((full - constant)[..., channel])
+        difference = np.asarray(before[number]) - np.asarray(after[number])
+        assert np.abs(difference).max() > 1e-3
+        np.testing.assert_allclose(consumer.term(change, channel), difference, atol=2e-5)
+
+
+@pytest.fixture
+def build():
+    """Build a net of 8x8 images from a function of its input."""
+    import keras
+
+    def run(answer):
+        image = keras.Input((8, 8, 3))
+        return keras.Model(image, answer(keras.layers, image), name="net")
+
+    return run
+
+
+def test_a_layer_called_twice_is_refused(build):
+    from goodnet.frontier import find_frontier
+
+    def answer(layers, image):
+        conv = layers.Conv2D(3, 3, padding="same", name="conv")
+        return layers.GlobalAveragePooling2D(name="gather")(conv(conv(image)))
+
+    with pytest.raises(InputError, match="layer conv is called 2 times in net, expected once"):
+        find_frontier(build(answer), layer="conv", rank_at="gather")
+
+
+def test_an_unknown_layer_is_refused(build):
+    from goodnet.frontier import find_frontier
+
+    net = build(lambda layers, image: layers.GlobalAveragePooling2D(name="gather")(image))
+    with pytest.raises(InputError, match="layer conv is called 0 times in net, expected once"):
+        find_frontier(net, layer="conv", rank_at="gather")
+
+
+def test_an_operation_named_like_a_merge_may_still_mix(build):
+    from keras import ops
+
+    from goodnet.frontier import find_frontier
+
+    def answer(layers, image):
+        x = layers.Conv2D(4, 3, name="conv")(image)
+        return layers.Dense(3)(layers.Flatten()(ops.average(x, axis=-1)))
+
+    frontier = find_frontier(build(answer), layer="conv", rank_at="conv")
+    assert [name_of(consumer.tensor) for consumer in frontier.consumers] == ["conv"]
+
+
+@pytest.mark.parametrize("rank_at", ["mix", "behind", "before", "flat", "flat_relu"])
+def test_ranking_where_channels_are_not_apart_is_refused(build, rank_at):
+    from goodnet.frontier import find_frontier
+
+    def answer(layers, image):
+        x = layers.Conv2D(4, 3, name="conv")(layers.ReLU(name="before")(image))
+        y = layers.ReLU(name="behind")(layers.Conv2D(4, 3, name="mix")(x))
+        x = layers.ReLU(name="flat_relu")(layers.Flatten(name="flat")(x))
+        return layers.Dense(3)(layers.Concatenate()([x, layers.Flatten()(y)]))
+
+    with pytest.raises(InputError, match=rf"conv.* {rank_at}\b"):
+        find_frontier(build(answer), layer="conv", rank_at=rank_at)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "log_softmax", "glu"])
+def test_an_activation_that_mixes_channels_is_refused(build, activation):
+    from goodnet.frontier import find_frontier
+
+    def answer(layers, image):
+        x = layers.Conv2D(4, 3, activation=activation, name="conv")(image)
+        return layers.Dense(3)(layers.Flatten()(x))
+
+    with pytest.raises(InputError, match=f"layer conv has the activation {activation}"):
+        find_frontier(build(answer), layer="conv", rank_at="conv")
