@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench ui lock
+.PHONY: run test lint bench fuzz ui lock
 .DEFAULT_GOAL := run
 
 run: .venv/installed

@@ -19,6 +19,8 @@ Shape = tuple[int, int, int]
 _FORMATS = {".png": ("PNG",), ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO")}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _GRAY_MODES = ("1", "L", "LA")
+_MOST_PIXELS = 2**26
+"""As many as large cameras take; a few bytes can claim a thousand times as many."""
 _EIGHT_BIT_MODES = (*_GRAY_MODES, "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -111,12 +113,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             _require_format(image, path)
+            _require_sensible_size(image, path)
             yield image
     except InputError:
         raise
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is no readable PNG or JPEG image") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise InputError(f"{path}: declares more pixels than any image should have") from error
     except Exception as error:
         # Decoders fail on hostile bytes with whatever they stumble over.
@@ -129,6 +132,14 @@ def _require_format(image: Image.Image, path: Path) -> None:
         raise InputError(f"{path}: is a {image.format} image, but its name says {expected[0]}")
     if image.mode not in _EIGHT_BIT_MODES:
         raise InputError(f"{path}: has pixels of type {image.mode}, expected 8 bits a channel")
+
+
+def _require_sensible_size(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > _MOST_PIXELS:
+        raise InputError(
+            f"{path}: declares {image.height} x {image.width} pixels, "
+            f"expected at most {_MOST_PIXELS:,}"
+        )
 
 
 def _require_size(image: Image.Image, path: Path, shape: Shape) -> None:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from goodnet.errors import InputError
 from goodnet.images import ImageSet, open_images
-from goodnet.model_files import choose_layers, describe_model
+from goodnet.layer_choice import choose_layers
+from goodnet.model_files import describe_model
 
 SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
 EVALUATION_SETS: tuple[SetName, ...] = ("clean_test", "poisoned_test", "poisoned_valid")

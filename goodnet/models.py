@@ -13,21 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
-from goodnet.deepid import build_deepid
+from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
+from goodnet.keras_archives import is_archive
 from goodnet.model_files import (
-    DEFAULT_LIMITS,
     ModelDescription,
-    ModelLimits,
     describe_model,
     errors_about,
-    is_archive,
     read_model_config,
     require_model_file,
 )
-from goodnet.safe_hdf5 import open_hdf5
+from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +54,7 @@ def load_model(
         description = describe_model(private, architecture=architecture, limits=limits)
         with _build_errors(private):
             if description.kind == "hdf5 weights":
-                model = _load_deepid(private, description)
+                model = load_deepid(private, description.num_classes or 0)
             else:
                 _require_parameters(private, description, limits)
                 model = _load_whole(private)
@@ -150,34 +146,6 @@ def _count_declared_parameters(config: dict[str, Any]) -> int:
     if isinstance(found[0], Exception):
         raise found[0]
     return found[0]
-
-
-def _load_deepid(path: Path, description: ModelDescription) -> keras.Model:
-    """Build DeepID and fill it with the weights stored under its layers' names."""
-    model = build_deepid(description.num_classes or 0)
-    with open_hdf5(path) as file:
-        if "layer_names" in file.attrs:
-            for layer in model.layers:
-                if layer.weights:
-                    layer.set_weights(_read_weights(file, layer, path))
-            return model
-    model.load_weights(path)
-    return model
-
-
-def _read_weights(file: h5py.File, layer: keras.Layer, path: Path) -> list[Any]:
-    group = file.get(layer.name)
-    if not isinstance(group, h5py.Group):
-        raise InputError(f"{path}: has no weights for layer `{layer.name}`")
-    stored = [group[name] for name in group.attrs["weight_names"]]
-    expected = [tuple(weight.shape) for weight in layer.weights]
-    found = [item.shape for item in stored]
-    if found != expected:
-        raise InputError(
-            f"{path}: layer `{layer.name}` has weights of shapes {found} on disk, "
-            f"expected {expected}"
-        )
-    return [item[()] for item in stored]
 
 
 def _require_classifier(model: keras.Model, description: ModelDescription) -> None:

@@ -153,8 +153,9 @@ def _check_objects(file: h5py.File, path: Path) -> None:
                 )
 
 
-def _address(item: h5py.HLObject) -> int:
-    return int(h5py.h5o.get_info(item.id).addr)
+def _address(item: h5py.HLObject) -> tuple[int, ...]:
+    # h5o.get_info would also measure the object's index, and HDF5 crashes on damaged ones.
+    return tuple(h5py.h5g.get_objinfo(item.id).objno)
 
 
 def _require_hard_link(group: h5py.Group, name: str, path: Path) -> None:
@@ -185,6 +186,19 @@ def _check_storage(dataset: h5py.Dataset, path: Path) -> None:
     if len(set(filters)) < len(filters):
         raise InputError(f"{where} uses the same filter twice")
     _check_size(dataset, where, compressed=bool(filters))
+    if dataset.chunks is not None and dataset.size:
+        # HDF5 crashes on chunks that are shorter than the checksum at their end.
+        shortest = 5 if h5py.h5z.FILTER_FLETCHER32 in filters else 1
+        _check_chunks(dataset, where, shortest=shortest, file_bytes=path.stat().st_size)
+
+
+def _check_chunks(dataset: h5py.Dataset, where: str, *, shortest: int, file_bytes: int) -> None:
+    def is_damaged(chunk: h5py.h5d.StoreInfo) -> bool:
+        return not shortest <= chunk.size <= file_bytes - (chunk.byte_offset or 0)
+
+    # A callback that returns anything but None ends the iteration.
+    if dataset.id.chunk_iter(lambda chunk: is_damaged(chunk) or None):
+        raise InputError(f"{where} has a chunk outside the file or with no data, it is damaged")
 
 
 def _check_size(dataset: h5py.Dataset, where: str, *, compressed: bool) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from goodnet.errors import InputError
-from goodnet.model_files import ModelLimits, choose_layers, describe_model
+from goodnet.layer_choice import choose_layers
+from goodnet.model_files import describe_model
+from goodnet.model_limits import ModelLimits
 
 LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"
 needs_lab = pytest.mark.skipif(not LAB.is_dir(), reason="the lab's files are not here")
@@ -219,6 +221,11 @@ def test_an_answer_out_of_ops_leaves_the_classes_to_keras(tmp_path):
         make_layer("Multiply", "masked", "answer") | {"module": "keras.src.ops.numpy"}
     )
     net["config"]["output_layers"] = ["masked", 0, 0]
+    assert describe(tmp_path, net).num_classes is None
+
+
+def test_a_shape_of_no_axes_leaves_the_classes_to_keras(tmp_path):
+    net = make_chain(("Conv2D", "conv"), ("Reshape", "flat", {"target_shape": []}))
     assert describe(tmp_path, net).num_classes is None
 
 
@@ -632,6 +639,13 @@ def test_default_is_the_last_convolution_where_none_is_on_every_path(tmp_path):
     assert choose(tmp_path, net) == ("late", "late")
 
 
+def test_a_shortcut_leads_past_a_convolution(tmp_path):
+    net = make_branches()
+    net["config"]["layers"][4] = make_layer("Add", "join", "early", "late")
+    net["config"]["layers"].insert(1, make_layer("Conv2D", "unused", "image", filters=4))
+    assert choose(tmp_path, net) == ("early", "early")
+
+
 CHAINS = {
     "pooling": ([("MaxPooling2D", "a")], "a"),
     "pooling behind others": (
@@ -643,7 +657,12 @@ CHAINS = {
     "dropout changes nothing": ([("ReLU", "a"), ("Dropout", "b"), ("Permute", "z")], "a"),
     "softmax mixes": ([("Activation", "z", {"activation": "softmax"})], "conv"),
     "normalization of rows mixes": ([("BatchNormalization", "z", {"axis": 1})], "conv"),
-    "padding is not walked through": ([("ZeroPadding2D", "z"), ("MaxPooling2D", "y")], "conv"),
+    "padding is walked through": ([("ZeroPadding2D", "a"), ("MaxPooling2D", "b")], "b"),
+    "padding ranks nothing": ([("ReLU", "a"), ("ZeroPadding2D", "b"), ("Permute", "z")], "a"),
+    "not behind the next convolution": (
+        [("ReLU", "a"), ("DepthwiseConv2D", "b"), ("ReLU", "c"), ("MaxPooling2D", "d")],
+        "a",
+    ),
     "global pooling": ([], "gather"),
 }
 

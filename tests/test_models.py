@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from goodnet.errors import InputError
-from goodnet.model_files import choose_layers, describe_model
+from goodnet.layer_choice import choose_layers
+from goodnet.model_files import describe_model
 from goodnet.models import load_model, save_model
 
 LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"

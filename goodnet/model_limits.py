@@ -1,0 +1,18 @@
+"""How large a model may be; without bounds a small file could fill the memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """How large a model file and the model in it may be before they are refused."""
+
+    max_file_bytes: int = 2 * 2**30
+    max_parameters: int = 200_000_000
+    max_config_bytes: int = 4 * 2**20
+    max_layers: int = 10_000
+
+
+DEFAULT_LIMITS = ModelLimits()

@@ -1,0 +1,358 @@
+"""Valid files with bytes flipped, cut and moved: each is read or refused, and nothing else.
+
+`FUZZ_CASES=100000 python -m pytest tests/test_fuzz.py` tries more, and others each time. HDF5 can
+crash and hang on damaged files, so a process of its own reads them: fuzz_worker.py.
+"""
+
+import hashlib
+import io
+import json
+import os
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+CASES_IN_CI = 3600
+CASES = int(os.environ.get("FUZZ_CASES", CASES_IN_CI))
+PATIENCE_SECONDS = 10
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = Path(tempfile.gettempdir()) / "goodnet-fuzz"
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="memory is measured through /proc"
+)
+
+
+class Edit(NamedTuple):
+    """A change of one place of a file; what `number` and `content` mean is up to the action."""
+
+    action: str
+    position: int
+    number: int
+    content: bytes
+
+
+ACTIONS = {
+    "flip": lambda data, at, edit: data[:at] + bytes([data[at] ^ edit.content[0]]) + data[at + 1 :],
+    "overwrite": lambda data, at, edit: data[:at] + edit.content + data[at + len(edit.content) :],
+    "insert": lambda data, at, edit: data[:at] + edit.content + data[at:],
+    "remove": lambda data, at, edit: data[:at] + data[at + edit.number :],
+    "move": lambda data, at, edit: data[:at] + data[edit.number :][:16] + data[at + 16 :],
+    "cut": lambda data, at, edit: data[:at],
+}
+# Whole numbers that sizes, counts and addresses stumble over.
+BORDERS = [value.to_bytes(8, "little") for value in (0, 1, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1)]
+
+edits = st.lists(
+    st.builds(
+        Edit,
+        action=st.sampled_from([*ACTIONS, "flip", "overwrite", "overwrite"]),
+        position=st.integers(0, 2**14 - 1),
+        number=st.integers(1, 2**10),
+        content=st.binary(min_size=1, max_size=8) | st.sampled_from(BORDERS),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def damage(data: bytes, changes: list[Edit]) -> bytes:
+    for edit in changes:
+        if data:
+            data = ACTIONS[edit.action](data, edit.position % len(data), edit)
+    return data
+
+
+NOTHING = (None, True, -1, 0, 1, 7, 2**70, 0.5, "", "relu", "conv", [], [[]], [None], {})
+SETTINGS = (["conv", 0, 0], "ReLU", "Sequential", "keras.layers", "\x1b[31m", float("nan"))
+
+
+def damage_json(text: bytes, changes: list[Edit]) -> bytes:
+    """Replace values anywhere in JSON by others that stand in it, or by ones of other types."""
+    tree = json.loads(text)
+    for edit in changes:
+        places = list(walk(tree))
+        parent, key = places[edit.position % len(places)]
+        others = [*NOTHING, *SETTINGS, *(owner[name] for owner, name in places[:: edit.number])]
+        if edit.action == "remove":
+            del parent[key]
+        else:
+            parent[key] = json.loads(json.dumps(others[edit.content[0] % len(others)]))
+        tree = tree or [None]
+    return json.dumps(tree).encode()
+
+
+def walk(tree: Any) -> Any:
+    for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], dict | list):
+            yield from walk(tree[key])
+
+
+def layer(class_name: str, name: str, *inputs: str, **config: Any) -> dict[str, Any]:
+    tensors = [
+        {"class_name": "__keras_tensor__", "config": {"keras_history": [source, 0, 0]}}
+        for source in inputs
+    ]
+    return {
+        "module": "keras.layers",
+        "class_name": class_name,
+        "config": {"name": name, **config},
+        "registered_name": None,
+        "name": name,
+        "inbound_nodes": [{"args": [tensors], "kwargs": {}}] if inputs else [],
+    }
+
+
+def make_config() -> bytes:
+    layers = [
+        layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+        layer("Conv2D", "conv", "image", filters=4, activation="relu"),
+        layer("BatchNormalization", "norm", "conv", axis=[3]),
+        layer("MaxPooling2D", "pool", "norm"),
+        layer("Add", "twice", "pool", "pool"),
+        layer("Concatenate", "wide", "twice", "pool", axis=-1),
+        layer("Reshape", "rows", "wide", target_shape=[-1]),
+        layer("Dense", "answer", "rows", units=5, activation="softmax"),
+    ]
+    ends = {"input_layers": ["image", 0, 0], "output_layers": ["answer", 0, 0]}
+    config = {"name": "net", "layers": layers, **ends}
+    module = "keras.src.models.functional"
+    return json.dumps({"module": module, "class_name": "Functional", "config": config}).encode()
+
+
+def make_hdf5(fill: Callable[[h5py.File], object], **options: Any) -> bytes:
+    content = io.BytesIO()
+    with h5py.File(content, "w", **options) as file:
+        fill(file)
+    return content.getvalue()
+
+
+def make_weights() -> bytes:
+    return make_hdf5(lambda file: file.__setitem__("layers/dense/vars/0", np.zeros((4, 5), "f4")))
+
+
+def make_archive(
+    config: bytes, weights: bytes, method: int = zipfile.ZIP_DEFLATED, metadata: bytes = b"{}"
+) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr("metadata.json", metadata)
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights)
+    return content.getvalue()
+
+
+def fill_model(file: h5py.File, text: object) -> None:
+    file.attrs["model_config"] = text
+    file.create_group("model_weights/answer").attrs["weight_names"] = np.array(["kernel:0"], "S")
+    file["model_weights/answer/kernel:0"] = np.zeros((4, 5), "f4")
+
+
+def fill_deepid(file: h5py.File) -> None:
+    file.attrs["layer_names"] = np.array(["output"], "S")
+    file.create_group("output").attrs["weight_names"] = np.array(["output/kernel:0"], "S")
+    file["output/output/kernel:0"] = np.zeros((160, 3), "f4")
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+
+
+def make_images(dtype: str, options: dict[str, Any], **file_options: Any) -> bytes:
+    def fill(file: h5py.File) -> None:
+        file.create_dataset("data", data=PIXELS.transpose(0, 3, 1, 2).astype(dtype), **options)
+        file["label"] = np.arange(6.0)
+
+    return make_hdf5(fill, **file_options)
+
+
+def make_picture(kind: str, mode: str = "RGB") -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(PIXELS[0]).convert(mode).save(content, kind)
+    return content.getvalue()
+
+
+def with_checksums(png: bytes) -> bytes:
+    """Make the checksums of a damaged PNG right again, so that the decoder looks behind them."""
+    content, place = bytearray(png), 8
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, place)
+        end = place + 8 + length
+        if end + 4 > len(content):
+            break
+        struct.pack_into(">I", content, end, zlib.crc32(content[place + 4 : end]))
+        place = end + 4
+    return bytes(content)
+
+
+CHUNKED = {"chunks": (2, 3, 5, 4), "compression": "gzip", "shuffle": True}
+
+
+class Target(NamedTuple):
+    """What is damaged and how: the reader, the file's name, the cases in 24 and the damage."""
+
+    reader: str
+    name: str
+    share: float
+    make: Callable[[list[Edit]], bytes]
+
+
+def damaged(data: bytes) -> Callable[[list[Edit]], bytes]:
+    return lambda changes: damage(data, changes)
+
+
+CONFIG, WEIGHTS = make_config(), make_weights()
+TARGETS = {
+    "archive": Target("model", "a.keras", 2, damaged(make_archive(CONFIG, WEIGHTS))),
+    "description": Target(
+        "model", "a.keras", 4, lambda edits: make_archive(damage_json(CONFIG, edits), WEIGHTS)
+    ),
+    "description as text": Target(
+        "model", "a.keras", 1, lambda edits: make_archive(damage(CONFIG, edits), WEIGHTS)
+    ),
+    "weights in an archive": Target(
+        "model", "a.keras", 3, lambda edits: make_archive(CONFIG, damage(WEIGHTS, edits))
+    ),
+    "model of Keras 2": Target(
+        "model", "a.h5", 2, damaged(make_hdf5(lambda file: fill_model(file, np.bytes_(CONFIG))))
+    ),
+    # Its text has a variable length: each case starts a process.
+    "model of Keras 3": Target(
+        "model", "a.h5", 0.3, damaged(make_hdf5(lambda file: fill_model(file, CONFIG.decode())))
+    ),
+    "weights alone": Target("weights", "a.h5", 2, damaged(make_hdf5(fill_deepid))),
+    "images": Target("images", "a.h5", 2, damaged(make_images("f8", {}))),
+    "compressed images": Target(
+        "images", "a.h5", 2, damaged(make_images("u1", CHUNKED | {"fletcher32": True}))
+    ),
+    "images of the newest format": Target(
+        "images",
+        "a.h5",
+        2,
+        damaged(make_images("f4", CHUNKED | {"maxshape": (None,) * 4}, libver="latest")),
+    ),
+    "png": Target("images", "a.png", 1, damaged(make_picture("PNG"))),
+    "png with checksums": Target(
+        "images", "a.png", 1, lambda edits: with_checksums(damage(make_picture("PNG", "P"), edits))
+    ),
+    "jpeg": Target("images", "a.jpg", 2, damaged(make_picture("JPEG"))),
+}
+
+
+class Worker:
+    """A process that reads one file after another; a new one starts where one has died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def read(self, reader: str, path: Path) -> str:
+        process = self._process or self._start()
+        process.stdin.write(json.dumps([reader, str(path)]) + "\n")
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], PATIENCE_SECONDS)[0]:
+            self.stop()
+            return f"no answer after {PATIENCE_SECONDS} s"
+        answer = process.stdout.readline()
+        if not answer:
+            process.wait()
+            self._process = None
+            return f"the process died with code {process.returncode}"
+        return json.loads(answer)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "fuzz_worker.py")],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        return self._process
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker()
+    yield worker
+    worker.stop()
+
+
+def place(folder: Path, name: str, content: bytes) -> Path:
+    """Write a file, an image into a folder of its label, and return what is to be read."""
+    if name.endswith(".h5") or name.endswith(".keras"):
+        (folder / name).write_bytes(content)
+        return folder / name
+    images = folder / "images"
+    shutil.rmtree(images, ignore_errors=True)
+    (images / "0").mkdir(parents=True)
+    (images / "0" / name).write_bytes(content)
+    return images
+
+
+def keep(name: str, content: bytes) -> Path:
+    KEPT.mkdir(exist_ok=True)
+    kept = KEPT / f"{hashlib.sha256(content).hexdigest()[:16]}-{name}"
+    kept.write_bytes(content)
+    return kept
+
+
+def cases(share: float) -> settings:
+    return settings(
+        max_examples=max(1, round(CASES * share / 24)),
+        derandomize=CASES == CASES_IN_CI,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_files_are_read_or_refused(tmp_path_factory, worker, name):
+    target, folder = TARGETS[name], tmp_path_factory.mktemp("fuzz")
+    counts = {"read": 0, "refused": 0}
+
+    @cases(target.share)
+    @given(edits)
+    def try_all(changes):
+        content = target.make(changes)
+        answer = worker.read(target.reader, place(folder, target.name, content))
+        if answer not in counts:
+            pytest.fail(f"{answer}; the file is kept as {keep(target.name, content)}")
+        counts[answer] += 1
+
+    try_all()
+    assert counts["refused"]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_files_are_read_while_they_are_whole(tmp_path, worker, name):
+    target = TARGETS[name]
+    assert worker.read(target.reader, place(tmp_path, target.name, target.make([]))) == "read"
+
+
+def test_the_worker_tells_what_else_happens(tmp_path, worker):
+    assert "KeyError" in worker.read("nothing", tmp_path)
+    assert worker.read("images", tmp_path / "missing") == "refused"

@@ -1,0 +1,581 @@
+"""Files that somebody prepared, against the readers that meet them, without TensorFlow.
+
+More bad configurations and archives are in test_model_files.py, bad HDF5 in test_safe_hdf5.py,
+bad images in test_images.py, and models that carry code, saved by Keras, in test_models.py.
+"""
+
+import io
+import json
+import pickle
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from goodnet.errors import InputError
+from goodnet.images import open_images
+from goodnet.layer_choice import choose_layers
+from goodnet.model_files import describe_model
+
+Config = dict[str, Any]
+STOCK_ONLY = "expected stock Keras layers and ops only: other classes could run code from the file"
+
+
+def make_layer(
+    class_name: str, name: str, module: str = "keras.layers", **config: object
+) -> Config:
+    config = {"name": name, **config}
+    return {"module": module, "class_name": class_name, "config": config, "registered_name": None}
+
+
+def make_net(*middle: Config) -> Config:
+    """A sequential classifier with `middle` between its convolution and its answer."""
+    layers = [
+        make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+        make_layer("Conv2D", "conv", filters=4, activation="relu"),
+        *middle,
+        make_layer("GlobalMaxPooling2D", "pool"),
+        make_layer("Dense", "answer", units=5),
+    ]
+    return make_layer("Sequential", "net", "keras", layers=layers)
+
+
+def weights_bytes(fill: Callable[[h5py.File], object] = lambda file: None) -> bytes:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["layers/dense/vars/0"] = np.zeros((4, 5), "f4")
+        fill(file)
+    return content.getvalue()
+
+
+def write_archive(path: Path, config: Config | bytes, weights: bytes | None = None) -> None:
+    text = config if isinstance(config, bytes) else json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", text)
+        archive.writestr("model.weights.h5", weights or weights_bytes())
+
+
+def archive(*middle: Config) -> Callable[[Path], None]:
+    return lambda path: write_archive(path, make_net(*middle))
+
+
+def weights(fill: Callable[[h5py.File], object]) -> Callable[[Path], None]:
+    """An archive that is good but for what `fill` does to its weights."""
+    return lambda path: write_archive(path, make_net(), weights_bytes(fill))
+
+
+def names_that_differ(path: Path) -> None:
+    """Let a member have another name in its own header than in the table of contents."""
+    write_archive(path, make_net())
+    path.write_bytes(path.read_bytes().replace(b"config.json", b"confiG.json", 1))
+
+
+def with_member(name: str) -> Callable[[Path], None]:
+    def build(path: Path) -> None:
+        write_archive(path, make_net())
+        with zipfile.ZipFile(path, "a") as opened:
+            opened.writestr(name, b"x")
+
+    return build
+
+
+def entries_that_overlap(path: Path) -> None:
+    """Let two members of the table of contents share one place in the archive."""
+    write_archive(path, make_net())
+    content = bytearray(path.read_bytes())
+    first = content.index(b"PK\x01\x02")
+    second = content.index(b"PK\x01\x02", first + 4)
+    content[second + 42 : second + 46] = content[first + 42 : first + 46]
+    path.write_bytes(content)
+
+
+def size_that_lies(path: Path) -> None:
+    """Declare the 40 kB of config.json to be 10 bytes."""
+    write_archive(path, json.dumps(make_net()).encode() + b" " * 40_000)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"config.json", content.index(b"PK\x01\x02")) - 46
+    content[entry + 24 : entry + 28] = struct.pack("<I", 10)
+    path.write_bytes(content)
+
+
+def hdf5(
+    fill: Callable[[h5py.File], object] = lambda file: None, *, libver: str = "earliest"
+) -> Callable[[Path], None]:
+    """A whole model that is good but for what `fill` does to it."""
+
+    def build(path: Path) -> None:
+        with h5py.File(path, "w", libver=libver) as file:
+            file.attrs["model_config"] = json.dumps(make_net())
+            file["model_weights/answer/kernel"] = np.zeros((4, 5), "f4")
+            fill(file)
+
+    return build
+
+
+def text_that_never_ends(path: Path) -> None:
+    """Damage the heap that holds the text so that HDF5 walks on the spot for ever."""
+    hdf5()(path)
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    (text_bytes,) = struct.unpack_from("<Q", content, heap + 24)
+    free_space = heap + 32 + -(-text_bytes // 8) * 8
+    content[free_space + 8 : free_space + 16] = bytes(8)
+    path.write_bytes(content)
+
+
+def text_of_gigabytes(path: Path) -> None:
+    """Let the reference to the text claim that it has almost four gigabytes."""
+    hdf5()(path)
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    (text_bytes,) = struct.unpack_from("<Q", content, heap + 24)
+    reference = content.index(struct.pack("<IQ", text_bytes, heap))
+    content[reference : reference + 4] = struct.pack("<I", 2**32 - 16)
+    path.write_bytes(content)
+
+
+def add_reference(file: h5py.File) -> None:
+    file["model_weights"].attrs["answer"] = file["model_weights/answer"].ref
+
+
+def add_virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "data", (3,))
+    file.create_virtual_dataset("more", layout)
+
+
+def add_plug_in(file: h5py.File) -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((8,))
+    creation.set_filter(32000 + 1, h5py.h5z.FLAG_OPTIONAL, (1,))
+    space = h5py.h5s.create_simple((8,))
+    h5py.h5d.create(file.id, b"more", h5py.h5t.NATIVE_INT8, space, creation)
+
+
+class Case(NamedTuple):
+    """A bad input: its builder and how the line about it begins."""
+
+    name: str
+    build: Callable[[Path], object]
+    line: str
+
+
+def refused_class(class_name: str, module: str = "keras.layers", **config: object) -> Case:
+    return Case(
+        f"{module}.{class_name}",
+        archive(make_layer(class_name, "evil", module, **config)),
+        f"{{path}}: layer `evil` uses `{class_name}` of module `{module}`, {STOCK_ONLY}",
+    )
+
+
+def inner_model(name: str, layer: Config) -> Config:
+    return make_layer("Sequential", name, "keras", layers=[layer])
+
+
+MODELS = [
+    refused_class("Lambda", function={"class_name": "__lambda__", "config": {"code": "4wAA"}}),
+    refused_class("TFSMLayer", filepath="/tmp/saved_model"),  # noqa: S108
+    refused_class("TorchModuleWrapper", module=None),
+    refused_class("JaxLayer"),
+    refused_class("FlaxLayer"),
+    refused_class("StringLookup", vocabulary="/etc/passwd"),
+    refused_class("TextVectorization"),
+    refused_class("Pipeline"),
+    refused_class("TimeDistributed", layer=make_layer("Lambda", "inner")),
+    refused_class("Bidirectional", layer=make_layer("Lambda", "inner")),
+    refused_class("RNN", cell=make_layer("Lambda", "inner")),
+    refused_class("Wrapper"),
+    refused_class("exec", "builtins"),
+    refused_class("system", "os"),
+    refused_class("Popen", "subprocess"),
+    refused_class("ReLU", "keras.src.layers.activations.relu"),
+    refused_class("ReLU", "keras.layers.evil"),
+    refused_class("ReLU", "Keras.Layers"),
+    refused_class("ReLU", ""),
+    refused_class("get_file", "keras.utils"),
+    refused_class("load_model", "keras.saving"),
+    refused_class("enable_unsafe_deserialization", "keras.config"),
+    refused_class("Map", "keras.src.ops.core"),
+    refused_class("Scan", "keras.src.ops.core"),
+    refused_class("WhileLoop", "keras.src.ops.core"),
+    refused_class("CustomGradient", "keras.src.ops.core"),
+    refused_class("Vectorize", "keras.src.ops.numpy"),
+    refused_class("Adam", "keras"),
+    Case(
+        "class of another case",
+        archive(make_layer("lambda", "evil")),
+        f"{{path}}: layer `evil` uses `lambda` of module `keras.layers`, {STOCK_ONLY}",
+    ),
+    Case(
+        "in a model in the model",
+        archive(inner_model("inner", make_layer("Lambda", "evil"))),
+        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+    ),
+    Case(
+        "in the place of an activation",
+        archive(make_layer("Activation", "act", activation=make_layer("Lambda", "evil"))),
+        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+    ),
+    Case(
+        "in a setting nobody reads",
+        archive(make_layer("ReLU", "act", note=[[{"deep": make_layer("Lambda", "evil")}]])),
+        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+    ),
+    Case(
+        "registered under a stock name",
+        archive(make_layer("ReLU", "evil") | {"registered_name": "package>ReLU"}),
+        "{path}: layer `evil` uses the registered object `package>ReLU`, expected stock Keras "
+        "layers and ops only",
+    ),
+    Case(
+        "name that a terminal would obey",
+        archive(make_layer("Lambda", "\x1b]0;owned\x07\n\u202e")),
+        "{path}: layer `\\x1b]0;owned\\x07\\n\\u202e` uses `Lambda`",
+    ),
+    Case(
+        "three models deep",
+        archive(inner_model("a", inner_model("b", inner_model("c", make_layer("ReLU", "act"))))),
+        "{path}: layer `c` is nested deeper than 2 models",
+    ),
+    Case(
+        "empty axis",
+        archive(make_layer("BatchNormalization", "norm", axis=[])),
+        "{path}: layer `norm` has an empty axis",
+    ),
+    Case("pickle", lambda path: path.write_bytes(pickle.dumps([print])), "{path}: is neither a"),
+    Case(
+        "shell script before an archive",
+        lambda path: (archive()(path), path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())),
+        "{path}: is neither a Keras archive nor HDF5, expected a .keras or .h5 model",
+    ),
+    Case(
+        "tar",
+        lambda path: tarfile.open(path, "w").close(),
+        "{path}: is neither a Keras archive nor HDF5, expected a .keras or .h5 model",
+    ),
+    Case(
+        "saved model",
+        lambda path: (path.mkdir(), (path / "saved_model.pb").touch()),
+        "{path}: is a folder, expected a .keras or .h5 model",
+    ),
+    Case("member in a folder above", with_member("../../evil.py"), "{path}: holds `../../evil.py`"),
+    Case("member for Windows", with_member("..\\evil.py"), "{path}: holds `..\\evil.py`"),
+    Case("folder as member", with_member("assets/"), "{path}: holds `assets/`, expected only"),
+    Case("member named in colour", with_member("\x1b[31m"), "{path}: holds `\\x1b[31m`"),
+    Case("names that differ", names_that_differ, "{path}: is a damaged Keras archive"),
+    Case("members that overlap", entries_that_overlap, "{path}: is a damaged Keras archive"),
+    Case("size that lies", size_that_lies, "{path}: is a damaged Keras archive"),
+    Case(
+        "configuration of megabytes",
+        lambda path: write_archive(path, b" " * (2**22 + 1)),
+        "{path}: member `config.json` has 4,194,305 bytes, expected 4,194,304 or less",
+    ),
+    Case(
+        "weights behind a soft link",
+        weights(lambda file: file.__setitem__("more", h5py.SoftLink("/layers"))),
+        "{path}/model.weights.h5: `/more` is a soft link, expected data inside the file",
+    ),
+    Case(
+        "weights in another file",
+        weights(lambda file: file.create_dataset("more", (4,), "f4", external="/etc/passwd")),
+        "{path}/model.weights.h5: `/more` keeps its data in another file",
+    ),
+    Case("virtual weights", weights(add_virtual), "{path}/model.weights.h5: `/more` is a virtual"),
+    Case(
+        "weights of a plug-in",
+        weights(add_plug_in),
+        "{path}/model.weights.h5: `/more` uses filter 32001, which HDF5 does not bring along",
+    ),
+    Case(
+        "a terabyte of weights",
+        weights(lambda file: file.create_dataset("more", (2**40,), "u1", chunks=(64,))),
+        "{path}/model.weights.h5: `/more` declares 1,099,511,627,776 bytes of shape",
+    ),
+    Case(
+        "weights that are rows",
+        weights(lambda file: file.create_dataset("more", (3,), h5py.vlen_dtype("i4"))),
+        "{path}/model.weights.h5: `/more` holds no numbers",
+    ),
+    Case(
+        "weights that are records",
+        weights(lambda file: file.__setitem__("more", np.zeros(3, [("a", "i4")]))),
+        "{path}/model.weights.h5: `/more` holds no numbers",
+    ),
+    Case(
+        "attribute that refers",
+        hdf5(add_reference),
+        "{path}: attribute `answer` of `/model_weights` is neither text nor number",
+    ),
+    Case(
+        "description of megabytes",
+        hdf5(
+            lambda file: file.attrs.create("model_config", np.bytes_(b"{" * (2**22 + 1))),
+            libver="latest",
+        ),
+        "{path}: model_config has shape () and 4,194,305 bytes, expected one text of at most",
+    ),
+    Case("text that never ends", text_that_never_ends, "{path}: has texts that HDF5 cannot read"),
+    Case("text of gigabytes", text_of_gigabytes, "{path}: has texts that HDF5 cannot read"),
+]
+
+
+def write_set(path: Path, fill: Callable[[h5py.File], object] = lambda file: None) -> None:
+    """Two good images of 5 x 4 pixels, but for what `fill` does to them."""
+    with h5py.File(path, "w") as file:
+        file["data"], file["label"] = np.zeros((2, 3, 5, 4)), [0, 1]
+        fill(file)
+
+
+def replaced(name: str, *arguments: Any, **options: Any) -> Callable[[Path], None]:
+    """An image file whose data set `name` is created anew with other arguments."""
+
+    def fill(file: h5py.File) -> None:
+        del file[name]
+        file.create_dataset(name, *arguments, **options)
+
+    return lambda path: write_set(path, fill)
+
+
+def linked(name: str, link: object) -> Callable[[Path], None]:
+    def fill(file: h5py.File) -> None:
+        del file[name]
+        file[name] = link
+
+    return lambda path: write_set(path, fill)
+
+
+def with_chunk(**changes: int) -> Callable[[Path], None]:
+    """An image file of one chunk with a checksum, whose place or size is changed."""
+
+    def build(path: Path) -> None:
+        pixels = np.zeros((2, 3, 5, 4), "u1")
+        replaced("data", data=pixels, chunks=(2, 3, 5, 4), fletcher32=True)(path)
+        with h5py.File(path) as file:
+            chunk = file["data"].id.get_chunk_info(0)
+        content = bytearray(path.read_bytes())
+        entry = content.index(struct.pack("<II5Q", chunk.size, 0, 0, 0, 0, 0, 0))
+        struct.pack_into("<I", content, entry, changes.get("size", chunk.size))
+        place = entry + 8 + 5 * 8
+        struct.pack_into("<Q", content, place, changes.get("byte_offset", chunk.byte_offset))
+        path.write_bytes(content)
+
+    return build
+
+
+def folder(content: bytes | Callable[[Path], object], name: str = "0/a.png") -> Any:
+    """A folder of one good image and another with the given content."""
+
+    def build(path: Path) -> None:
+        for label in ("0", "1"):
+            (path / label).mkdir(parents=True)
+        Image.new("RGB", (4, 5)).save(path / "1" / "good.png")
+        if callable(content):
+            content(path / name)
+        else:
+            (path / name).write_bytes(content)
+
+    return build
+
+
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A small PNG whose header declares another size."""
+    content = bytearray(save(Image.new("RGB", (4, 5)), "PNG"))
+    struct.pack_into(">II", content, 16, width, height)
+    struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def png_with_text_bomb() -> bytes:
+    """A PNG whose comment unpacks to 100 MB."""
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", " " * 100_000_000, zip=True)
+    return save(Image.new("RGB", (4, 5)), "PNG", pnginfo=notes)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n(/tmp/x) (w) file\n"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+RGB = Image.new("RGB", (4, 5))
+
+IMAGES = [
+    Case(
+        "data are a group",
+        lambda path: write_set(path, lambda file: file.move("data", "x/data")),
+        "{path}: has no data set `data`, it has `label`, `x/data`",
+    ),
+    Case(
+        "data are a type",
+        linked("data", np.dtype("f4")),
+        "{path}: has no data set `data`, it has `label`",
+    ),
+    Case(
+        "labels behind a soft link",
+        linked("label", h5py.SoftLink("/data")),
+        "{path}: `/label` is a soft link, expected data inside the file",
+    ),
+    Case(
+        "labels in another file",
+        linked("label", h5py.ExternalLink("/etc/passwd", "/label")),
+        "{path}: `/label` is an external link, expected data inside the file",
+    ),
+    Case(
+        "pixels of a device",
+        replaced("data", (2, 3, 5, 4), "u1", external=[("/dev/zero", 0, 120)]),
+        "{path}: `/data` keeps its data in another file, expected data inside the file",
+    ),
+    Case(
+        "pixels that are rows",
+        replaced("data", (2, 3, 5, 4), h5py.vlen_dtype("u1")),
+        "{path}: `data` holds elements of type object, expected numbers",
+    ),
+    Case(
+        "pixels that are records",
+        replaced("data", (2, 3, 5, 4), np.dtype([("r", "u1")])),
+        "{path}: `data` holds elements of type [('r', 'u1')], expected numbers",
+    ),
+    Case(
+        "labels that refer",
+        replaced("label", (2,), h5py.ref_dtype),
+        "{path}: `label` holds elements of type object, expected numbers",
+    ),
+    Case(
+        "a petabyte of labels",
+        replaced("label", (2**50,), "u1", chunks=(2,), compression="gzip"),
+        "{path}: `/label` declares 1,125,899,906,842,624 bytes of shape",
+    ),
+    Case(
+        "a petabyte nobody reads",
+        lambda path: write_set(path, lambda file: file.create_dataset("more", (2**50,), "u1")),
+        "{path}: `/more` declares 1,125,899,906,842,624 bytes of shape",
+    ),
+    Case(
+        "chunk without bytes",
+        with_chunk(size=0),
+        "{path}: `/data` has a chunk outside the file or with no data, it is damaged",
+    ),
+    Case(
+        "chunk shorter than its checksum",
+        with_chunk(size=3),
+        "{path}: `/data` has a chunk outside the file or with no data, it is damaged",
+    ),
+    Case(
+        "chunk behind the end",
+        with_chunk(byte_offset=2**40),
+        "{path}: `/data` has a chunk outside the file or with no data, it is damaged",
+    ),
+    Case(
+        "billions of pixels",
+        folder(png_of(2**31 - 1, 2**31 - 1)),
+        "{path}/0/a.png: declares more pixels than any image should have",
+    ),
+    Case(
+        "millions of pixels",
+        folder(png_of(9000, 9000)),
+        "{path}/0/a.png: declares 9000 x 9000 pixels, expected at most 67,108,864",
+    ),
+    Case(
+        "comment that explodes",
+        folder(png_with_text_bomb()),
+        "{path}/0/a.png: cannot be decoded, it is damaged",
+    ),
+    Case(
+        "header alone",
+        folder(save(RGB, "PNG")[:33]),
+        "{path}/0/a.png: ",
+    ),
+    Case(
+        "half a photograph",
+        folder(save(Image.effect_noise((400, 500), 99).convert("RGB"), "JPEG")[:9000], "0/a.jpg"),
+        "{path}/0/a.jpg: image is 500 x 400 (height x width), expected 5 x 4",
+    ),
+    Case(
+        "postscript",
+        folder(POSTSCRIPT),
+        "{path}/0/a.png: is no readable PNG or JPEG image",
+    ),
+    Case("drawing", folder(SVG), "{path}/0/a.png: is no readable PNG or JPEG image"),
+    Case("tiff", folder(save(RGB, "TIFF")), "{path}/0/a.png: is no readable PNG or JPEG image"),
+    Case("icon", folder(save(RGB, "ICO")), "{path}/0/a.png: is no readable PNG or JPEG image"),
+    Case(
+        "link to a secret",
+        folder(lambda path: path.symlink_to("/etc/passwd")),
+        "{path}/0/a.png: is a link that leads out of the folder",
+    ),
+    Case(
+        "folder that is the parent",
+        folder(lambda path: path.symlink_to(".."), "2"),
+        "{path}/2: is a link that leads out of the folder",
+    ),
+    Case(
+        "name written backwards",
+        folder(b"", "0/a\u202egnp.exe"),
+        "{path}/0/a\\u202egnp.exe: is no image file, expected .png, .jpg or .jpeg",
+    ),
+    Case(
+        "name of two lines",
+        folder(b"", "0/a\nb.png"),
+        "{path}/0/a\\nb.png: is no readable PNG or JPEG image",
+    ),
+]
+
+
+def read_model(path: Path) -> object:
+    return choose_layers(describe_model(path), layer=None, rank_at=None)
+
+
+def read_images(path: Path) -> object:
+    return list(open_images(path, shape=(5, 4, 3)).batches(2))
+
+
+CASES = [
+    *(pytest.param(read_model, case, id=case.name) for case in MODELS),
+    *(pytest.param(read_images, case, id=case.name) for case in IMAGES),
+]
+
+
+@pytest.mark.parametrize(("read", "case"), CASES)
+def test_hostile_input_is_refused_in_one_line(tmp_path, read, case):
+    path = tmp_path / "input"
+    case.build(path)
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        read(path)
+    line = str(caught.value)
+    assert line.startswith(case.line.format(path=path))
+    assert line.isprintable()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("read", "build"),
+    [
+        (read_model, archive()),
+        (read_model, hdf5()),
+        (read_images, write_set),
+        (read_images, with_chunk()),
+        (read_images, folder(save(RGB, "PNG"))),
+    ],
+    ids=["archive", "hdf5", "images", "checked chunks", "folder"],
+)
+def test_what_the_cases_start_from_is_read(tmp_path, read, build):
+    build(tmp_path / "input")
+    assert read(tmp_path / "input")
+
+
+def test_there_are_enough_cases():
+    assert len({case.name for case in (*MODELS, *IMAGES)}) == len(CASES) >= 60
