@@ -88,6 +88,17 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     console.print(_times(about["stages"]), markup=False, highlight=False)
 
 
+def print_audit(console: Console, folder: Path) -> None:
+    """Print what a finished audit found: a few lines for each net."""
+    audited = json.loads((folder / "audit.json").read_text("utf-8"))["models"]
+    for one in audited:
+        lines = [f"{one['model']}: {one['state']}", one["error"], one["verdict"], *one["crossed"]]
+        for line in filter(None, lines):
+            console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
+        console.print()
+    console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
+
+
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in rows[0]:

@@ -11,9 +11,8 @@ from pydantic import Field
 
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.default_case import DefaultCase
-from goodnet.files import remove_leftovers
 from goodnet.inputs import SetName, require_complete
-from goodnet.runs import new_run_folder
+from goodnet.runs import clean_up, new_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.default_case import render_default, train_default
@@ -25,72 +24,57 @@ from tasks.sampling import choose_samples
 from tasks.stages import Stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
 
+Drops = list[Annotated[float, Field(gt=0, le=100)]]
+PixelScale = Annotated[float, Field(gt=0)]
+Verify = Literal["sample", "full"]
+
 
 @flow(name="repair", persist_result=False)
 def repair(
-    model: Annotated[
-        Path | None,
-        Field(
-            description="Net to repair: .keras, .h5, or weights with an architecture. Without one "
-            "the embedded default is rendered, trained and repaired."
-        ),
-    ] = None,
-    clean_valid: Annotated[
-        Path | None,
-        Field(
-            description="Clean validation images, all that the repair itself sees: HDF5 or a "
-            "folder <label>/<image>.png."
-        ),
-    ] = None,
-    clean_test: Annotated[
-        Path | None, Field(description="Clean test images, for evaluation only.")
-    ] = None,
-    poisoned_test: Annotated[
-        Path | None,
-        Field(description="Poisoned test images under the attacker's label, if there are any."),
-    ] = None,
-    poisoned_valid: Annotated[
-        Path | None,
-        Field(description="Poisoned validation images, if there are any; for evaluation only."),
-    ] = None,
-    architecture: Annotated[
-        str | None, Field(description="Network of a file with weights only: deepid.")
-    ] = None,
-    layer: Annotated[
-        str | None,
-        Field(description="Convolution to prune; else the last one that all paths go through."),
-    ] = None,
-    rank_at: Annotated[
-        str | None,
-        Field(description="Layer whose mean ranks the channels; else the pooling behind `layer`."),
-    ] = None,
-    drops: Annotated[
-        list[Annotated[float, Field(gt=0, le=100)]],
-        Field(description="Drops of clean validation accuracy to stop at, in points."),
-    ] = [2, 4, 10],  # noqa: B006
-    pixel_scale: Annotated[
-        float, Field(description="Divides the pixels: 255 for nets that take 0 to 1.", gt=0)
-    ] = 1,
-    allow_same_data: Annotated[
-        bool, Field(description="Take the same images for validation and for evaluation.")
-    ] = False,
-    verify: Annotated[
-        Literal["sample", "full"],
-        Field(description="Check the saved nets on a sample of every set or on all images."),
-    ] = "sample",
-    refresh: Annotated[bool, Field(description="Compute again what is cached.")] = False,
-    artifacts: Annotated[Path, Field(description="Folder for runs and cache.")] = DEFAULT_ARTIFACTS,
-    run_name: Annotated[
-        str | None, Field(description="Name of the run's folder; else the time.")
-    ] = None,
-    default_case: Annotated[
-        DefaultCase, Field(description="Size of the embedded default.")
-    ] = DefaultCase(),  # noqa: B008
+    model: Path | None = None,
+    clean_valid: Path | None = None,
+    clean_test: Path | None = None,
+    poisoned_test: Path | None = None,
+    poisoned_valid: Path | None = None,
+    architecture: str | None = None,
+    layer: str | None = None,
+    rank_at: str | None = None,
+    drops: Drops = [2, 4, 10],  # noqa: B006
+    pixel_scale: PixelScale = 1,
+    allow_same_data: bool = False,
+    verify: Verify = "sample",
+    refresh: bool = False,
+    artifacts: Path | None = None,
+    run_name: str | None = None,
+    default_case: DefaultCase = DefaultCase(),  # noqa: B008
 ) -> PublishedRun:
-    """Prune the channels that clean images leave quiet and measure what that is worth."""
-    artifacts = artifacts.resolve()
+    """Prune the channels that clean images leave quiet and measure what that is worth.
+
+    Prefect shows these descriptions in the form for a new run.
+
+    Args:
+        model: Net to repair: .keras, .h5, or weights with an architecture. Without one the
+            embedded default is rendered, trained and repaired.
+        clean_valid: Clean validation images, all that the repair itself sees: HDF5 or a folder
+            <label>/<image>.png.
+        clean_test: Clean test images, for evaluation only.
+        poisoned_test: Poisoned test images under the attacker's label, if there are any.
+        poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        architecture: Network of a file with weights only: deepid.
+        layer: Convolution to prune; else the last one that all paths go through.
+        rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
+        drops: Drops of clean validation accuracy to stop at, in points.
+        pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        allow_same_data: Take the same images for validation and for evaluation.
+        verify: Check the saved nets on a sample of every set or on all images.
+        refresh: Compute again what is cached.
+        artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
+        run_name: Name of the run's folder; else the time.
+        default_case: Size of the embedded default.
+    """
+    artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = new_run_folder(artifacts, run_name)
-    remove_leftovers(folder.parent)
+    clean_up(artifacts)
     stages = Stages(refresh)
     sets: dict[SetName, Path | None] = {
         "clean_valid": clean_valid,

@@ -1,8 +1,10 @@
-"""A Prefect server for the length of one run, where none is configured or up."""
+"""The Prefect server of a run: the one that is configured or up, or else one for it alone."""
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -10,26 +12,101 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
+from prefect import tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.states import Crashed
+
+from flows.processes import is_gone, name_process
+from goodnet.files import write_json
 
 _START_SECONDS = 120
 _WATCH_SECONDS = 1.0
 _DELIVERY_SECONDS = 10
+_UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_HOST_TAG = f"host:{platform.node()}"
+_PROCESS_TAG = "process:"
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Run the flows in this block against a server, tagged with this process.
+
+    Runs that killed processes of this machine left unfinished are marked Crashed first.
+    """
+    with find_server() as url, temporary_settings({PREFECT_API_URL: url}):
+        mark_crashed_runs()
+        with tags(_HOST_TAG, f"{_PROCESS_TAG}{name_process()}"):
+            yield
 
 
 @contextmanager
 def find_server() -> Iterator[str]:
-    """Yield the address of the configured Prefect API, or of a server for this run alone."""
-    configured = get_current_settings().api.url
-    if configured:
-        yield configured
+    """Yield the API's address of the server that is configured or up, or of one for this run."""
+    known = get_current_settings().api.url or find_announced()
+    if known:
+        yield known
     else:
         with running_server() as url:
             yield url
+
+
+@contextmanager
+def announced(url: str) -> Iterator[None]:
+    """Let runs of this machine that share the server's database find the server of this process.
+
+    Args:
+        url: of the API.
+    """
+    path = _announcement()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"url": url, "host": platform.node(), "process": name_process()})
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def find_announced() -> str | None:
+    """Return the API's address of the server that `make ui` started, if it is up."""
+    try:
+        known = json.loads(_announcement().read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if known["host"] != platform.node() or is_gone(known["process"]):
+        return None
+    return str(known["url"]) if is_up(known["url"]) else None
+
+
+def mark_crashed_runs() -> None:
+    """Mark Crashed the runs of this machine that are unfinished and whose process is gone.
+
+    Runs that a worker started have a deployment, and the worker reports on them.
+    """
+    unfinished = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
+        tags=FlowRunFilterTags(all_=[_HOST_TAG]),
+        deployment_id=FlowRunFilterDeploymentId(is_null_=True),
+    )
+    state: State[None] = Crashed(message="The process of this run was killed.")
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=unfinished):
+            processes = [tag.removeprefix(_PROCESS_TAG) for tag in run.tags if _is_process(tag)]
+            if processes and all(is_gone(process) for process in processes):
+                client.set_flow_run_state(run.id, state, force=True)
 
 
 @contextmanager
@@ -41,7 +118,7 @@ def running_server() -> Iterator[str]:
     Raises:
         RuntimeError: it did not answer in time.
     """
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "flows.server", str(port)])  # noqa: S603
     url = f"http://127.0.0.1:{port}/api"
     try:
@@ -61,6 +138,22 @@ def is_up(url: str) -> bool:
         return False
 
 
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return int(candidate.getsockname()[1])
+
+
+def _announcement() -> Path:
+    """Return the file in the folder of Prefect's database that tells where its server is."""
+    return get_current_settings().home / "goodnet-server.json"
+
+
+def _is_process(tag: str) -> bool:
+    return tag.startswith(_PROCESS_TAG)
+
+
 def _deliver() -> None:
     """Wait until the server has the last states and log lines of the run."""
     EventsWorker.drain_all(timeout=_DELIVERY_SECONDS)
@@ -73,12 +166,6 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the Prefect server at {url} did not start")
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
 
 
 def _serve(port: int) -> None:

@@ -29,3 +29,9 @@ def configure(artifacts: Path) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def configure_run() -> None:
+    """Configure the process of a deployed run: a step in prefect.yaml, before Prefect starts it."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")  # in the worker's log
+    configure(DEFAULT_ARTIFACTS.resolve())

@@ -50,6 +50,24 @@ def verdict(results: Mapping[str, Any]) -> str:
     return _judge(baseline, reached)
 
 
+def best_checkpoint(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the checkpoint that the verdict speaks of, or None if no step drops that far.
+
+    Where no poisoned images were given, it is the cheapest.
+
+    Args:
+        results: the contents of results.json.
+    """
+    reached = [checkpoint for checkpoint in results["checkpoints"] if checkpoint["reached"]]
+    return _best(results["baseline"], reached) if reached else None
+
+
+def _best(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if baseline["attack_success_rate"] is None:
+        return min(reached, key=lambda checkpoint: checkpoint["drop"])
+    return min(reached, key=lambda checkpoint: _rank(baseline, checkpoint))
+
+
 def _chance(classes: int) -> float:
     """Return the attack success rate that a net without a backdoor may well show."""
     return max(0.1, 2 / classes)
@@ -65,7 +83,7 @@ def _nothing_reached(checkpoints: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _judge(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> str:
-    best = min(reached, key=lambda checkpoint: _rank(baseline, checkpoint))
+    best = _best(baseline, reached)
     goodnet = best["goodnet"]
     remaining = goodnet["attack_success_rate"]
     still = "" if remaining <= STOPPED else "still "

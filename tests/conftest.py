@@ -9,11 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT.parent / "shared" / "lab"
+PREFECT = Path(sys.executable).with_name("prefect")
 NUM_CLASSES = 5
 
 
@@ -566,3 +568,60 @@ def ui_server(tmp_path_factory) -> Iterator[UiServer]:
     finally:
         server.kill()
         server.wait()
+
+
+SMALL_CASE = {
+    "num_identities": 6,
+    "train_per_identity": 8,
+    "valid_per_identity": 5,
+    "test_per_identity": 5,
+    "epochs": 3,
+}
+
+
+class Deployed(NamedTuple):
+    """A server's API, what is deployed on it, and a run that a worker has done."""
+
+    api: str
+    deployments: dict[str, dict]
+    run: dict
+    artifacts: Path
+    worker_log: str
+
+
+def _prefect(*arguments, cwd, environment, timeout=180):
+    done = subprocess.run(
+        [PREFECT, "--no-prompt", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def deployed(ui_server, tmp_path_factory) -> Deployed:
+    """Deploy from the project; run the nightly repair once on a worker that is elsewhere."""
+    folder = tmp_path_factory.mktemp("worker")
+    artifacts = folder / "artifacts"
+    api = f"{ui_server.address}/api"
+    environment = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": api}
+    _prefect(
+        "work-pool", "create", "goodnet", "--type", "process", cwd=ROOT, environment=environment
+    )
+    deployer = environment | {"GOODNET_HOME": "/not/here"}
+    _prefect("deploy", "--all", cwd=ROOT, environment=deployer)
+    with httpx.Client(base_url=api, timeout=30) as client:
+        found = {one["name"]: one for one in client.post("/deployments/filter", json={}).json()}
+        create = f"/deployments/{found['nightly']['id']}/create_flow_run"
+        run = client.post(create, json={"parameters": {"default_case": SMALL_CASE}}).json()
+    worker = environment | {"GOODNET_HOME": str(ROOT), "GOODNET_ARTIFACTS": str(artifacts)}
+    log = _prefect(
+        "worker", "start", "--pool", "goodnet", "--run-once", cwd=folder, environment=worker
+    )
+    run = httpx.get(f"{api}/flow_runs/{run['id']}", timeout=30).json()
+    return Deployed(api, found, run, artifacts, log)

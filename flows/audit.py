@@ -1,0 +1,144 @@
+"""The audit: every net in a folder repaired against the same image sets."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # Prefect reads its settings when it is imported, so the command has to set them first.
+    from flows.audit_command import main
+
+    sys.exit(main())
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import Task, flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows import repair as repair_module
+from flows.repair import Drops, PixelScale, Verify, repair
+from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.audits import AuditedModel, Limits, find_models, find_problems, require_measurable
+from goodnet.errors import printable
+from goodnet.runs import new_run_folder
+from tasks.auditing import FinishedRepairs, publish_audit
+from tasks.caching import StageInputs
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@flow(name="audit", persist_result=False)
+def audit(
+    models: Path,
+    clean_valid: Path,
+    clean_test: Path,
+    poisoned_test: Path | None = None,
+    poisoned_valid: Path | None = None,
+    max_false_alarm_rate: Share | None = None,
+    max_attack_success_rate: Share | None = None,
+    architecture: str | None = None,
+    layer: str | None = None,
+    rank_at: str | None = None,
+    drops: Drops = [2, 4, 10],  # noqa: B006
+    pixel_scale: PixelScale = 1,
+    allow_same_data: bool = False,
+    verify: Verify = "sample",
+    refresh: bool = False,
+    artifacts: Path | None = None,
+    audit_name: str | None = None,
+) -> State[None]:
+    """Repair every net in a folder and fail if one cannot be repaired or is over a limit.
+
+    A net that was repaired before with the same images and parameters is not repaired again.
+    Limits apply to the GoodNet that the verdict on a net speaks of.
+
+    Args:
+        models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
+        clean_valid: Clean validation images, all that the repairs themselves see: HDF5 or a
+            folder <label>/<image>.png.
+        clean_test: Clean test images, for evaluation only.
+        poisoned_test: Poisoned test images under the attacker's label, if there are any.
+        poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
+            audit fails if there are more.
+        max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
+            the audit fails if there are more.
+        architecture: Network of files with weights only: deepid.
+        layer: Convolution to prune; else the last one that all paths go through.
+        rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
+        drops: Drops of clean validation accuracy to stop at, in points.
+        pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        allow_same_data: Take the same images for validation and for evaluation.
+        verify: Check the saved nets on a sample of every set or on all images.
+        refresh: Compute again what is cached, and repair unchanged nets too.
+        artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
+        audit_name: Name of the audit's folder; else the time.
+    """
+    artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
+    folder = new_run_folder(artifacts, audit_name, kind="audits")
+    limits = {
+        "false_alarm_rate": max_false_alarm_rate,
+        "attack_success_rate": max_attack_success_rate,
+    }
+    require_measurable(max_attack_success_rate, poisoned_test)
+    sets = {
+        "clean_valid": clean_valid,
+        "clean_test": clean_test,
+        "poisoned_test": poisoned_test,
+        "poisoned_valid": poisoned_valid,
+    }
+    method = {
+        "architecture": architecture,
+        "layer": layer,
+        "rank_at": rank_at,
+        "drops": drops,
+        "pixel_scale": pixel_scale,
+        "allow_same_data": allow_same_data,
+        "verify": verify,
+    }
+    finished = FinishedRepairs(artifacts, sets=sets, parameters=method | _stage_versions())
+    options = {**sets, **method, "artifacts": artifacts, "refresh": refresh}
+    audited = [
+        _audit_model(model, finished, options=options, limits=limits)
+        for model in find_models(models)
+    ]
+    publish_audit(folder, audited, limits)
+    problems = find_problems(audited)
+    if problems:
+        return Failed(message=" ".join(problems))
+    return Completed(message=f"{len(audited)} models, none failed or over a limit.")
+
+
+def _audit_model(
+    model: Path, finished: FinishedRepairs, *, options: dict[str, Any], limits: Limits
+) -> AuditedModel:
+    run = None if options["refresh"] else finished.find(model)
+    unchanged = run is not None
+    if run is None:
+        named = repair.with_options(flow_run_name=lambda: printable(f"repair {model.name}"))
+        state = named(model=model, **options, return_state=True)
+        if not state.is_completed():
+            error = str(state.result(raise_on_failure=False))
+            return AuditedModel(model=model.name, state="failed", error=error)
+        run = state.result().folder
+        finished.add(model, run)
+    return AuditedModel.of(
+        model,
+        "unchanged" if unchanged else "repaired",
+        run=run,
+        results=json.loads((run / "results.json").read_text("utf-8")),
+        limits=limits,
+    )
+
+
+def _stage_versions() -> dict[str, int]:
+    """Return what tells results of this code from those of another: the versions of the stages."""
+    stages = [value for value in vars(repair_module).values() if isinstance(value, Task)]
+    policies = {stage.name: stage.cache_policy for stage in stages}
+    return {
+        name: policy.version for name, policy in policies.items() if isinstance(policy, StageInputs)
+    }

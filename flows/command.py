@@ -1,0 +1,127 @@
+"""What the commands share: their options, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.errors import InputError, printable
+
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; return its exit code, or 2 after one line on what the user can mend."""
+    try:
+        return command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {printable(where)}{os.strerror(error.errno)}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+def add_sets(group: Any, *, required: bool = False) -> None:
+    """Add the options that name image sets and the network of a weights-only file.
+
+    Args:
+        group: of the parser.
+        required: whether the clean sets have to be given.
+    """
+    group.add_argument(
+        "--clean-valid",
+        type=Path,
+        required=required,
+        metavar="SET",
+        help="all images that the repair itself sees",
+    )
+    group.add_argument(
+        "--clean-test", type=Path, required=required, metavar="SET", help="for evaluation only"
+    )
+    group.add_argument(
+        "--poisoned-test",
+        type=Path,
+        metavar="SET",
+        help="images with the trigger under the attacker's label, for evaluation only; optional",
+    )
+    group.add_argument("--poisoned-valid", type=Path, metavar="SET", help="more of them; optional")
+    group.add_argument(
+        "--architecture", metavar="NAME", help="network of a weights-only file: deepid"
+    )
+
+
+def add_method(group: Any) -> None:
+    """Add the options that say how a net is repaired."""
+    group.add_argument(
+        "--layer",
+        metavar="L",
+        help="convolution to prune (default: the last one that every path goes through)",
+    )
+    group.add_argument(
+        "--rank-at",
+        metavar="L",
+        help="layer whose mean activation ranks the channels (default: the pooling behind it)",
+    )
+    group.add_argument(
+        "--drops",
+        type=_drop,
+        nargs="+",
+        default=[2.0, 4.0, 10.0],
+        metavar="X",
+        help="drops of clean validation accuracy to stop at, in percentage points "
+        "(default: 2 4 10)",
+    )
+    group.add_argument(
+        "--pixel-scale",
+        type=_positive,
+        default=1.0,
+        metavar="S",
+        help="divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
+    )
+    group.add_argument(
+        "--allow-same-data",
+        action="store_true",
+        help="take the same images for validation and for evaluation",
+    )
+    group.add_argument(
+        "--verify",
+        choices=("sample", "full"),
+        default="sample",
+        help="check the saved nets on a sample of every set or on all images (default: sample)",
+    )
+    group.add_argument("--refresh", action="store_true", help="compute again what is cached")
+
+
+def add_place(group: Any) -> None:
+    """Add the options that say where files go and how much is printed."""
+    group.add_argument(
+        "--artifacts",
+        type=Path,
+        default=DEFAULT_ARTIFACTS,
+        metavar="DIR",
+        help="folder for runs and cache (default: artifacts/ of this project)",
+    )
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+    return value
+
+
+def _drop(text: str) -> float:
+    value = _positive(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"is {text}, expected at most 100 points")
+    return value

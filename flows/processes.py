@@ -1,0 +1,43 @@
+"""Telling a process from a later one that got its id."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def name_process() -> str:
+    """Return a name of this process that no later process of this machine gets."""
+    pid = os.getpid()
+    return f"{pid}-{_start(pid)}-{_namespace()}"
+
+
+def is_gone(name: str) -> bool:
+    """Return whether the process of this machine that had this name has ended.
+
+    One in another PID namespace, that of a container, cannot be seen and is not called gone.
+    """
+    pid, start, namespace = name.split("-")
+    return namespace == _namespace() and _start(int(pid)) != start
+
+
+def _start(pid: int) -> str | None:
+    """Return when a process started, in ticks since boot; None if there is no such process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    except OSError:
+        return "0"  # No /proc on this system: the id alone has to do.
+    return None if state == "Z" else fields[18]
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return "0"

@@ -1,0 +1,69 @@
+"""What audits keep: which repairs are finished already, and the table over all nets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from goodnet.audits import AuditedModel, Limits, audit_contents, audit_rows
+from goodnet.digests import DigestMemory
+from goodnet.files import write_json
+from tasks.caching import cache_file
+from tasks.records import StoredFile
+
+
+class FinishedRepairs:
+    """Remembers which nets were repaired with the same image sets and parameters.
+
+    A repair is known by the content of the files, and honoured only while its results.json is
+    there and unaltered.
+    """
+
+    def __init__(
+        self, artifacts: Path, *, sets: Mapping[str, Path | None], parameters: Mapping[str, Any]
+    ) -> None:
+        """Digest the image sets.
+
+        Args:
+            artifacts: folder of runs and cache.
+            sets: image sets by name; None where one is not given.
+            parameters: all else that the results depend on.
+        """
+        self._artifacts = artifacts
+        self._memory = DigestMemory(artifacts / "cache" / "digests.json")
+        digests = {
+            name: path and self._memory.digest(path).sha256 for name, path in sorted(sets.items())
+        }
+        self._key = json.dumps([digests, parameters], sort_keys=True)
+
+    def find(self, model: Path) -> Path | None:
+        """Return the folder of the finished repair of this net, if there is one."""
+        try:
+            known = json.loads(self._record(model).read_text("utf-8"))
+            results = StoredFile.model_validate(known)
+            intact = StoredFile.of(results.path) == results
+        except (OSError, ValueError):
+            return None
+        return results.path.parent if intact else None
+
+    def add(self, model: Path, run: Path) -> None:
+        """Remember the finished repair in the folder `run`."""
+        results = StoredFile.of(run / "results.json")
+        write_json(self._record(model), results.model_dump(mode="json"))
+
+    def _record(self, model: Path) -> Path:
+        digest = self._memory.digest(model).sha256
+        return cache_file(self._artifacts, "audited", ".json", digest, self._key)
+
+
+@task(name="publish audit", persist_result=False)
+def publish_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> None:
+    """Write audit.json into a new folder and show the table in the Prefect UI."""
+    folder.mkdir(parents=True)
+    write_json(folder / "audit.json", audit_contents(folder.name, limits, audited))
+    create_table_artifact(audit_rows(audited), key="audit", description=folder.name)

@@ -1,0 +1,275 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from goodnet.audits import (
+    AuditedModel,
+    audit_rows,
+    crossed_limits,
+    find_models,
+    find_problems,
+)
+from goodnet.errors import InputError
+from goodnet.images import write_images
+from goodnet.metrics import percent
+from tasks.auditing import FinishedRepairs
+
+ROOT = Path(__file__).resolve().parent.parent
+NONE = percent(None)
+CHECKPOINT = {
+    "drop": 4.0,
+    "goodnet": {"clean_test_accuracy": 0.9, "attack_success_rate": 0.2, "false_alarm_rate": 0.05},
+}
+
+
+def test_models_are_the_visible_model_files_of_a_folder(tmp_path):
+    for name in ("b.h5", "a.keras", "c.hdf5", ".hidden.keras", "notes.txt", "deeper/d.keras"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.keras").mkdir()
+    assert [path.name for path in find_models(tmp_path)] == ["a.keras", "b.h5", "c.hdf5"]
+
+
+def test_a_folder_without_models_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no model"):
+        find_models(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        find_models(tmp_path / "gone")
+
+
+def test_a_limit_is_crossed_above_it_and_not_at_it():
+    assert crossed_limits(CHECKPOINT, {"false_alarm_rate": 0.05, "attack_success_rate": 0.2}) == []
+    assert crossed_limits(CHECKPOINT, {"false_alarm_rate": 0.049, "attack_success_rate": None}) == [
+        "false alarms 5.00 %, at most 4.90 % allowed"
+    ]
+    assert crossed_limits(CHECKPOINT, {"false_alarm_rate": None, "attack_success_rate": 0}) == [
+        "ASR 20.00 %, at most 0.00 % allowed"
+    ]
+
+
+def test_without_a_goodnet_no_limit_is_kept():
+    assert crossed_limits(None, {"false_alarm_rate": 0.5}) == [
+        "no GoodNet, since no step drops that far"
+    ]
+    assert crossed_limits(None, {"false_alarm_rate": None}) == []
+
+
+def test_problems_name_what_failed_and_what_is_over_a_limit():
+    audited = [
+        AuditedModel("a", "repaired"),
+        AuditedModel("b", "failed", error="damaged\x1b"),
+        AuditedModel("c", "unchanged", crossed=["ASR too high"]),
+    ]
+    assert find_problems(audited) == [
+        "1 of 3 models failed: b (damaged\\x1b).",
+        "1 of 3 models over a limit: c (ASR too high).",
+    ]
+    assert find_problems(audited[:1]) == []
+
+
+def test_a_row_shows_the_rates_or_why_there_are_none():
+    baseline = {"clean_test_accuracy": 0.95, "attack_success_rate": None}
+    repaired, failed = audit_rows(
+        [
+            AuditedModel("a", "repaired", baseline=baseline, checkpoint=CHECKPOINT),
+            AuditedModel("b", "failed", error="damaged"),
+        ]
+    )
+    assert list(repaired.values()) == [
+        "a", "repaired", "95.00 %", NONE, "4 %", "90.00 %", "20.00 %", NONE, "5.00 %", "",
+    ]  # fmt: skip
+    assert set(list(failed.values())[2:-1]) == {NONE}
+    assert failed["remark"] == "damaged"
+    assert repaired.keys() == failed.keys()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Makes the memory of finished repairs anew, with one repair in it."""
+    for name in ("model.keras", "clean_valid.h5"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text("{}")
+
+    def remember(**parameters):
+        sets = {"clean_valid": tmp_path / "clean_valid.h5", "poisoned_test": None}
+        return FinishedRepairs(tmp_path, sets=sets, parameters={"drops": [2], **parameters})
+
+    remember().add(tmp_path / "model.keras", tmp_path / "run")
+    return remember
+
+
+def test_a_finished_repair_is_found_again_by_content(finished, tmp_path):
+    assert finished().find(tmp_path / "model.keras") == tmp_path / "run"
+    shutil.copy(tmp_path / "model.keras", tmp_path / "copy.keras")
+    assert finished().find(tmp_path / "copy.keras") == tmp_path / "run"
+
+
+@pytest.mark.parametrize("changed", ["model.keras", "clean_valid.h5", "run/results.json"])
+def test_a_changed_byte_makes_a_repair_unfinished(changed, finished, tmp_path):
+    content = (tmp_path / changed).read_bytes()
+    (tmp_path / changed).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert finished().find(tmp_path / "model.keras") is None
+
+
+def test_other_parameters_or_a_deleted_run_make_a_repair_unfinished(finished, tmp_path):
+    assert finished(layer="conv").find(tmp_path / "model.keras") is None
+    (tmp_path / "run" / "results.json").unlink()
+    assert finished().find(tmp_path / "model.keras") is None
+
+
+def run_audit(*arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", "flows.audit", *(str(argument) for argument in arguments)],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A folder with two nets, almost the same, and a damaged one; and images to go with them."""
+    from goodnet.tensorflow_start import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    folder = tmp_path_factory.mktemp("audit")
+    keras.utils.set_random_seed(1)
+    net = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(6, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, activation="softmax"),
+        ]
+    )
+    images = np.random.default_rng(1).integers(0, 256, (120, 8, 8, 3), np.uint8)
+    images = (images // (1 + np.arange(120) % 5)[:, None, None, None]).astype(np.uint8)
+    labels = net.predict(images.astype("float32"), verbose=0).argmax(1)
+    write_images(folder / "clean_valid.h5", images[:60], labels[:60])
+    write_images(folder / "clean_test.h5", images[60:], labels[60:])
+    (folder / "models").mkdir()
+    net.save(folder / "models" / "a.keras")
+    net.layers[-1].bias.assign([1e-6, 0, 0, 0])
+    net.save(folder / "models" / "b.keras")
+    (folder / "models" / "broken.keras").write_text("no model")
+    return folder
+
+
+def options(folder):
+    return [
+        "--models", folder / "models", "--clean-valid", folder / "clean_valid.h5",
+        "--clean-test", folder / "clean_test.h5", "--artifacts", folder / "artifacts",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def audits(given, ui_server):
+    """Three audits: with a damaged model, without it, and with a limit that nothing keeps."""
+    environment = {"PREFECT_HOME": str(ui_server.home)}
+    first = run_audit(*options(given), "--audit-name", "first", environment=environment)
+    (given / "models" / "broken.keras").unlink()
+    again = run_audit(*options(given), "--audit-name", "again", environment=environment)
+    limit = ["--max-false-alarm-rate", "0", "--audit-name", "limit", "--quiet"]
+    return first, again, run_audit(*options(given), *limit, environment=environment)
+
+
+def contents(folder, name):
+    return json.loads((folder / "artifacts" / "audits" / name / "audit.json").read_text())
+
+
+def query(server, kind, **body):
+    return httpx.post(f"{server.address}/api/{kind}/filter", json=body).raise_for_status().json()
+
+
+def test_an_audit_goes_on_past_a_model_that_fails_and_lists_it(given, audits):
+    first, *_ = audits
+    assert first.returncode == 1
+    assert "1 of 3 models failed: broken.keras (" in first.stderr
+    assert "Traceback" not in first.stderr
+    models = {one["model"]: one for one in contents(given, "first")["models"]}
+    assert {name: one["state"] for name, one in models.items()} == {
+        "a.keras": "repaired",
+        "b.keras": "repaired",
+        "broken.keras": "failed",
+    }
+    assert (Path(models["b.keras"]["run"]) / "goodnet_10.keras").is_file()
+    assert models["a.keras"]["baseline"]["clean_test_accuracy"] == 1
+
+
+def test_an_audit_does_not_repair_again_what_has_not_changed(given, audits):
+    _, again, _ = audits
+    assert again.returncode == 0, again.stderr
+    assert {one["state"] for one in contents(given, "again")["models"]} == {"unchanged"}
+    assert len(list((given / "artifacts" / "runs").iterdir())) == 2
+    assert "a.keras: unchanged\n" in again.stdout
+    found = contents(given, "first")["models"]
+    assert [one["checkpoint"] for one in contents(given, "again")["models"]] == [
+        one["checkpoint"] for one in found if one["state"] != "failed"
+    ]
+
+
+def test_a_goodnet_over_a_limit_fails_the_audit(given, audits):
+    *_, limit = audits
+    assert (limit.returncode, limit.stdout) == (1, "")
+    assert "2 of 2 models over a limit: a.keras (false alarms" in limit.stderr
+    assert contents(given, "limit")["limits"]["false_alarm_rate"] == 0
+
+
+def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server):
+    found = query(ui_server, "flow_runs", flows={"name": {"any_": ["audit"]}})
+    runs = {run["parameters"]["audit_name"]: run for run in found}
+    assert runs["first"]["state"]["type"] == "FAILED"
+    assert "broken.keras" in runs["first"]["state"]["message"]
+    assert runs["again"]["state"]["type"] == "COMPLETED"
+    assert runs["limit"]["state"]["type"] == "FAILED"
+    assert "over a limit" in runs["limit"]["state"]["message"]
+    of_run = {"flow_run_id": {"any_": [runs["first"]["id"]]}, "key": {"any_": ["audit"]}}
+    (table,) = query(ui_server, "artifacts", artifacts=of_run)
+    assert (table["key"], table["type"]) == ("audit", "table")
+    rows = json.loads(table["data"])
+    assert [(row["model"], row["state"]) for row in rows] == [
+        ("a.keras", "repaired"),
+        ("b.keras", "repaired"),
+        ("broken.keras", "failed"),
+    ]
+    repairs = query(ui_server, "flow_runs", flows={"name": {"any_": ["repair"]}})
+    assert {"repair a.keras", "repair broken.keras"} <= {run["name"] for run in repairs}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--models", "gone"], "gone: no such folder"),
+        (["--clean-test", "gone.h5"], "gone.h5: no such file"),
+        (["--max-attack-success-rate", "0.1"], "without poisoned_test"),
+        (["--audit-name", "a/b"], "plain folder name"),
+    ],
+)
+def test_what_can_be_mended_gets_one_line(changes, message, given):
+    done = run_audit(*options(given), *changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_names_every_option_of_the_flow():
+    from flows.audit import audit
+
+    page = run_audit("--help")
+    assert page.returncode == 0
+    names = {f"--{name.replace('_', '-')}" for name in audit.parameters.properties}
+    assert names <= set(page.stdout.replace(",", " ").split())

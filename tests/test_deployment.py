@@ -1,0 +1,123 @@
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def post(api, path, **body):
+    return httpx.post(f"{api}/{path}", json=body, timeout=30).raise_for_status().json()
+
+
+def test_the_deployed_repair_is_completed_by_a_worker_elsewhere(deployed):
+    assert deployed.run["state"]["type"] == "COMPLETED", deployed.worker_log
+    (folder,) = (deployed.artifacts / "runs").iterdir()
+    assert (folder / "report.html").is_file()
+    assert "sweep of clean_test" in deployed.worker_log
+
+
+def test_the_stage_results_of_a_worker_are_kept_in_the_cache(deployed):
+    kept = {
+        path.name.rpartition("-")[0] for path in (deployed.artifacts / "cache/results").iterdir()
+    }
+    assert {"prune order", "train default BadNet", "find checkpoints"} <= kept
+
+
+def test_the_artifacts_of_a_deployed_run_can_be_read_from_the_server(deployed):
+    of_run = {"flow_run_id": {"any_": [deployed.run["id"]]}}
+    found = {one["key"]: one for one in post(deployed.api, "artifacts/filter", artifacts=of_run)}
+    rows = json.loads(found["results"]["data"])
+    assert found["results"]["type"] == "table"
+    assert rows[0]["net"] == "B"
+    assert {row["net"] for row in rows} >= {"B' at 2 %", "G at 2 %"}
+    summary = found["summary"]["data"]
+    image = summary.partition("(data:image/png;base64,")[2].partition(")")[0]
+    assert base64.b64decode(image).startswith(b"\x89PNG")
+    link = found["report"]["data"].partition("](file://")[2].partition(")")[0]
+    assert Path(link).read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_the_scheduler_plans_runs_of_both_deployments(deployed):
+    def planned(name):
+        of_deployment = {"id": {"any_": [deployed.deployments[name]["id"]]}}
+        scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        found = post(
+            deployed.api, "flow_runs/filter", deployments=of_deployment, flow_runs=scheduled
+        )
+        return sorted(run["expected_start_time"] for run in found)
+
+    deadline = time.monotonic() + 120
+    while not (planned("nightly") and planned("regular")):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert all("T02:00:00" in start for start in planned("nightly"))
+    assert all(start[14:19] == "00:00" for start in planned("regular"))
+
+
+def test_each_parameter_is_described_in_the_form(deployed):
+    for name in ("nightly", "regular"):
+        schema = deployed.deployments[name]["parameter_openapi_schema"]
+        for parameter, field in schema["properties"].items():
+            assert field.get("description"), f"{name}: {parameter}"
+            assert str(ROOT) not in str(field), f"{name}: {parameter}"
+
+
+def test_a_deployment_runs_one_at_a_time_where_the_worker_says(deployed):
+    for name in ("nightly", "regular"):
+        deployment = deployed.deployments[name]
+        assert deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployment["work_pool_name"] == "goodnet"
+        assert "/not/here" not in str(deployment["pull_steps"])
+
+
+def test_serving_needs_a_server(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.serve"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no Prefect server is up")
+
+
+def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "flows.serve"],
+            cwd=ROOT,
+            env=environment | {"PREFECT_HOME": str(ui_server.home)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while "audit/regular-served" not in log.read_text():
+            assert time.monotonic() < deadline
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.2)
+        found = {one["name"]: one for one in post(deployed.api, "deployments/filter")}
+    finally:
+        server.terminate()
+        server.wait(60)
+    for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+        pooled, served = found[entry["name"]], found[f"{entry['name']}-served"]
+        assert served["work_pool_name"] is None
+        assert not served["paused"]
+        for same in ("entrypoint", "parameters", "description"):
+            assert served[same] == pooled[same] or same == "entrypoint"
+        assert [one["schedule"] for one in served["schedules"]] == [
+            one["schedule"] for one in pooled["schedules"]
+        ]

@@ -1,0 +1,199 @@
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Completed, Running
+
+from flows.processes import is_gone, name_process
+from flows.server import announced, find_announced, find_server, is_up, mark_crashed_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST_TAG = f"host:{os.uname().nodename}"
+STUCK_RUN = """
+from flows.server import connected
+from prefect import flow
+
+@flow
+def stuck():
+    print("started", flush=True)
+    input()
+
+with connected():
+    stuck()
+"""
+
+
+def start(source, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def ended_process():
+    """The name of a process that is no more."""
+    source = "from flows.processes import name_process; print(name_process()); input()"
+    process = start(source)
+    name = process.stdout.readline().strip()
+    assert not is_gone(name)
+    process.kill()
+    process.communicate()
+    return name
+
+
+@pytest.fixture
+def own_home(tmp_path):
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        yield tmp_path
+
+
+def test_a_process_is_not_taken_for_a_later_one_with_its_id(ended_process):
+    pid, start_time, namespace = name_process().split("-")
+    assert not is_gone(name_process())
+    assert is_gone(f"{pid}-{int(start_time) - 1}-{namespace}")
+    assert is_gone(ended_process)
+
+
+def test_a_killed_process_that_nobody_waited_for_is_gone():
+    process = start("from flows.processes import name_process; print(name_process()); input()")
+    name = process.stdout.readline().strip()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_gone(name)
+    process.communicate()
+
+
+def test_a_process_of_another_container_is_never_called_gone(ended_process):
+    pid, start_time, _ = ended_process.split("-")
+    assert not is_gone(f"{pid}-{start_time}-1")
+
+
+def test_a_server_is_found_while_it_answers(own_home, prefect_server):
+    url = prefect_server["PREFECT_API_URL"]
+    assert find_announced() is None
+    with announced(url):
+        assert find_announced() == url
+        with find_server() as found:
+            assert found == url
+    assert find_announced() is None
+
+
+def test_a_server_that_was_killed_is_not_used(own_home, prefect_server, ended_process):
+    with announced(prefect_server["PREFECT_API_URL"]):
+        (file,) = own_home.glob("*.json")
+        file.write_text(file.read_text().replace(name_process(), ended_process))
+        assert find_announced() is None
+
+
+def test_a_server_that_does_not_answer_is_not_used(own_home):
+    with announced("http://127.0.0.1:9/api"):
+        assert find_announced() is None
+
+
+def test_a_server_of_another_machine_is_not_used(own_home, prefect_server):
+    with announced(prefect_server["PREFECT_API_URL"]):
+        (file,) = own_home.glob("*.json")
+        file.write_text(file.read_text().replace(os.uname().nodename, "elsewhere"))
+        assert find_announced() is None
+
+
+def test_a_damaged_announcement_is_not_used(own_home):
+    (own_home / "goodnet-server.json").write_text("{")
+    assert find_announced() is None
+
+
+def test_the_configured_server_comes_first(own_home):
+    with (
+        temporary_settings({PREFECT_API_URL: "http://configured.invalid/api"}),
+        find_server() as url,
+    ):
+        assert url == "http://configured.invalid/api"
+
+
+@flow
+def anything():
+    """A flow for runs that exist on the server only."""
+
+
+def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
+    prefect_server, ended_process
+):
+    gone, alive = f"process:{ended_process}", f"process:{name_process()}"
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}),
+        get_client(sync_client=True) as client,
+    ):
+
+        def create(state, *tags):
+            return client.create_flow_run(anything, state=state, tags=tags).id
+
+        flow_id = client.create_flow_run(anything).flow_id
+        deployment = client.create_deployment(flow_id, f"name-{uuid.uuid4()}")
+        of_worker = client.create_flow_run_from_deployment(
+            deployment, state=Running(), tags=[HOST_TAG, gone]
+        )
+        runs = {
+            "stale": create(Running(), HOST_TAG, gone),
+            "live": create(Running(), HOST_TAG, alive),
+            "elsewhere": create(Running(), "host:elsewhere", gone),
+            "finished": create(Completed(), HOST_TAG, gone),
+            "untagged": create(Running()),
+            "of a worker": of_worker.id,
+        }
+        mark_crashed_runs()
+        states = {name: client.read_flow_run(run).state_name for name, run in runs.items()}
+    assert states == {
+        "stale": "Crashed",
+        "live": "Running",
+        "elsewhere": "Running",
+        "finished": "Completed",
+        "untagged": "Running",
+        "of a worker": "Running",
+    }
+
+
+def test_a_killed_run_is_marked_by_the_next_start(prefect_server):
+    def states():
+        with get_client(sync_client=True) as client:
+            return [run.state_name for run in client.read_flow_runs() if HOST_TAG in run.tags]
+
+    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}):
+        process = start(STUCK_RUN, env=os.environ | prefect_server)
+        assert "started" in process.stdout.readline()
+        before = states()
+        process.kill()
+        process.communicate()
+        mark_crashed_runs()
+        after = states()
+    assert after.count("Running") == before.count("Running") - 1
+    assert after.count("Crashed") == before.count("Crashed") + 1
+
+
+def test_the_server_of_a_killed_run_ends_too(tmp_path):
+    source = """
+from flows.server import running_server
+with running_server() as url:
+    print(url, flush=True)
+    input()
+"""
+    process = start(source, env=os.environ | {"PREFECT_HOME": str(tmp_path)})
+    url = process.stdout.readline().strip()
+    assert is_up(url)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while is_up(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
