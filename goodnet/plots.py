@@ -211,6 +211,7 @@ def _field(label: str) -> str:
 
 
 def channels_axis(rows: Sequence[Mapping[str, Any]], field: str = "step") -> alt.X:
+    """Return the x axis that all curves share."""
     scale = alt.Scale(domain=[0, max(row["step"] for row in rows)], nice=False)
     axis = alt.Axis(title="channels pruned", tickMinStep=1, grid=False)
     return alt.X(f"{field}:Q", scale=scale, axis=axis)

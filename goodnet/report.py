@@ -79,7 +79,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
         page_environment()
         .get_template("report.html")
         .render(
-            name=run["run"],
+            name=run.get("run", run_folder.resolve().name),
             verdict=verdict(results),
             results=results,
             rows=_result_rows(results, _set_sizes(sweep)),
