@@ -76,6 +76,15 @@ class Progressing:
             self._console.print(line, highlight=False, markup=False)
 
 
+def print_plan(console: Console, parameters: Mapping[str, Any]) -> None:
+    """Print what a run is about to do."""
+    model = parameters["model"]
+    net = printable(str(model)) if model else "a BadNet trained on rendered faces"
+    drops = ", ".join(f"{drop:g}" for drop in parameters["drops"])
+    line = f"Repairing {net}: activations, prune order, sweep, B' and G at {drops} points"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_run(console: Console, folder: Path, verdict: str) -> None:
     """Print the table of a finished run, what it means, where its files are and what took time."""
     results = json.loads((folder / "results.json").read_text("utf-8"))

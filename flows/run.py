@@ -53,12 +53,13 @@ def _check(parameters: dict[str, Any]) -> None:
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     from rich.console import Console
 
-    from flows.console import Progressing, print_run
+    from flows.console import Progressing, print_plan, print_run
     from flows.repair import repair
     from flows.server import connected
     from tasks import progress
 
     if not quiet:
+        print_plan(Console(stderr=True), parameters)
         progress.listeners.append(Progressing(Console(stderr=True)))
     with connected():
         run = repair(**parameters)
