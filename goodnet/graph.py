@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from goodnet.errors import InputError
@@ -136,3 +137,11 @@ def pre_activation(layer: Any, tensor: Any) -> Any:
             dilation_rate=layer.dilation_rate,
         )
     return result + layer.bias if layer.use_bias else result
+
+
+def compiled(run: Callable[..., Any], shapes: Iterable[Sequence[Any]]) -> Callable[..., Any]:
+    """Compile a function of float32 tensors of these shapes once for any number of images."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes]
+    return tf.function(run, input_signature=signature)

@@ -67,7 +67,7 @@ def pick_samples(
         SAMPLES_PER_KIND,
     )
     for block in cache.blocks(range(min(cache.num_blocks, _BLOCKS_SEARCHED))):
-        *_, answers = sweep_block(block, frontier=frontier, order=channels)
+        answers = sweep_block(block, frontier=frontier, order=channels)[-1]
         for kind in wanted:
             rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers)), wanted[kind])
             wanted[kind] -= len(rows)

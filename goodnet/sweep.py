@@ -7,17 +7,18 @@ runs on those alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from goodnet.activations import ActivationCache, Block, FloatArray, IntArray
+from goodnet.consumers import Consumer
 from goodnet.curves import Counts
-from goodnet.frontier import Consumer, Frontier
+from goodnet.frontier import Frontier
 
-_REFRESH_STEPS = 16
+_REFRESH_STEPS = 32
 """Steps that changed something after which the pre-activations are computed from scratch."""
 
 
@@ -50,35 +51,39 @@ def sweep(
         return sum(threads.map(count, numbers), start=Counts(0, nothing, nothing, nothing))
 
 
-def count_answers(block: Block, answers: Iterable[IntArray]) -> Counts:
+def count_answers(block: Block, answers: IntArray) -> Counts:
     """Count what the pruned net answers at each step.
 
     Args:
         block: the images.
-        answers: (n,) for each step, starting with B's own.
+        answers: (steps, n), starting with B's own.
     """
-    counts = [
-        (
-            np.count_nonzero(right := answer == block.labels),
-            np.count_nonzero(answer != block.predictions),
-            np.count_nonzero(right & (answer == block.predictions)),
-        )
-        for answer in answers
-    ]
-    return Counts(len(block), *np.array(counts, np.int64).T)
+    right, same = answers == block.labels, answers == block.predictions
+    counts = (np.count_nonzero(found, axis=1) for found in (right, ~same, right & same))
+    return Counts(len(block), *counts)
 
 
-def sweep_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> Iterator[IntArray]:
-    """Yield the answers (n,) of the net with the first k channels of `order` removed, k = 0 … C."""
-    answers = block.predictions.copy()
-    yield answers.copy()
+def sweep_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> IntArray:
+    """Return what the net answers with the first k channels of `order` removed, k = 0 … K.
+
+    Args:
+        block: n images.
+        frontier: of the same model at the same layers.
+        order: K channels.
+
+    Returns:
+        (K + 1, n) classes.
+    """
+    answers = np.empty((len(order) + 1, len(block)), np.int64)
+    answers[0] = block.predictions
     state = _BlockState(block, frontier)
-    for channel in order:
+    for step, channel in enumerate(order, start=1):
+        answers[step] = answers[step - 1]
         moved = state.remove(channel)
         if moved is not None:
             rows, tensors = moved
-            answers[rows] = np.asarray(frontier.head(*tensors)).argmax(axis=1)
-        yield answers.copy()
+            answers[step, rows] = frontier.head(*tensors).argmax(axis=1)
+    return answers
 
 
 class _BlockState:
@@ -92,7 +97,7 @@ class _BlockState:
         self._states, sources, constants = self._prepare(block.base)
         self._constants = [_by_channel(constant, frontier) for constant in constants]
         self._changes = [
-            np.ascontiguousarray(_by_channel(source, frontier) - constant)
+            _change(_by_channel(source, frontier), constant)
             for source, constant in zip(sources, self._constants, strict=True)
         ]
         changed = [change.any(axis=2) for change in self._changes]
@@ -131,7 +136,8 @@ class _BlockState:
             moved[:, channel :: self._frontier.num_channels] = (
                 constant if len(constant) == 1 else constant[rows]
             )
-        state[rows] = moved
+        if not isinstance(rows, slice):
+            state[rows] = moved
         return moved
 
     def _refresh(self) -> None:
@@ -144,12 +150,18 @@ class _BlockState:
     def _prepare(
         self, base: FloatArray
     ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
-        tensors = [np.array(t) for t in self._frontier.prepare(base, *self._block.sides)]
+        tensors = [np.asarray(t) for t in self._frontier.prepare(base, *self._block.sides)]
         num_consumers = len(self._frontier.consumers)
         behind = tensors[num_consumers:]
-        return tensors[:num_consumers], behind[::2], behind[1::2]
+        return [t.copy() for t in tensors[:num_consumers]], behind[::2], behind[1::2]
 
 
 def _by_channel(tensor: FloatArray, frontier: Frontier) -> FloatArray:
     """Return a tensor (n, ..., C), flattened or not, as (C, n, positions)."""
     return np.moveaxis(tensor.reshape(len(tensor), -1, frontier.num_channels), -1, 0)
+
+
+def _change(source: FloatArray, constant: FloatArray) -> FloatArray:
+    change = np.array(source, order="C")  # transposing first: a third of the time
+    change -= constant
+    return change

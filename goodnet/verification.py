@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def check_saved(
     num_images = num_wrong = 0
     for block in cache.blocks(numbers):
         block = block if full else _first(block, SAMPLE_IMAGES)
-        pruned = _last(sweep_block(block, frontier=frontier, order=channels))
+        pruned = sweep_block(block, frontier=frontier, order=channels)[-1]
         flagged = np.where(pruned == block.predictions, pruned, goodnet.output_shape[-1] - 1)
         batches = images.batches(len(block), start=block.first, stop=block.first + len(block))
         pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
@@ -85,9 +85,3 @@ def _first(block: Block, num_images: int) -> Block:
         base=block.base[rows],
         sides=tuple(side[rows] for side in block.sides),
     )
-
-
-def _last(answers: Iterable[IntArray]) -> IntArray:
-    for answer in answers:
-        last = answer
-    return last

@@ -28,8 +28,7 @@ def order_of(cache) -> list[int]:
 def swept_answers(passed, order) -> np.ndarray:
     """The answers of every step, (C + 1, n), from the cache."""
     blocks = [
-        np.array(list(sweep_block(block, frontier=passed.frontier, order=order)))
-        for block in passed.cache.blocks()
+        sweep_block(block, frontier=passed.frontier, order=order) for block in passed.cache.blocks()
     ]
     return np.concatenate(blocks, axis=1)
 
@@ -106,7 +105,7 @@ def test_removing_silent_channels_runs_nothing(lab_passes, monkeypatch):
     (block,) = passed.cache.blocks()
     monkeypatch.setattr(type(passed.frontier), "head", None)
     silent = order_of(passed.cache)[:32]
-    *_, answers = sweep_block(block, frontier=passed.frontier, order=silent)
+    answers = sweep_block(block, frontier=passed.frontier, order=silent)[-1]
     np.testing.assert_array_equal(answers, block.predictions)
 
 
@@ -114,7 +113,7 @@ def test_count_answers_by_hand():
     nothing = np.zeros((4, 1), np.float32)
     labels, predictions = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
     block = Block(0, labels, predictions, nothing, nothing, ())
-    answers = [predictions, np.array([0, 2, 2, 3]), np.array([1, 0, 0, 1])]
+    answers = np.array([predictions, [0, 2, 2, 3], [1, 0, 0, 1]])
     counts = count_answers(block, answers)
     assert counts.images == 4
     assert counts.correct.tolist() == [3, 3, 0]
