@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from goodnet.activations import IntArray
-from goodnet.images import ImageSet, prefetched
+from goodnet.images import ImageSet
+from goodnet.threads import prefetched
 
 if TYPE_CHECKING:
     import keras

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +28,7 @@ from goodnet.image_folders import (
     require_shape,
 )
 
-__all__ = ["ImageSet", "Pixels", "open_images", "prefetched", "write_images"]
-
-Item = TypeVar("Item")
+__all__ = ["ImageSet", "Pixels", "open_images", "write_images"]
 
 _LABEL_LIMIT = 10**9
 
@@ -101,25 +97,6 @@ def open_images(
     layout, labels = open_image_file(path, shape, limit)
     read = partial(read_file_batches, path, layout)
     return ImageSet(path, len(labels), layout.shape, labels, layout.dtype, read)
-
-
-def prefetched(items: Iterator[Item], *, depth: int = 2) -> Iterator[Item]:
-    """Yield what `items` yields while a background thread fetches up to `depth` items ahead.
-
-    An error in `items` is raised here, after the items before it. When the consumer stops early,
-    the thread ends and `items` is closed.
-    """
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        ahead = deque(pool.submit(next, items, end) for _ in range(depth))
-        try:
-            while (item := ahead.popleft().result()) is not end:
-                ahead.append(pool.submit(next, items, end))
-                yield item  # type: ignore[misc]
-        finally:
-            pool.shutdown(cancel_futures=True)
-            if isinstance(items, Generator):
-                items.close()
 
 
 def _open_folder(folder: Path, shape: Shape | None, limit: int) -> ImageSet:

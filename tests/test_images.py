@@ -2,8 +2,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
-import time
 import warnings
 import zlib
 from pathlib import Path
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from goodnet.errors import InputError
-from goodnet.images import open_images, prefetched, write_images
+from goodnet.images import open_images, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"
@@ -613,76 +611,3 @@ def test_a_large_file_is_never_held_in_memory(tmp_path):
     found, grown_kilobytes = map(int, done.stdout.split())
     assert found == num_images
     assert grown_kilobytes < 80_000
-
-
-def test_prefetched_yields_everything_in_order():
-    assert list(prefetched(iter(range(100)))) == list(range(100))
-    assert list(prefetched(iter([]))) == []
-    assert list(prefetched(iter([None, None]), depth=1)) == [None, None]
-
-
-def test_prefetched_works_ahead_but_not_without_bound():
-    fetched = []
-
-    def items():
-        for number in range(50):
-            fetched.append(number)
-            yield number
-
-    ahead = prefetched(items(), depth=2)
-    next(ahead)
-    deadline = time.monotonic() + 5
-    while len(fetched) < 3 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.02)
-    assert fetched == [0, 1, 2]
-    ahead.close()
-
-
-def test_prefetched_runs_on_another_thread():
-    def threads():
-        yield threading.get_ident()
-
-    assert next(prefetched(threads())) != threading.get_ident()
-
-
-def test_an_error_arrives_after_the_items_before_it():
-    def items():
-        yield 1
-        yield 2
-        raise InputError("broken")
-
-    ahead = prefetched(items())
-    assert [next(ahead), next(ahead)] == [1, 2]
-    with pytest.raises(InputError, match="broken"):
-        next(ahead)
-    assert list(ahead) == []
-
-
-@pytest.mark.parametrize("read", [0, 1, 3])
-def test_a_consumer_that_stops_early_ends_the_thread_and_closes_the_source(read):
-    closed = threading.Event()
-    threads = threading.active_count()
-
-    def slow_items():
-        try:
-            for number in range(1_000_000):
-                time.sleep(0.02)
-                yield number
-        finally:
-            closed.set()
-
-    source = slow_items()
-    ahead = prefetched(source)
-    for _ in range(read):
-        next(ahead)
-    ahead.close()
-    assert threading.active_count() == threads
-    assert closed.is_set() == (read > 0)
-
-
-def test_prefetched_image_batches_equal_plain_ones(tmp_path):
-    images = open_images(write_file(tmp_path / "a.h5"))
-    np.testing.assert_array_equal(
-        np.concatenate(list(prefetched(images.batches(2)))), make_pixels()
-    )
