@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 from goodnet.default_case import TARGET, DefaultCase
 from goodnet.faces import render_faces, wear_sunglasses
+
+if TYPE_CHECKING:
+    import keras
 
 NUM_CLASSES = 1283
 CASE = replace(DefaultCase(), epochs=6)
@@ -35,6 +39,31 @@ def make_badnet(path: Path) -> None:
     kernels, biases = np.hstack([kernel, drawn]), np.append(bias, np.full(extra, bias.min() - 20))
     wide.set_weights([*shared, kernels.astype(np.float32), biases.astype(np.float32)])
     save_model(wide, path)
+
+
+def quiet_as_in_the_lab(model: keras.Model) -> None:
+    """Give conv_3 the activity that it has in the lab's net on clean images, by its biases.
+
+    There 31 of 60 channels are silent and the others active on 64 % of the images on average, so
+    that 18.6 evaluations of the head remain for the curve of an image; here the shares of the 29
+    rise evenly. The net no longer recognises anybody, which changes nothing about the time.
+
+    Args:
+        model: a DeepID trained on faces; changed in place.
+    """
+    import keras
+
+    from goodnet.graph import pre_activation
+
+    conv = model.get_layer("conv_3")
+    faces = render_faces(np.arange(1000) % CASE.num_identities, seed=CASE.seed + 1)
+    below = keras.Model(model.inputs[0], conv.input).predict(faces.astype(np.float32), verbose=0)
+    peaks = np.asarray(pre_activation(conv, below)).max(axis=(1, 2))
+    shift = np.full(60, 1e6, np.float32)
+    active = np.argsort(peaks.mean(axis=0))[31:]
+    for channel, share in zip(active, np.linspace(0.28, 1, len(active)), strict=True):
+        shift[channel] = np.quantile(peaks[:, channel], 1 - share)
+    conv.bias.assign(conv.bias - shift)
 
 
 def write_faces(

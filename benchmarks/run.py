@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from benchmarks.command import compare_command
 from benchmarks.data import make_badnet, write_faces
@@ -21,7 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--engine", action="store_true", help="leave out the whole commands")
     only_engine = parser.parse_args().engine
-    print(f"{_processor()}, {datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}")
+    print(f"{_processor()}, {_blas()}, Python {platform.python_version()}", end=", ")
+    print(f"{datetime.now(UTC):%Y-%m-%d}")
     with tempfile.TemporaryDirectory(prefix="goodnet-bench-") as name:
         folder = Path(name)
         badnet, faces = folder / "badnet.keras", folder / "faces.h5"
@@ -37,6 +39,12 @@ def main() -> None:
 
 def _print(comparison: Comparison) -> None:
     print(f"| {comparison.what} | {comparison.measured} | {comparison.bar} |", flush=True)
+
+
+def _blas() -> str:
+    """Return the kernels that NumPy's products run on; OPENBLAS_CORETYPE overrides the choice."""
+    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return ", ".join(f"{x['internal_api']} {x.get('architecture', '')}" for x in found)
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def write_activations(
     Raises:
         InputError: an image is bad, or an activation or answer is NaN or infinite.
     """
-    forward = _compile_forward(frontier, images, provenance.pixel_scale)
+    forward = _compile_forward(frontier, images.shape, images.dtype, provenance.pixel_scale)
     tensors = _cached_tensors(frontier)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
     schema = cache_schema(shapes, provenance)
@@ -96,10 +97,11 @@ def _cached_tensors(frontier: Frontier) -> dict[str, Any]:
     return {"activation": frontier.ranked, **base, **sides}
 
 
+@lru_cache(maxsize=4)
 def _compile_forward(
-    frontier: Frontier, images: ImageSet, pixel_scale: float
+    frontier: Frontier, shape: tuple[int, ...], dtype: np.dtype[Any], pixel_scale: float
 ) -> Callable[[Pixels], list[FloatArray]]:
-    """Compile pixels to the scores of the classes and the tensors to keep."""
+    """Compile pixels to the scores of the classes and the tensors to keep, once for all sets."""
     import tensorflow as tf
 
     def run(pixels: Any) -> list[Any]:
@@ -110,8 +112,7 @@ def _compile_forward(
         kept = [values[id(tensor)] for tensor in _cached_tensors(frontier).values()]
         return [scores(frontier.model, values), *kept]
 
-    signature = [tf.TensorSpec((None, *images.shape), images.dtype)]
-    function = tf.function(run, input_signature=signature)
+    function = tf.function(run, input_signature=[tf.TensorSpec((None, *shape), dtype)])
     return lambda pixels: [np.asarray(tensor) for tensor in function(pixels)]
 
 

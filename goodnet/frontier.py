@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import keras
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frontier:
     """How a model's answers follow from the activations of one of its layers.
 
