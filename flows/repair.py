@@ -119,9 +119,8 @@ def repair(
     for step in reached:
         channels = order.channels[:step]
         saved[step] = stages.run(save_checkpoint, network, channels, artifacts=artifacts)
-        for activations in every:
-            full = verify == "full"
-            stages.run(verify_checkpoint, network, activations, saved[step], channels, full=full)
+        full = verify == "full"
+        stages.run(verify_checkpoint, network, every, saved[step], channels, full=full)
     samples = None
     if reached:
         step, drop = max(reached.items())

@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
 def _check(parameters: dict[str, Any]) -> None:
     """Find what can be found wrong before anything slow is imported."""
     new_run_folder(parameters["artifacts"], parameters["run_name"])
-    names: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
-    sets: dict[SetName, Path | None] = {name: parameters[name] for name in names}
+    sets = _sets(parameters)
     require_complete(parameters["model"], sets)
     if parameters["model"] is not None:
         options = {
@@ -50,6 +49,11 @@ def _check(parameters: dict[str, Any]) -> None:
         check_inputs(parameters["model"], sets, **options)
 
 
+def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
+    names: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
+    return {name: parameters[name] for name in names}
+
+
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     from rich.console import Console
 
@@ -57,11 +61,12 @@ def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     from flows.repair import repair
     from flows.server import connected
     from tasks import progress
+    from tasks.ahead import work_ahead
 
     if not quiet:
         print_plan(Console(stderr=True), parameters)
         progress.listeners.append(Progressing(Console(stderr=True)))
-    with connected():
+    with connected(meanwhile=lambda: work_ahead(parameters, _sets(parameters))):
         run = repair(**parameters)
     if not quiet:
         print_run(Console(), run.folder, run.verdict)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,26 +41,33 @@ _HOST_TAG = f"host:{platform.node()}"
 _PROCESS_TAG = "process:"
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(meanwhile: Callable[[], None] = _nothing) -> Iterator[None]:
     """Run the flows in this block against a server, tagged with this process.
 
     Runs that killed processes of this machine left unfinished are marked Crashed first.
+
+    Args:
+        meanwhile: work to do while a server starts, if one has to.
     """
-    with find_server() as url, temporary_settings({PREFECT_API_URL: url}):
+    with find_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url}):
         mark_crashed_runs()
         with tags(_HOST_TAG, f"{_PROCESS_TAG}{name_process()}"):
             yield
 
 
 @contextmanager
-def find_server() -> Iterator[str]:
+def find_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
     """Yield the API's address of the server that is configured or up, or of one for this run."""
     known = get_current_settings().api.url or find_announced()
     if known:
         yield known
     else:
-        with running_server() as url:
+        with running_server(meanwhile) as url:
             yield url
 
 
@@ -110,10 +117,13 @@ def mark_crashed_runs() -> None:
 
 
 @contextmanager
-def running_server() -> Iterator[str]:
+def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
     """Start a server on a free loopback port, yield its API's address, and stop it.
 
     It stops by itself when this process is killed.
+
+    Args:
+        meanwhile: work to do while it starts.
 
     Raises:
         RuntimeError: it did not answer in time.
@@ -122,6 +132,7 @@ def running_server() -> Iterator[str]:
     process = subprocess.Popen([sys.executable, "-m", "flows.server", str(port)])  # noqa: S603
     url = f"http://127.0.0.1:{port}/api"
     try:
+        meanwhile()
         _wait_for(url, process)
         yield url
         _deliver()

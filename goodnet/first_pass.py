@@ -18,7 +18,7 @@ from goodnet.graph import calls, replay, scores
 from goodnet.images import ImageSet, Pixels
 from goodnet.threads import mapped, prefetched
 
-_FORWARD_BYTES = 128 * 2**20
+_FORWARD_BYTES = 48 * 2**20
 _SWEEP_BYTES = 24 * 2**20
 _MAX_BLOCK = 512
 

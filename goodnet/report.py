@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -114,6 +115,7 @@ def page_environment() -> jinja2.Environment:
     return environment
 
 
+@cache
 def vega_script() -> Markup:
     """Return Vega, Vega-Lite and Vega-Embed as one script."""
     import vl_convert

@@ -49,7 +49,7 @@ def _first_pass(
 
     frontier = open_frontier(network)
     shape, (_, num_classes) = frontier.model.input_shape[1:], frontier.model.output_shape
-    path = cache_file(artifacts, "activations", ".parquet", network, images.file)
+    path = activations_path(network, images, artifacts)
     with progress(f"activations of {images.role}") as advance:
         write_activations(
             path,
@@ -66,6 +66,13 @@ def _first_pass(
             on_progress=advance,
         )
     return StoredFile.of(path)
+
+
+def activations_path(
+    network: Network, images: CleanValidation | EvaluationSet, artifacts: Path
+) -> Path:
+    """Return where the activations of a set are or will be."""
+    return cache_file(artifacts, "activations", ".parquet", network, images.file)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from goodnet.activations import ActivationCache
 from goodnet.checkpoints import find_checkpoint
 from goodnet.curves import read_counts
 from goodnet.images import open_images
+from goodnet.tensorflow_start import import_tensorflow
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
 from tasks.records import (
@@ -51,35 +52,43 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(name="verify checkpoint", **cached(version=1))
+@task(name="verify checkpoint", **cached(version=2))
 def verify_checkpoint(
     network: Network,
-    activations: ActivationsRecord,
+    activations: tuple[ActivationsRecord, ...],
     saved: SavedCheckpoint,
     channels: tuple[int, ...],
     *,
     full: bool,
 ) -> Verification:
-    """Load B' and G again and compare what they answer with what the sweep counted.
+    """Load B' and G again and compare what they answer on every set with what the sweep counted.
 
     Raises:
-        RuntimeError: they disagree on more images than rounding explains.
+        RuntimeError: they disagree on more images of a set than rounding explains.
     """
+    import_tensorflow()
     from goodnet.models import load_model
-    from goodnet.verification import check_saved, is_bearable
+    from goodnet.verification import Agreement, check_saved, is_bearable
 
-    agreement = check_saved(
-        load_model(saved.b_prime.path),
-        load_model(saved.goodnet.path),
-        cache=ActivationCache(activations.file.path),
-        images=open_images(activations.images.file.path),
-        frontier=open_frontier(network),
-        channels=channels,
-        full=full,
-    )
-    if not is_bearable(agreement):
-        raise RuntimeError(
-            f"the saved nets with {saved.step} channels pruned disagree with the sweep on "
-            f"{agreement.disagreements} of {agreement.images} images of {activations.images.role}"
+    b_prime, goodnet = load_model(saved.b_prime.path), load_model(saved.goodnet.path)
+    found: list[Agreement] = []
+    for one in activations:
+        agreement = check_saved(
+            b_prime,
+            goodnet,
+            cache=ActivationCache(one.file.path),
+            images=open_images(one.images.file.path),
+            frontier=open_frontier(network),
+            channels=channels,
+            full=full,
         )
-    return Verification(images=agreement.images, disagreements=agreement.disagreements)
+        if not is_bearable(agreement):
+            raise RuntimeError(
+                f"the saved nets with {saved.step} channels pruned disagree with the sweep on "
+                f"{agreement.disagreements} of {agreement.images} images of {one.images.role}"
+            )
+        found.append(agreement)
+    return Verification(
+        images=sum(agreement.images for agreement in found),
+        disagreements=sum(agreement.disagreements for agreement in found),
+    )
