@@ -52,7 +52,10 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(name="verify checkpoint", **cached(version=2))
+@task(
+    name="verify checkpoint",
+    **cached(version=2),
+)
 def verify_checkpoint(
     network: Network,
     activations: tuple[ActivationsRecord, ...],

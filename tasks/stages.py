@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from dataclasses import dataclass, field
@@ -35,10 +36,19 @@ class Stages:
             logger.warning("the stored result of %s is no record, computing it again", stage.name)
             record, state = self._call(stage, True, *args, **kwargs)
         seconds = round(time.perf_counter() - began, 3)
-        self.log.append({"name": stage.name, "seconds": seconds, "state": state})
+        self.log.append(
+            {"name": _run_name(stage, args, kwargs), "seconds": seconds, "state": state}
+        )
         return record
 
     def _call(self, stage: Task[P, R], refresh: bool, *args: Any, **kwargs: Any) -> tuple[R, str]:
         ready = stage.with_options(refresh_cache=refresh)
         state = ready(*args, **kwargs, return_state=True)
         return state.result(), str(state.name)
+
+
+def _run_name(stage: Task[..., Any], args: Any, kwargs: Any) -> str:
+    """Return what the Prefect UI calls this run of the stage."""
+    if not isinstance(stage.task_run_name, str):
+        return stage.name
+    return stage.task_run_name.format(**inspect.signature(stage.fn).bind(*args, **kwargs).arguments)

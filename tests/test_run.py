@@ -49,7 +49,9 @@ def on_lab(lab, prefect_server, tmp_path_factory):
         "--poisoned-test", lab / "poisoned_test_mini.h5", "--artifacts", artifacts,
     ]  # fmt: skip
     first = run(*arguments, "--run-name", "first", environment=prefect_server)
-    again = run(*arguments, "--run-name", "again", environment=prefect_server, traced=True)
+    # The second one has to start a server of its own, and works ahead meanwhile.
+    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    again = run(*arguments, "--run-name", "again", environment=home, traced=True)
     return arguments, artifacts, first, again
 
 

@@ -1,0 +1,62 @@
+import pytest
+
+from goodnet.errors import InputError
+from goodnet.report import vega_script
+from tasks.activations import open_frontier
+from tasks.ahead import work_ahead
+
+
+@pytest.fixture
+def on_lab(lab, tmp_path):
+    """What the command passes on for the lab's mini sets."""
+    sets = {name: lab / f"{name}_mini.h5" for name in ("clean_valid", "clean_test")}
+    parameters = {
+        "model": lab / "bd_weights.h5",
+        "architecture": "deepid",
+        "layer": None,
+        "rank_at": None,
+        "pixel_scale": 1.0,
+        "allow_same_data": False,
+        "refresh": False,
+        "artifacts": tmp_path / "artifacts",
+    }
+    open_frontier.cache_clear()
+    vega_script.cache_clear()
+    yield parameters, sets
+    open_frontier.cache_clear()
+
+
+def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
+    from tasks.activations import compute_validation_activations
+    from tasks.loading import load_inputs
+
+    parameters, sets = on_lab
+    work_ahead(parameters, sets)
+    assert open_frontier.cache_info().currsize == 1
+    assert vega_script.cache_info().currsize == 1
+    assert (parameters["artifacts"] / "cache" / "digests.json").is_file()
+
+    options = {key: value for key, value in parameters.items() if key not in ("model", "refresh")}
+    inputs = load_inputs.fn(parameters["model"], sets, **options)
+    compute_validation_activations.fn(
+        inputs.network, inputs.clean_valid, artifacts=parameters["artifacts"]
+    )
+    assert open_frontier.cache_info().hits == 1
+    open_frontier.cache_clear()
+    work_ahead(parameters, sets)
+    assert open_frontier.cache_info().currsize == 0
+    work_ahead({**parameters, "refresh": True}, sets)
+    assert open_frontier.cache_info().currsize == 1
+
+
+def test_the_default_needs_no_files(tmp_path):
+    vega_script.cache_clear()
+    work_ahead({"model": None, "artifacts": tmp_path}, dict.fromkeys(("clean_valid", "clean_test")))
+    assert vega_script.cache_info().currsize == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_found_before_the_flow_starts(on_lab, tmp_path):
+    parameters, sets = on_lab
+    with pytest.raises(InputError, match="clean_test"):
+        work_ahead(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"})
