@@ -129,8 +129,20 @@ def _refuse(serializer: Serializer[Any], blob: bytes) -> Any:
     raise ValueError(f"stored results of type {serializer.type} are not read")
 
 
-# A stored result names the serializer that reads it, and pickle's would run what it reads. So in
-# a process that runs stages no stored result is read but a record.
+def _refuse_modules(serializer: Serializer[Any], **settings: Any) -> None:
+    """Create a serializer unless one of its settings is a text other than its default."""
+    defaults = {name: field.default for name, field in type(serializer).model_fields.items()}
+    for name in settings.keys() - {"type"}:
+        if isinstance(settings[name], str) and settings[name] != defaults.get(name):
+            raise ValueError(f"serializers with another {name} are not read")
+    _initialise(serializer, **settings)
+
+
+# A stored result names the serializer that reads it and the modules that this imports: pickle's
+# would run what it reads, and each would run such a module. So in a process that runs stages no
+# stored result is read but a record, and none can name a module.
 for _other in (get_registry_for_type(Serializer) or {}).values():
     if _other is not RecordSerializer:
         _other.loads = _refuse  # type: ignore[method-assign, assignment]
+_initialise = Serializer.__init__
+Serializer.__init__ = _refuse_modules  # type: ignore[method-assign, assignment]
