@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
-from goodnet.keras_archives import is_archive
+from goodnet.model_building import build_model, count_declared_parameters
 from goodnet.model_files import (
     ModelDescription,
+    ModelKind,
     describe_model,
     errors_about,
     read_model_config,
@@ -27,6 +26,13 @@ from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 
 if TYPE_CHECKING:
     import keras
+
+_SUFFIXES: dict[ModelKind, str] = {
+    "keras archive": ".keras",
+    "hdf5 model": ".h5",
+    "hdf5 weights": ".weights.h5",
+}
+"""What Keras wants a file's name to end with; it takes a file for what its suffix says."""
 
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 _FIXED_DATE = "1980-01-01@00:00:00"
@@ -50,15 +56,13 @@ def load_model(
     Raises:
         InputError: the file is refused, or Keras cannot build what it describes.
     """
-    with _private_copy(path, limits) as private, errors_about(path, private):
-        description = describe_model(private, architecture=architecture, limits=limits)
-        with _build_errors(private):
-            if description.kind == "hdf5 weights":
-                model = load_deepid(private, description.num_classes or 0)
-            else:
-                _require_parameters(private, description, limits)
-                model = _load_whole(private)
-        _require_classifier(model, description)
+    with _private_copy(path, limits) as copy:
+        with errors_about(path, copy):
+            description = describe_model(copy, architecture=architecture, limits=limits)
+        private = copy.rename(copy.with_suffix(_SUFFIXES[description.kind]))
+        with errors_about(path, private), _build_errors(private):
+            model = _load(private, description, limits)
+            _require_classifier(model, private, description.input_shape)
     return model
 
 
@@ -84,14 +88,21 @@ def _private_copy(path: Path, limits: ModelLimits) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="goodnet-") as folder:
         copy = Path(folder) / "model"
         shutil.copyfile(path, copy)
-        # Keras takes a file for what its suffix says.
-        yield copy.rename(copy.with_suffix(".keras" if is_archive(copy) else ".weights.h5"))
+        yield copy
 
 
-def _load_whole(path: Path) -> keras.Model:
+def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> keras.Model:
     import keras
 
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    if description.kind == "hdf5 weights":
+        return load_deepid(path, description.num_classes or 0)
+    config = read_model_config(path, limits)
+    _require_parameters(path, count_declared_parameters(config), description, limits)
+    if description.kind == "keras archive":
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    model = build_model(config)
+    model.load_weights(path)
+    return model
 
 
 @contextmanager
@@ -105,9 +116,10 @@ def _build_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: Keras cannot build the model ({reason})") from error
 
 
-def _require_parameters(path: Path, description: ModelDescription, limits: ModelLimits) -> None:
+def _require_parameters(
+    path: Path, declared: int, description: ModelDescription, limits: ModelLimits
+) -> None:
     """Refuse layers that would fill the memory, or that the file holds too few weights for."""
-    declared = _count_declared_parameters(read_model_config(path, limits))
     if declared > limits.max_parameters:
         raise InputError(
             f"{path}: its layers declare {declared:,} parameters, "
@@ -119,42 +131,10 @@ def _require_parameters(path: Path, description: ModelDescription, limits: Model
         )
 
 
-def _count_declared_parameters(config: dict[str, Any]) -> int:
-    """Build the model without allocating its weights and count them.
-
-    Inside a `StatelessScope` Keras defers the creation of weights to the end of the scope, so the
-    scope is never left: it belongs to a thread of its own and vanishes with it.
-    """
-    import keras
-
-    found: list[int | Exception] = []
-
-    def count() -> None:
-        try:
-            keras.StatelessScope().__enter__()
-            kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
-            model = kind.from_config(config["config"])
-            if not model.built:
-                raise ValueError("its input shape is missing")
-            found.append(sum(math.prod(weight.shape) for weight in model.weights))
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    thread.join()
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
-
-
-def _require_classifier(model: keras.Model, description: ModelDescription) -> None:
-    path = description.path
-    if len(model.inputs) != 1 or tuple(model.input_shape) != (None, *description.input_shape):
-        raise InputError(
-            f"{path}: takes input of shape {model.input_shape}, "
-            f"expected {(None, *description.input_shape)}"
-        )
+def _require_classifier(model: keras.Model, path: Path, input_shape: tuple[int, int, int]) -> None:
+    expected = (None, *input_shape)
+    if len(model.inputs) != 1 or tuple(model.input_shape) != expected:
+        raise InputError(f"{path}: takes input of shape {model.input_shape}, expected {expected}")
     shape = model.output_shape
     if len(model.outputs) != 1 or len(shape) != 2 or shape[0] is not None or (shape[1] or 0) < 2:
         raise InputError(f"{path}: has an output of shape {shape}, expected (None, classes)")

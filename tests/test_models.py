@@ -259,6 +259,80 @@ def test_loads_deepid_weights_of_keras_3(deepid):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def as_keras_2(value):
+    """Write a sequential model's configuration as Keras 2.3 did."""
+    if isinstance(value, list):
+        return [as_keras_2(item) for item in value if item != "InputLayer"]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") == "DTypePolicy":
+        return value["config"]["name"]
+    unknown = ("module", "registered_name", "build_config", "build_input_shape", "quantization")
+    return {key: as_keras_2(item) for key, item in value.items() if not key.startswith(unknown)}
+
+
+def write_keras_2(source: Path, target: Path) -> Path:
+    shutil.copyfile(source, target)
+    with h5py.File(target, "a") as file:
+        config = as_keras_2(json.loads(file.attrs["model_config"]))
+        first, *layers = config["config"]["layers"]
+        layers[0]["config"]["batch_input_shape"] = first["config"]["batch_shape"]
+        config["config"]["layers"] = layers
+        file.attrs["model_config"] = np.bytes_(json.dumps(config))
+        file.attrs["keras_version"] = np.bytes_("2.3.1")
+    return target
+
+
+@pytest.fixture(scope="module")
+def peers(folder, deepid, tmp_path_factory):
+    """Files of every format by name, each a whole model."""
+    from goodnet.detector import build_goodnet
+
+    made = tmp_path_factory.mktemp("peers")
+    model = load_model(deepid / "deepid.keras")
+    model.save(made / "functional.h5")
+    save_model(build_goodnet(model, "conv_3", range(52)), made / "goodnet.keras")
+    write_keras_2(folder / "sequential.h5", made / "keras_2.h5")
+    with_state = [folder / "sequential.keras", folder / "sequential.h5"]
+    return {path.name: path for path in (*with_state, folder / "functional.keras", *made.iterdir())}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sequential.keras",
+        "sequential.h5",
+        "keras_2.h5",
+        "functional.keras",
+        "functional.h5",
+        "goodnet.keras",
+    ],
+)
+def test_what_loads_twice_predicts_the_same(peers, name):
+    first, second = load_model(peers[name]), load_model(peers[name])
+    images = np.random.default_rng(1).uniform(0, 255, (4, *first.input_shape[1:]))
+    answers = first.predict(images, verbose=0)
+    np.testing.assert_array_equal(second.predict(images, verbose=0), answers)
+    assert len(np.unique(answers)) > 1
+
+
+def test_the_layout_of_keras_2_makes_no_difference(folder, peers):
+    answers = load_model(peers["keras_2.h5"]).predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(answers, np.load(folder / "sequential.npy"), rtol=1e-6)
+
+
+def test_optimizer_state_is_in_the_files_and_makes_no_difference(folder, tmp_path):
+    with h5py.File(shutil.copyfile(folder / "sequential.h5", tmp_path / "bare.h5"), "a") as file:
+        del file["optimizer_weights"], file.attrs["training_config"]
+    answers = load_model(tmp_path / "bare.h5").predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(answers, np.load(folder / "sequential.npy"), rtol=1e-6)
+    counts = {
+        describe_model(path).num_parameters
+        for path in (tmp_path / "bare.h5", folder / "sequential.h5", folder / "sequential.keras")
+    }
+    assert counts == {153}
+
+
 @needs_lab
 def test_loads_the_labs_badnet():
     model = load_model(LAB / "bd_weights.h5", architecture="deepid")
