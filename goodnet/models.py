@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
-from goodnet.model_building import build_model, count_declared_parameters
+from goodnet.graph import as_functional
+from goodnet.model_building import Needs, build_model, measure_needs
 from goodnet.model_files import (
     ModelDescription,
     ModelKind,
@@ -62,6 +65,7 @@ def load_model(
         private = copy.rename(copy.with_suffix(_SUFFIXES[description.kind]))
         with errors_about(path, private), _build_errors(private):
             model = _load(private, description, limits)
+            _require_numbers(model, private)
             _require_classifier(model, private, description.input_shape)
     return model
 
@@ -97,7 +101,7 @@ def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> ker
     if description.kind == "hdf5 weights":
         return load_deepid(path, description.num_classes or 0)
     config = read_model_config(path, limits)
-    _require_parameters(path, count_declared_parameters(config), description, limits)
+    _require_acceptable(path, measure_needs(config), description, limits)
     if description.kind == "keras archive":
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     model = build_model(config)
@@ -116,19 +120,38 @@ def _build_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: Keras cannot build the model ({reason})") from error
 
 
-def _require_parameters(
-    path: Path, declared: int, description: ModelDescription, limits: ModelLimits
+def _require_acceptable(
+    path: Path, needs: Needs, description: ModelDescription, limits: ModelLimits
 ) -> None:
     """Refuse layers that would fill the memory, or that the file holds too few weights for."""
-    if declared > limits.max_parameters:
+    if needs.num_parameters > limits.max_parameters:
         raise InputError(
-            f"{path}: its layers declare {declared:,} parameters, "
+            f"{path}: its layers declare {needs.num_parameters:,} parameters, "
             f"expected {limits.max_parameters:,} or less"
         )
-    if declared > description.num_parameters:
+    if needs.num_values > limits.max_values:
         raise InputError(
-            f"{path}: holds {description.num_parameters:,} weights, its layers need {declared:,}"
+            f"{path}: layer `{needs.widest}` gives {needs.num_values:,} values an image, "
+            f"expected {limits.max_values:,} or less"
         )
+    if needs.num_parameters > description.num_parameters:
+        raise InputError(
+            f"{path}: holds {description.num_parameters:,} weights, "
+            f"its layers need {needs.num_parameters:,}"
+        )
+
+
+def _require_numbers(model: keras.Model, path: Path) -> None:
+    """Refuse weights that make NaN, which a ReLU turns into 0: the channel would pass for quiet."""
+    for weight in model.weights:
+        values = weight.numpy()
+        layer, name = weight.path.split("/")[-2:]
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{path}: layer `{layer}` has NaN or infinity in its {name}, expected numbers"
+            )
+        if name.endswith("variance") and (values < 0).any():
+            raise InputError(f"{path}: layer `{layer}` has a negative {name}")
 
 
 def _require_classifier(model: keras.Model, path: Path, input_shape: tuple[int, int, int]) -> None:
@@ -138,6 +161,9 @@ def _require_classifier(model: keras.Model, path: Path, input_shape: tuple[int, 
     shape = model.output_shape
     if len(model.outputs) != 1 or len(shape) != 2 or shape[0] is not None or (shape[1] or 0) < 2:
         raise InputError(f"{path}: has an output of shape {shape}, expected (None, classes)")
+    answers = as_functional(model)(np.zeros((2, *input_shape), np.float32))
+    if len(answers) != 2:
+        raise InputError(f"{path}: gives {len(answers)} answers to 2 images, expected one each")
 
 
 def _rewrite_archive(source: Path, target: Path) -> None:

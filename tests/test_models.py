@@ -151,6 +151,12 @@ def change_config(source: Path, target: Path, change) -> Path:
     return target
 
 
+def replaced(name, class_name, **config):
+    """Change a layer of a configuration into another, which has no weights."""
+    config = {"name": name, **config}
+    return lambda layers: layers[name].update(class_name=class_name, config=config)
+
+
 BUILD_ERRORS = {
     "terabytes of weights": (
         lambda layers: layers["answer"]["config"].update(units=10**12),
@@ -163,6 +169,14 @@ BUILD_ERRORS = {
     "fewer weights than stored": (
         lambda layers: layers["answer"]["config"].update(units=4),
         "Keras cannot build the model (",
+    ),
+    "terabytes of activations": (
+        replaced("relu", "UpSampling2D", size=[100_000, 100_000]),
+        "layer `relu` gives 960,000,000,000 values an image, expected 100,000,000 or less",
+    ),
+    "terabytes of borders": (
+        replaced("drop", "ZeroPadding2D", padding=10**6),
+        "layer `drop` gives 16,000,080,000,096 values an image, expected 100,000,000 or less",
     ),
     "nonsense": (
         lambda layers: layers["conv"]["config"].update(kernel_size="wide"),
@@ -179,6 +193,49 @@ def test_what_keras_cannot_build_is_one_line_about_the_file(folder, tmp_path, ch
     assert str(caught.value).startswith(f"{path}: ")
     assert fragment in str(caught.value)
     assert "goodnet-" not in str(caught.value)
+
+
+WEIGHT_ERRORS = {
+    "nan": ("conv", 0, np.nan, "layer `conv` has NaN or infinity in its kernel, expected numbers"),
+    "infinite": ("answer", 1, -np.inf, "layer `answer` has NaN or infinity in its bias"),
+    "negative": ("norm", 3, -1, "layer `norm` has a negative moving_variance"),
+}
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+@pytest.mark.parametrize("name", WEIGHT_ERRORS)
+def test_weights_that_are_no_numbers_are_refused(folder, tmp_path, name, kind):
+    layer, number, value, fragment = WEIGHT_ERRORS[name]
+    model = load_model(folder / "sequential.keras")
+    weights = model.get_layer(layer).get_weights()
+    weights[number][..., -1] = value
+    model.get_layer(layer).set_weights(weights)
+    path = tmp_path / f"bad.{kind}"
+    model.save(path)
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path}: {fragment}")
+
+
+def test_what_is_inside_models_in_the_model_counts_too(tmp_path):
+    import keras
+
+    inner = keras.Sequential([keras.layers.UpSampling2D(2000), keras.layers.GlobalMaxPooling2D()])
+    image = keras.Input((8, 6, 3))
+    path = tmp_path / "nested.keras"
+    keras.Model(image, keras.layers.Dense(5)(inner(image))).save(path)
+    with pytest.raises(InputError, match="gives 576,000,000 values an image"):
+        load_model(path)
+
+
+def test_answers_that_are_not_one_an_image_are_refused(tmp_path):
+    import keras
+
+    image = keras.Input((8, 6, 3))
+    features = keras.layers.Conv2D(10, (8, 6))(image)
+    keras.Model(image, keras.ops.reshape(features, (-1, 5))).save(tmp_path / "twice.keras")
+    with pytest.raises(InputError, match="gives 4 answers to 2 images, expected one each"):
+        load_model(tmp_path / "twice.keras")
 
 
 def test_output_that_only_keras_can_judge(tmp_path):
