@@ -89,6 +89,9 @@ def _read_functional(
         nodes = require_list(item.get("inbound_nodes"), f"{where}: inbound_nodes of `{name}`")
         for index, node in enumerate(nodes or [[]]):
             calls[name, index] = list(_iterate_references(node))
+            if nodes and not calls[name, index]:
+                # Keras would compute it while it builds the model, however large it may be.
+                raise InputError(f"{where}: layer `{name}` is called on constants only")
     for call, references in calls.items():
         for reference in references:
             if reference not in calls:
@@ -96,7 +99,7 @@ def _read_functional(
     layers = tuple(_join_calls(name, by_name[name], calls) for name in _sort_layers(calls, where))
     ends = {}
     for end in ("input", "output"):
-        references = list(_iterate_references(config.get(f"{end}_layers")))
+        references = list(_iterate_references([config.get(f"{end}_layers")]))
         if len(references) != 1 or references[0] not in calls:
             raise InputError(f"{where}: has {len(references)} {end}s, expected one")
         ends[end] = references[0][0]
@@ -104,15 +107,20 @@ def _read_functional(
 
 
 def _iterate_references(node: Any) -> Iterator[_Call]:
-    """Yield what a call refers to, in the notation of Keras 2, `["name", 0, 0]`, or Keras 3."""
+    """Yield what a call refers to, in the notation of Keras 2, `["name", 0, 0]`, or Keras 3.
+
+    In the latter, an object, only what Keras takes for a tensor counts, not lists that look so.
+    """
     pending = [node]
     while pending:
         value = pending.pop()
-        if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-            config = value.get("config")
-            value = config.get("keras_history") if isinstance(config, dict) else None
-        if isinstance(value, list) and len(value) >= 3:
-            name, index = value[:2]
+        reference = value if isinstance(node, list) else None
+        if isinstance(value, dict) and "class_name" in value:
+            config = value.get("config") if value["class_name"] == "__keras_tensor__" else None
+            reference = config.get("keras_history") if isinstance(config, dict) else None
+            value = None
+        if isinstance(reference, list) and len(reference) >= 3:
+            name, index = reference[:2]
             if isinstance(name, str) and isinstance(index, int):
                 yield name, index
         pending.extend(reversed(children(value)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from goodnet.channelwise import CONVOLUTIONS, MERGES, POOLINGS
-from goodnet.config_json import children
 from goodnet.errors import InputError
 
 
@@ -95,20 +94,29 @@ _MAX_NESTED_MODELS = 2
 
 
 def check_stock(config: Any, *, where: str) -> None:
-    """Raise `InputError` unless every object in a configuration is a stock Keras one."""
-    pending: list[tuple[Any, str, int]] = [(config, where, 0)]
+    """Raise `InputError` unless every object in a configuration is a stock Keras one.
+
+    Models may stand among the layers of a model only, where their graphs are checked too.
+    """
+    pending: list[tuple[Any, str, int, bool]] = [(config, where, 0, True)]
     while pending:
-        value, place, num_models = pending.pop()
-        if isinstance(value, dict):
-            if not _OBJECT_KEYS.isdisjoint(value):
-                place = _place_of(value, where) or place
-                _check_object(value, place)
-            num_models += value.get("class_name") in MODELS
-            if num_models > _MAX_NESTED_MODELS + 1:
-                raise InputError(f"{place} is nested deeper than {_MAX_NESTED_MODELS} models")
-            for key, child in value.items():
-                _check_setting(key, child, place)
-        pending.extend((child, place, num_models) for child in children(value))
+        value, place, num_models, is_layer = pending.pop()
+        if isinstance(value, list):
+            pending.extend((child, place, num_models, is_layer) for child in value)
+        if not isinstance(value, dict):
+            continue
+        if not _OBJECT_KEYS.isdisjoint(value):
+            place = _place_of(value, where) or place
+            _check_object(value, place)
+        if value.get("class_name") in MODELS:
+            num_models += 1
+            if not is_layer:
+                raise InputError(f"{place} is a model in a setting, expected one as a layer")
+        if num_models > _MAX_NESTED_MODELS + 1:
+            raise InputError(f"{place} is nested deeper than {_MAX_NESTED_MODELS} models")
+        for key, child in value.items():
+            _check_setting(key, child, place)
+            pending.append((child, place, num_models, key == "layers"))
 
 
 def _place_of(item: dict[str, Any], where: str) -> str | None:

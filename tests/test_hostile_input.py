@@ -162,6 +162,17 @@ def add_plug_in(file: h5py.File) -> None:
     h5py.h5d.create(file.id, b"more", h5py.h5t.NATIVE_INT8, space, creation)
 
 
+def called_on_constants(**decoy: Any) -> Callable[[Path], None]:
+    """A model that calls an op on numbers of its own: it asks for 400 GB when Keras builds it."""
+    constant = {"class_name": "__tensor__", "config": {"value": [0], "dtype": "int32", **decoy}}
+    huge = make_layer("OneHot", "huge", "keras.src.ops.nn", num_classes=10**11)
+    huge["inbound_nodes"] = [{"args": [constant], "kwargs": decoy}]
+    image = make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]) | {"inbound_nodes": []}
+    ends = {"input_layers": ["image", 0, 0], "output_layers": ["image", 0, 0]}
+    config = make_layer("Functional", "net", "keras.models", layers=[image, huge], **ends)
+    return lambda path: write_archive(path, config)
+
+
 class Case(NamedTuple):
     """A bad input: its builder and how the line about it begins."""
 
@@ -225,6 +236,23 @@ MODELS = [
         "in the place of an activation",
         archive(make_layer("Activation", "act", activation=make_layer("Lambda", "evil"))),
         f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+    ),
+    Case(
+        "model in the place of an activation",
+        archive(
+            make_layer("Activation", "act", activation=inner_model("evil", make_layer("ReLU", "a")))
+        ),
+        "{path}: layer `evil` is a model in a setting, expected one as a layer",
+    ),
+    Case(
+        "computed while it is built",
+        called_on_constants(),
+        "{path}: layer `huge` is called on constants only",
+    ),
+    Case(
+        "computed while it is built and seems not to be",
+        called_on_constants(training=["image", 0, 0]),
+        "{path}: layer `huge` is called on constants only",
     ),
     Case(
         "in a setting nobody reads",
