@@ -18,6 +18,9 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.run
 
+fuzz: .venv/installed
+	FUZZ_CASES=100000 $(BIN)/python -m pytest tests/test_fuzz.py
+
 ui: .venv/installed
 	$(BIN)/python -m flows.ui
 
