@@ -19,7 +19,7 @@ from prefect.utilities.dispatch import get_registry_for_type
 
 from goodnet.digests import digest_file
 from tasks import records
-from tasks.records import Record, StoredFile
+from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
 
 _FINAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS)
 
@@ -99,6 +99,13 @@ def cache_file(artifacts: Path, kind: str, suffix: str, *parts: Any) -> Path:
     folder = artifacts / "cache" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{suffix}"
+
+
+def activations_file(
+    artifacts: Path, network: Network, images: CleanValidation | EvaluationSet
+) -> Path:
+    """Return where the activations of a set are kept."""
+    return cache_file(artifacts, "activations", ".parquet", network, images.file)
 
 
 def _canonical(value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Stage: look at what was given and digest it, so that all that follows is keyed on content."""
+"""Stage: look at what was given, digest it, so that all that follows is keyed on content, and see
+that the disk can hold what will be computed of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ from pathlib import Path
 from prefect import task
 
 from goodnet.digests import DigestMemory
+from goodnet.disk import image_bytes, require_space
 from goodnet.inputs import SetName, check_inputs, require_different_data
+from tasks.activations import open_frontier
+from tasks.caching import activations_file
 from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
 
 
@@ -23,7 +28,7 @@ def load_inputs(
     allow_same_data: bool,
     artifacts: Path,
 ) -> Inputs:
-    """Check the files and digest them; an unchanged file is not read again for its digest."""
+    """Check the files and the disk; an unchanged file is not read again for its digest."""
     checked = check_inputs(
         model,
         sets,
@@ -40,7 +45,7 @@ def load_inputs(
     if not allow_same_data:
         require_different_data({name: file.sha256 for name, file in files.items()})
     numbers = {name: images.num_images for name, images in checked.sets.items()}
-    return Inputs(
+    inputs = Inputs(
         network=Network(
             file=StoredFile.of(model, memory.digest(model)),
             architecture=architecture,
@@ -55,3 +60,19 @@ def load_inputs(
             if name != "clean_valid"
         ),
     )
+    _require_space(inputs, artifacts)
+    return inputs
+
+
+def _require_space(inputs: Inputs, artifacts: Path) -> None:
+    """Refuse more activations than the disk can hold; those in the cache take no more room."""
+    sets: tuple[CleanValidation | EvaluationSet, ...] = (inputs.clean_valid, *inputs.evaluation)
+    missing = [
+        images
+        for images in sets
+        if not activations_file(artifacts, inputs.network, images).exists()
+    ]
+    if missing:
+        num_images = sum(images.num_images for images in missing)
+        size = image_bytes(open_frontier(inputs.network))
+        require_space(artifacts, num_images=num_images, image_bytes=size)
