@@ -11,6 +11,8 @@ import altair as alt
 import pyarrow as pa
 from PIL import Image
 
+from goodnet.metrics import wilson_interval
+
 Checkpoints = Sequence[Mapping[str, Any]]
 """`checkpoints` of results.json."""
 
@@ -38,11 +40,16 @@ CURVES = (
 )
 """Legend, colour and width: G is drawn as a dark core inside B', since the two often coincide."""
 
+LOW, HIGH = " at least", " at most"
+"""What the ends of a rate's 95 % interval are called after the rate."""
+
 
 def curve_chart(
     sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
 ) -> alt.LayerChart:
     """Draw clean accuracy and attack success of B' and G against the channels pruned.
+
+    The shade around G is the 95 % interval, which shows where a set has few images.
 
     Args:
         sweep: the table of sweep.parquet.
@@ -62,6 +69,13 @@ def curve_chart(
         )
         for label, _, width in drawn
     ]
+    shades = [
+        base.mark_area(color=palette[colour], opacity=0.13).encode(
+            y=alt.Y(f"{label}{LOW}:Q", title=None), y2=f"{label}{HIGH}"
+        )
+        for label, colour, _ in drawn
+        if f"{label}{LOW}" in rows[0]
+    ]
     pointer = (
         base.mark_rule(color=palette["muted"])
         .encode(
@@ -77,7 +91,7 @@ def curve_chart(
         domain=[curve[0] for curve in drawn], range=[palette[curve[1]] for curve in drawn]
     )
     marks = _checkpoint_marks(checkpoints, palette)
-    chart = alt.LayerChart(layer=[*marks, *lines, pointer])
+    chart = alt.LayerChart(layer=[*shades, *marks, *lines, pointer])
     return finish_chart(chart.encode(color=alt.Color(scale=colours)), palette, height=300)
 
 
@@ -86,6 +100,8 @@ def detection_chart(
 ) -> alt.LayerChart | None:
     """Draw G's detection rate against its false-alarm rate over all steps.
 
+    The crosses at the checkpoints are 95 % intervals.
+
     Returns:
         The chart; None where the sweep lacks clean or poisoned test images.
     """
@@ -93,11 +109,7 @@ def detection_chart(
     if not (clean and poisoned):
         return None
     points = [
-        {
-            "step": row["step"],
-            "alarms": row["flagged"] / row["images"],
-            "detection": bad["flagged"] / bad["images"],
-        }
+        {"step": row["step"], **_flag_rate("alarms", row), **_flag_rate("detection", bad)}
         for row, bad in zip(clean, poisoned, strict=True)
     ]
     labels = _labels_by_step(checkpoints)
@@ -117,12 +129,15 @@ def detection_chart(
         .mark_line(color=palette["muted"], strokeDash=[4, 4], strokeWidth=1)
         .encode(x=x, y=y)
     )
+    cross = chosen.mark_rule(color=palette["attack-g"])
     layers = [
         chance,
+        cross.encode(x=f"alarms{LOW}:Q", x2=f"alarms{HIGH}"),
+        cross.encode(y=f"detection{LOW}:Q", y2=f"detection{HIGH}"),
         steps.mark_line(color=palette["accuracy-b"], strokeWidth=2).encode(order="step:Q"),
         steps.mark_circle(color=palette["accuracy-g"], size=26, opacity=1),
         chosen.mark_point(color=palette["attack-g"], filled=True, size=130, opacity=1).encode(
-            shape=alt.Shape("label:N", title=None, sort=None)
+            shape=alt.Shape("label:N", title=None, sort=None, legend=alt.Legend(columns=3))
         ),
     ]
     return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
@@ -194,10 +209,17 @@ def _curve_rows(sweep: pa.Table) -> list[dict[str, Any]]:
 
 
 def _rates(row: Mapping[str, Any], measure: str) -> dict[str, float]:
-    return {
-        f"B' {measure}": row["correct"] / row["images"],
-        f"G {measure}": row["goodnet_correct"] / row["images"],
-    }
+    of_g = _with_interval(f"G {measure}", row["goodnet_correct"], row["images"])
+    return {f"B' {measure}": row["correct"] / row["images"], **of_g}
+
+
+def _flag_rate(name: str, row: Mapping[str, Any]) -> dict[str, float]:
+    return _with_interval(name, row["flagged"], row["images"])
+
+
+def _with_interval(name: str, count: int, images: int) -> dict[str, float]:
+    low, high = wilson_interval(count, images)
+    return {name: count / images, f"{name}{LOW}": low, f"{name}{HIGH}": high}
 
 
 def _set_rows(sweep: pa.Table, name: str) -> list[dict[str, Any]]:
@@ -252,6 +274,8 @@ def finish_chart(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt
             gridColor=palette["grid"],
             domainColor=palette["muted"],
             tickColor=palette["muted"],
+            labelFlush=False,
+            labelSeparation=4,
         )
         .configure_legend(orient="bottom", columns=2, symbolStrokeWidth=4, **label)
         .configure_view(stroke=None)

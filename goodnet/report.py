@@ -22,6 +22,7 @@ from goodnet.errors import printable
 from goodnet.files import atomic_path
 from goodnet.metrics import percent, wilson_interval
 from goodnet.reference import compare_to_published, recognise
+from goodnet.runs import stage_times
 from goodnet.samples import SAMPLES_PER_KIND, Sample, SampleKind
 from goodnet.verdict import verdict
 
@@ -39,6 +40,8 @@ COLUMNS = (
     ("false_alarm_rate", "false alarms", "clean_test"),
 )
 """The rates of results.json: key, heading, and the set of the sweep that they were counted on."""
+
+_SHOWN_APART = ("run", "inputs", "stages", "seconds")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
     run = json.loads((run_folder / "run.json").read_text("utf-8"))
     sweep = pq.read_table(run_folder / "sweep.parquet")
     inputs = {role: given for role, given in run.get("inputs", {}).items() if given}
+    sizes = _set_sizes(sweep)
     page = (
         page_environment()
         .get_template("report.html")
@@ -83,13 +87,15 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
             name=run.get("run", run_folder.resolve().name),
             verdict=verdict(results),
             results=results,
-            rows=_result_rows(results, _set_sizes(sweep)),
+            rows=_result_rows(results, sizes),
+            sizes=sizes,
             inputs=inputs,
             comparisons=compare_to_published(results, inputs),
             charts=_charts(sweep, results["checkpoints"]),
-            samples=_sample_groups(samples),
-            stages=run.get("stages", []),
-            settings={key: run[key] for key in run if key not in ("run", "inputs", "stages")},
+            samples=_sample_groups(samples, results["baseline"]),
+            sample_drop=samples[0].drop if samples else None,
+            stages=stage_times(run.get("stages", [])),
+            settings={key: run[key] for key in run if key not in _SHOWN_APART},
             vega=vega_script(),
         )
     )
@@ -160,12 +166,18 @@ def _charts(sweep: pa.Table, checkpoints: plots.Checkpoints) -> dict[str, dict[s
     return {name: chart.to_dict() for name, chart in charts.items() if chart is not None}
 
 
-def _sample_groups(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, str]]]:
-    """Return the first samples of each kind, each with its picture as a data URI."""
+def _sample_groups(
+    samples: Sequence[Sample], baseline: Mapping[str, Any]
+) -> dict[str, list[tuple[Sample, str]]]:
+    """Return the first samples of each kind, each with its picture as a data URI.
+
+    A kind without samples is there if the run had the set that they would be from.
+    """
     groups = {}
     for kind in get_args(SampleKind):
-        chosen = [sample for sample in samples if sample.kind == kind][:SAMPLES_PER_KIND]
-        if chosen:
+        rate = "attack_success_rate" if kind.startswith("poisoned") else "clean_test_accuracy"
+        if samples and baseline[rate] is not None:
+            chosen = [sample for sample in samples if sample.kind == kind][:SAMPLES_PER_KIND]
             groups[kind] = [(sample, _data_uri(sample.image)) for sample in chosen]
     return groups
 

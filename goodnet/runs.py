@@ -6,14 +6,33 @@ import os
 import platform
 import secrets
 import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from goodnet.errors import InputError
 from goodnet.files import remove_leftovers
 
 _PACKAGES = ("keras", "tensorflow", "numpy", "pyarrow", "h5py", "prefect")
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage took, all times that it ran together.
+
+    Attributes:
+        name: of the stage.
+        seconds: wall time.
+        states: how it ended, with the number of times where it ran more than once.
+    """
+
+    name: str
+    seconds: float
+    states: str
 
 
 def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> Path:
@@ -66,3 +85,25 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
+
+
+def stage_times(stages: Sequence[Mapping[str, Any]]) -> list[StageTime]:
+    """Return the time of each stage in the order in which they first ran.
+
+    Args:
+        stages: of run.json: name, seconds and state of each time that a stage ran.
+    """
+    runs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for stage in stages:
+        runs[stage["name"]].append(stage)
+    return [
+        StageTime(name, sum(stage["seconds"] for stage in times), _states(times))
+        for name, times in runs.items()
+    ]
+
+
+def _states(times: Sequence[Mapping[str, Any]]) -> str:
+    if len(times) == 1:
+        return str(times[0]["state"])
+    numbers = Counter(str(stage["state"]) for stage in times)
+    return ", ".join(f"{number} × {state}" for state, number in numbers.items())  # noqa: RUF001

@@ -14,6 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
+from goodnet.metrics import wilson_interval
 from goodnet.plots import curve_png
 from goodnet.reference import OFFICIAL_FILES, compare_to_published
 from goodnet.report import Sample, write_report
@@ -108,12 +109,14 @@ def make_run(folder: Path, *, sets: tuple[str, ...] = tuple(SIZES), hostile: boo
         "stages": [
             {"name": "extract activations", "seconds": 41.27, "state": "Completed"},
             {"name": "sweep", "seconds": 0.4, "state": "Cached"},
+            {"name": "sweep", "seconds": 0.2, "state": "Completed"},
+            {"name": "sweep", "seconds": 0.1, "state": "Cached"},
         ],
     }
     if hostile:
         run["inputs"]["model"] |= {"path": HOSTILE, "sha256": HOSTILE}
         run["parameters"] = {HOSTILE: HOSTILE}
-        run["stages"].append({"name": HOSTILE, "seconds": None, "state": HOSTILE})
+        run["stages"].append({"name": HOSTILE, "seconds": 0.1, "state": HOSTILE})
     (folder / "run.json").write_text(json.dumps(run))
     return folder
 
@@ -239,6 +242,57 @@ def test_every_plot_is_visible(page: Page, report: Path):
         "document.querySelectorAll('[data-chart=activations] .mark-symbol.role-mark path').length"
     )
     assert page.script(silent) == 31
+
+
+def test_page_says_how_long_each_stage_took(page: Page, report: Path):
+    page.open(report)
+    rows = page.script(
+        "[...document.querySelectorAll('.stages tbody tr')].map(row => "
+        "[...row.children].map(cell => cell.textContent))"
+    )
+    assert rows == [
+        ["extract activations", "41.3", "Completed"],
+        ["sweep", "0.7", "2 \u00d7 Cached, 1 \u00d7 Completed"],
+        ["in all", "42.0", ""],
+    ]
+
+
+def test_page_says_how_many_images_each_set_has(page: Page, report: Path):
+    page.open(report)
+    cells = "document.querySelectorAll('.inputs td[data-label=images]')"
+    numbers = page.script(f"[...{cells}].map(cell => cell.textContent)")
+    assert numbers == ["", "11,547", "12,830", "12,830"]
+
+
+def test_print_shows_what_is_folded_on_the_screen(page: Page, report: Path):
+    page.open(report)
+    open_ones = "document.querySelectorAll('details[open]').length"
+    assert page.script(open_ones) == 0
+    page.driver.execute_cdp_cmd("Page.printToPDF", {})
+    assert page.script(open_ones) == page.script("document.querySelectorAll('details').length") > 0
+
+
+def test_intervals_are_drawn_to_scale(page: Page, report: Path):
+    page.open(report)
+    shades = "document.querySelectorAll('[data-chart=curves] .mark-area path').length"
+    assert page.script(shades) == 2
+    lines = "document.querySelectorAll('[data-chart=detection] .mark-rule.role-mark line')"
+    drawn = page.script(f"[...{lines}].map(line => Math.abs(line.getAttribute('y2')))")
+    results = json.loads((report.parent / "results.json").read_text())
+    height = 320
+    for checkpoint in results["checkpoints"]:
+        rate = checkpoint["goodnet"]["detection_rate"]
+        low, high = wilson_interval(round(rate * 12_830), 12_830)
+        assert any(abs(line - height * (high - low)) < 1e-3 for line in drawn)
+    assert len(drawn) == 2 * len(results["checkpoints"])
+
+
+def test_kinds_of_images_that_were_not_found_are_named(tmp_path: Path):
+    flagged = [sample for sample in make_samples() if sample.kind == "clean flagged"]
+    page = write_report(make_run(tmp_path / "three"), samples=flagged).read_text()
+    assert page.count("None found.") == 2
+    run = make_run(tmp_path / "clean", sets=("clean_valid", "clean_test"))
+    assert "None found." not in write_report(run, samples=flagged).read_text()
 
 
 def test_pointing_at_a_curve_shows_the_numbers_of_that_step(page: Page, report: Path):
