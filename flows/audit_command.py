@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder with .keras, .h5 or .hdf5 files",
+        help="folder with .keras, .h5 or .hdf5 files (required)",
     )
     add_sets(files, required=True)
     limits = parser.add_argument_group("limits of the GoodNet that the verdict speaks of")
@@ -88,13 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         "--max-false-alarm-rate",
         type=_share,
         metavar="R",
-        help="most false alarms on clean test images, 0 to 1",
+        help="most false alarms on clean test images, 0 to 1 (default: no limit)",
     )
     limits.add_argument(
         "--max-attack-success-rate",
         type=_share,
         metavar="R",
-        help="most poisoned test images that get past it, 0 to 1",
+        help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
     )
     add_method(parser.add_argument_group("how"))
     where = parser.add_argument_group("where")

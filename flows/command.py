@@ -35,27 +35,37 @@ def add_sets(group: Any, *, required: bool = False) -> None:
 
     Args:
         group: of the parser.
-        required: whether the clean sets have to be given.
+        required: whether the clean sets have to be given always, or only with a model.
     """
+    needed = "required" if required else "required with --model"
     group.add_argument(
         "--clean-valid",
         type=Path,
         required=required,
         metavar="SET",
-        help="all images that the repair itself sees",
+        help=f"clean images, all that the repair itself sees ({needed})",
     )
     group.add_argument(
-        "--clean-test", type=Path, required=required, metavar="SET", help="for evaluation only"
+        "--clean-test",
+        type=Path,
+        required=required,
+        metavar="SET",
+        help=f"other clean images, for evaluation only ({needed})",
     )
     group.add_argument(
         "--poisoned-test",
         type=Path,
         metavar="SET",
-        help="images with the trigger under the attacker's label, for evaluation only; optional",
+        help="images with the trigger under the attacker's label, for evaluation only (default: "
+        "none, the attack is not measured)",
     )
-    group.add_argument("--poisoned-valid", type=Path, metavar="SET", help="more of them; optional")
     group.add_argument(
-        "--architecture", metavar="NAME", help="network of a weights-only file: deepid"
+        "--poisoned-valid", type=Path, metavar="SET", help="more of them (default: none)"
+    )
+    group.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="network of a weights-only file: deepid (default: the one in the file)",
     )
 
 
@@ -64,12 +74,14 @@ def add_method(group: Any) -> None:
     group.add_argument(
         "--layer",
         metavar="L",
-        help="convolution to prune (default: the last one that every path goes through)",
+        help="name of the convolution to prune (default: the last one that every path goes "
+        "through)",
     )
     group.add_argument(
         "--rank-at",
         metavar="L",
-        help="layer whose mean activation ranks the channels (default: the pooling behind it)",
+        help="name of the layer whose mean activation ranks the channels (default: the pooling "
+        "behind that convolution)",
     )
     group.add_argument(
         "--drops",
@@ -85,12 +97,12 @@ def add_method(group: Any) -> None:
         type=_positive,
         default=1.0,
         metavar="S",
-        help="divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
+        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
     )
     group.add_argument(
         "--allow-same-data",
         action="store_true",
-        help="take the same images for validation and for evaluation",
+        help="take the same images for validation and for evaluation (default: an error)",
     )
     group.add_argument(
         "--verify",
@@ -98,7 +110,11 @@ def add_method(group: Any) -> None:
         default="sample",
         help="check the saved nets on a sample of every set or on all images (default: sample)",
     )
-    group.add_argument("--refresh", action="store_true", help="compute again what is cached")
+    group.add_argument(
+        "--refresh",
+        action="store_true",
+        help="compute everything again (default: what was computed before is taken from the cache)",
+    )
 
 
 def add_place(group: Any) -> None:
@@ -110,7 +126,11 @@ def add_place(group: Any) -> None:
         metavar="DIR",
         help="folder for runs and cache (default: artifacts/ of this project)",
     )
-    group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    group.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print nothing but errors (default: progress and results)",
+    )
 
 
 def _positive(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,11 @@ from rich.text import Text
 
 from goodnet.errors import printable
 from goodnet.results import printed_rows, unreached
+from goodnet.runs import stage_times
+from goodnet.tables import format_table
 
 _PLAIN_SECONDS = 10.0
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class ImagesPerSecond(ProgressColumn):
@@ -42,12 +46,14 @@ class Progressing:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: dict[str, Progress] = {}
-        self._spoke = time.monotonic()
+        self._lines: dict[str, PlainLines] = {}
 
     def advanced(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` images are through."""
         if not self._console.is_terminal:
-            self._say(f"{stage}: {done:,} of {total:,} images")
+            line = self._lines.setdefault(stage, PlainLines(done)).next_line(done, total)
+            if line:
+                self._print(f"{stage}: {line}")
             return
         bar = self._bars.get(stage)
         if bar is None:
@@ -66,14 +72,31 @@ class Progressing:
 
     def finished(self, stage: str) -> None:
         """The stage has ended."""
+        self._lines.pop(stage, None)
         bar = self._bars.pop(stage, None)
         if bar is not None:
             bar.stop()
 
-    def _say(self, line: str) -> None:
-        if time.monotonic() - self._spoke >= _PLAIN_SECONDS:
-            self._spoke = time.monotonic()
-            self._console.print(line, highlight=False, markup=False)
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class PlainLines:
+    """What to say now and then of a stage that had `done` images when it was first heard of."""
+
+    def __init__(self, done: int) -> None:
+        self._first = done
+        self._began = self._spoke = time.monotonic()
+
+    def next_line(self, done: int, total: int) -> str | None:
+        """Return how far the stage is, how fast and how long it will take; None if too soon."""
+        now = time.monotonic()
+        if now - self._spoke < _PLAIN_SECONDS or done == self._first:
+            return None
+        self._spoke = now
+        speed = (done - self._first) / (now - self._began)
+        left = (total - done) / speed
+        return f"{done:,} of {total:,} images, {speed:,.0f} images/s, {left:.0f} s left"
 
 
 def print_plan(console: Console, parameters: Mapping[str, Any]) -> None:
@@ -91,10 +114,12 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     about = json.loads((folder / "run.json").read_text("utf-8"))
     console.print(_table(printed_rows(results)))
     for line in (*unreached(results), verdict):
-        console.print(line, markup=False, highlight=False)
+        console.print(_wrapped(line, console.width), markup=False, highlight=False)
     console.print()
     console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
-    console.print(_times(about["stages"]), markup=False, highlight=False)
+    console.print()
+    for line in _times(about["stages"]):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_audit(console: Console, folder: Path) -> None:
@@ -118,12 +143,19 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     return table
 
 
-def _times(stages: Sequence[Mapping[str, Any]]) -> str:
-    by_name: dict[str, float] = {}
-    for stage in stages:
-        by_name[stage["name"]] = by_name.get(stage["name"], 0) + stage["seconds"]
-    total = sum(by_name.values())
-    cached = sum(stage["state"] == "Cached" for stage in stages)
-    parts = [f"{name} {seconds:.1f} s" for name, seconds in by_name.items() if seconds >= 0.1]
-    parts.append(f"{cached} of {len(stages)} cached")
-    return f"Stages: {total:.1f} s ({', '.join(parts)})"
+def _wrapped(sentence: str, width: int) -> str:
+    """Return a sentence in lines that keep each number and its % together."""
+    lines = textwrap.fill(sentence.replace(" %", f"{_NO_BREAK}%"), width)
+    return lines.replace(_NO_BREAK, " ")
+
+
+def _times(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    times = stage_times(stages)
+    rows = [(time.name, time.states, time.seconds) for time in times]
+    rows.append(("in all", "", sum(time.seconds for time in times)))
+    return format_table(
+        [
+            {"stage": name, "state": states, "seconds": f"{seconds:.1f}"}
+            for name, states, seconds in rows
+        ]
+    )

@@ -14,6 +14,29 @@ from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.runs import new_run_folder
 
+_DESCRIPTION = """\
+Repair a backdoored image classifier B with nothing but clean validation
+images: prune the channels that they leave quiet, save the pruned net B' each
+time a budget of clean accuracy is spent, and join B and B' into a GoodNet G,
+which answers one class more, "backdoored", wherever the two disagree.
+"""
+
+_EPILOG = """\
+An image set is an HDF5 file with `data` (N, C, H, W) or (N, H, W, C) and
+`label` (N,), or a folder with images <label>/<image>.png or .jpg. Pixels are
+raw, 0 to 255.
+
+The run ends with a table and leaves its files, report.html among them, in
+<DIR>/runs/<NAME>/.
+
+Examples:
+  python -m flows.run
+  python -m flows.run --model bd_net.h5 --clean-valid valid.h5 \\
+      --clean-test test.h5 --poisoned-test bd_test.h5 --drops 2 4 10
+
+Exit code: 0 done, 2 something to mend in what was given, 1 goodnet's fault.
+"""
+
 
 def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | None = None) -> int:
     """Run the command; return 0, 2 for what the user can mend, 1 for a fault of goodnet's.
@@ -75,17 +98,19 @@ def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.run",
-        description="Repair a backdoored image classifier with nothing but clean validation "
-        "images: prune the channels that they leave quiet, save the pruned net B' each time a "
-        "budget of clean accuracy is spent, and join B and B' into a GoodNet G that answers "
-        "one class more, 'backdoored', wherever the two disagree. Without a model, everything "
-        "runs on rendered faces and a BadNet trained on them.",
-        epilog="Image sets are HDF5 files with `data` (N, C, H, W) or (N, H, W, C) and `label` "
-        "(N,), or folders <label>/<image>.png|jpg; pixels are raw, 0 to 255. Exit code: 0 "
-        "done, 2 something to mend in what was given, 1 a fault of goodnet's.",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    files = parser.add_argument_group("what to repair")
-    files.add_argument("--model", type=Path, metavar="FILE", help=".keras, .h5 or weights-only .h5")
+    files = parser.add_argument_group(
+        "what to repair", "A net with its clean images, or nothing for a BadNet of rendered faces."
+    )
+    files.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="net B: .keras, .h5 or weights-only .h5 (default: one trained on rendered faces)",
+    )
     add_sets(files)
     add_method(parser.add_argument_group("how"))
     where = parser.add_argument_group("where")

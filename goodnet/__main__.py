@@ -109,7 +109,7 @@ def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         type=_positive,
         default=1.0,
         metavar="S",
-        help="divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
+        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
     )
     parser.add_argument(
         "--resize",
@@ -117,7 +117,9 @@ def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="resize images of another size than the net's (default: they are an error)",
     )
     parser.add_argument(
-        "--architecture", metavar="NAME", help="network of a weights-only file: deepid"
+        "--architecture",
+        metavar="NAME",
+        help="network of a weights-only file: deepid (default: the one in the file)",
     )
 
 
@@ -133,7 +135,8 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--plot",
         type=Path,
         metavar="FILE.html",
-        help="also write a page with one plot of accuracy and attack success of all runs",
+        help="also write a page with one plot of accuracy and attack success of all runs "
+        "(default: no page)",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ def check_saved(
     frontier: Frontier,
     channels: Sequence[int],
     full: bool,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Agreement:
     """Let the saved nets answer images and compare with the sweep, answer for answer.
 
@@ -47,6 +48,7 @@ def check_saved(
         frontier: of B.
         channels: the pruned channels.
         full: all images, or a sample from the middle of the set.
+        on_progress: called with the numbers of images done and in all.
     """
     numbers = range(cache.num_blocks) if full else [cache.num_blocks // 2]
     num_images = num_wrong = 0
@@ -58,6 +60,7 @@ def check_saved(
         pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
         wrong = (_answers(b_prime, pixels) != pruned) | (_answers(goodnet, pixels) != flagged)
         num_images += len(block)
+        on_progress(num_images, cache.num_images if full else num_images)
         num_wrong += int(np.count_nonzero(wrong))
     return Agreement(num_images, num_wrong)
 

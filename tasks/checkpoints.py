@@ -13,6 +13,7 @@ from goodnet.images import open_images
 from goodnet.tensorflow_start import import_tensorflow
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
+from tasks.progress import progress
 from tasks.records import (
     ActivationsRecord,
     CheckpointSteps,
@@ -52,10 +53,7 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(
-    name="verify checkpoint",
-    **cached(version=2),
-)
+@task(name="verify checkpoint", **cached(version=2))
 def verify_checkpoint(
     network: Network,
     activations: tuple[ActivationsRecord, ...],
@@ -76,15 +74,17 @@ def verify_checkpoint(
     b_prime, goodnet = load_model(saved.b_prime.path), load_model(saved.goodnet.path)
     found: list[Agreement] = []
     for one in activations:
-        agreement = check_saved(
-            b_prime,
-            goodnet,
-            cache=ActivationCache(one.file.path),
-            images=open_images(one.images.file.path),
-            frontier=open_frontier(network),
-            channels=channels,
-            full=full,
-        )
+        with progress(f"check of saved nets on {one.images.role}") as advance:
+            agreement = check_saved(
+                b_prime,
+                goodnet,
+                cache=ActivationCache(one.file.path),
+                images=open_images(one.images.file.path),
+                frontier=open_frontier(network),
+                channels=channels,
+                full=full,
+                on_progress=advance,
+            )
         if not is_bearable(agreement):
             raise RuntimeError(
                 f"the saved nets with {saved.step} channels pruned disagree with the sweep on "

@@ -30,7 +30,7 @@ def build(model, layer, channels, folder):
     return load_model(folder / "b_prime.keras"), load_model(folder / "goodnet.keras")
 
 
-def check(passed, nets, channels, *, full=True) -> Agreement:
+def check(passed, nets, channels, *, full=True, **options) -> Agreement:
     return check_saved(
         *nets,
         cache=passed.cache,
@@ -38,6 +38,7 @@ def check(passed, nets, channels, *, full=True) -> Agreement:
         frontier=passed.frontier,
         channels=channels,
         full=full,
+        **options,
     )
 
 
@@ -46,6 +47,15 @@ def test_saved_nets_agree_with_the_sweep(lab_case, tmp_path, full, num_images):
     passed, channels = lab_case
     nets = build(passed.frontier.model, "conv_3", channels, tmp_path)
     assert check(passed, nets, channels, full=full) == Agreement(num_images, 0)
+
+
+@pytest.mark.parametrize(("full", "end"), [(True, 40), (False, 8)])
+def test_progress_counts_the_images_that_are_checked(lab_case, tmp_path, full, end):
+    passed, channels = lab_case
+    nets = build(passed.frontier.model, "conv_3", channels, tmp_path)
+    told: list[tuple[int, int]] = []
+    check(passed, nets, channels, full=full, on_progress=lambda *numbers: told.append(numbers))
+    assert told == [(done, end) for done in range(8, end + 1, 8)]
 
 
 def test_a_sample_is_taken_from_the_middle(lab_case, tmp_path, monkeypatch):

@@ -1,0 +1,151 @@
+"""What people see in a terminal, and what a log file gets."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows import console
+from flows.console import Progressing, print_run
+from goodnet.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+NET = {"clean_valid_accuracy": 0.5, "clean_test_accuracy": 1.0, "attack_success_rate": None}
+STAGES = [
+    {"name": "load", "seconds": 0.25, "state": "Completed"},
+    {"name": "check", "seconds": 1.5, "state": "Cached"},
+    {"name": "check", "seconds": 2.0, "state": "Completed"},
+    {"name": "check", "seconds": 0.5, "state": "Completed"},
+]
+
+
+def on_page(width: int = 80) -> Console:
+    """A console that is no terminal; `.file.getvalue()` is what it got."""
+    return Console(file=io.StringIO(), width=width)
+
+
+def test_plain_lines_are_occasional_and_say_how_fast_and_how_long(monkeypatch):
+    monkeypatch.setattr(console, "_PLAIN_SECONDS", 0.2)
+    page = on_page()
+    progressing = Progressing(page)
+    progressing.advanced("train", 0, 10_000)
+    for done in range(1, 6):
+        time.sleep(0.1)
+        progressing.advanced("train", 1_000 * done, 10_000)
+    progressing.finished("train")
+    lines = page.file.getvalue().splitlines()
+    assert 1 <= len(lines) <= 2
+    pattern = r"train: \d,000 of 10,000 images, [\d,]+ images/s, \d s left"
+    assert all(re.fullmatch(pattern, line) for line in lines)
+
+
+def test_a_stage_that_has_just_begun_says_nothing():
+    page = on_page()
+    progressing = Progressing(page)
+    for done in (32, 64, 96):
+        progressing.advanced("train", done, 10_000)
+    assert page.file.getvalue() == ""
+
+
+TERMINAL = """
+import sys, time
+from rich.console import Console
+from flows.console import Progressing
+
+progressing = Progressing(Console(stderr=True))
+for done in range(0, 1001, 100):
+    progressing.advanced("train", done, 1000)
+    time.sleep(0.05)
+progressing.finished("train")
+"""
+
+
+def test_a_terminal_gets_a_bar_with_speed_and_time_left_that_goes_away():
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while chunk := os.read(ours, 65536):
+                chunks.append(chunk)
+        except OSError:
+            """The other end is closed."""
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert process.wait(timeout=60) == 0
+    reader.join(timeout=10)
+    os.close(ours)
+    shown = b"".join(chunks).decode()
+    assert re.search(
+        r"train.*━.* \d+/1000 .*\d+ images/s.* 0:00:0\d", re.sub("\x1b\\[[0-9;]*m", "", shown)
+    )
+    assert shown.rstrip().endswith("\x1b[2K"), "the bar's line is wiped"
+
+
+def test_the_end_names_files_and_the_time_of_each_stage(tmp_path):
+    write_json(tmp_path / "results.json", {"classes": 3, "baseline": NET, "checkpoints": []})
+    write_json(tmp_path / "run.json", {"stages": STAGES})
+    page = on_page()
+    print_run(page, tmp_path, "The verdict.")
+    text = page.file.getvalue()
+    assert f"Files: {tmp_path}\n" in text
+    end = [line.split("  ") for line in text.splitlines()[-3:]]
+    assert [[word.strip() for word in line if word] for line in end] == [
+        ["load", "Completed", "0.2"],
+        ["check", "1 × Cached, 2 × Completed", "4.0"],  # noqa: RUF001
+        ["in all", "4.2"],
+    ]
+
+
+@pytest.mark.parametrize("width", range(20, 60, 3))
+def test_no_line_of_the_verdict_begins_with_a_percent_sign(tmp_path, width):
+    write_json(tmp_path / "results.json", {"classes": 3, "baseline": NET, "checkpoints": []})
+    write_json(tmp_path / "run.json", {"stages": []})
+    page = on_page(width)
+    verdict = "It lets 84.21 % of them through, flags 15.79 % and costs 15.00 points at 10 %."
+    print_run(page, tmp_path, verdict)
+    lines = page.file.getvalue().splitlines()
+    assert verdict in " ".join(lines)
+    assert not [line for line in lines if line.startswith("%")]
+
+
+COMMANDS = [
+    ("flows.run",),
+    ("flows.audit",),
+    ("goodnet", "classify"),
+    ("goodnet", "compare"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_says_the_default_of_every_option(command):
+    page = subprocess.run(
+        [sys.executable, "-m", *command, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert max(map(len, page.splitlines())) <= 80
+    options = re.findall(r"^  (--[a-z-]+)(.*?)(?=^  -|^\S|^$)", page, re.MULTILINE | re.DOTALL)
+    assert options
+    for option, text in ((option, " ".join(words.split())) for option, words in options):
+        assert "(default: " in text or "required" in text, option
