@@ -14,7 +14,6 @@ from goodnet.evaluation import accuracy
 from goodnet.images import open_images
 from goodnet.model_files import describe_model
 from goodnet.models import load_model
-from goodnet.tensorflow_start import import_tensorflow
 
 
 def main() -> int:
@@ -44,7 +43,6 @@ def _evaluate(given: argparse.Namespace) -> tuple[float, float]:
     sets = [
         open_images(path, shape=description.input_shape) for path in (given.clean, given.poisoned)
     ]
-    import_tensorflow()
     model = load_model(given.model, architecture=given.architecture)
     clean, poisoned = (accuracy(model, images, pixel_scale=given.pixel_scale) for images in sets)
     return 100 * clean, 100 * poisoned

@@ -15,7 +15,6 @@ from goodnet.evaluation import iterate_answers
 from goodnet.model_files import describe_model
 from goodnet.models import load_model
 from goodnet.tables import format_table
-from goodnet.tensorflow_start import import_tensorflow
 from goodnet.unlabelled_images import open_unlabelled
 
 if TYPE_CHECKING:
@@ -64,7 +63,6 @@ def classify_images(
     """
     description = describe_model(model, architecture=architecture)
     opened = open_unlabelled(images, shape=description.input_shape, resize=resize)
-    import_tensorflow()
     net = load_model(model, architecture=architecture)
     return [answer for group in opened for answer in _answer(net, group, pixel_scale)]
 

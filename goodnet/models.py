@@ -26,6 +26,7 @@ from goodnet.model_files import (
     require_model_file,
 )
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.tensorflow_start import import_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -62,6 +63,7 @@ def load_model(
     with _private_copy(path, limits) as copy:
         with errors_about(path, copy):
             description = describe_model(copy, architecture=architecture, limits=limits)
+        import_tensorflow()
         private = copy.rename(copy.with_suffix(_SUFFIXES[description.kind]))
         with errors_about(path, private), _build_errors(private):
             model = _load(private, description, limits)

@@ -10,7 +10,6 @@ from goodnet.activations import ActivationCache
 from goodnet.checkpoints import find_checkpoint
 from goodnet.curves import read_counts
 from goodnet.images import open_images
-from goodnet.tensorflow_start import import_tensorflow
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
@@ -67,7 +66,6 @@ def verify_checkpoint(
     Raises:
         RuntimeError: they disagree on more images of a set than rounding explains.
     """
-    import_tensorflow()
     from goodnet.models import load_model
     from goodnet.verification import Agreement, check_saved, is_bearable
 

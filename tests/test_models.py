@@ -449,3 +449,15 @@ def test_refuses_weights_that_do_not_fit(tmp_path, name, fragment):
         load_model(path, architecture="deepid")
     assert fragment in str(caught.value)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_loading_in_a_fresh_process_shows_no_notices(tmp_path):
+    save_model(build_sequential(), tmp_path / "net.keras")
+    code = "import sys, pathlib, goodnet; goodnet.load_model(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "net.keras"],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
