@@ -45,16 +45,19 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
 def comparison_chart(runs: Sequence[Run]) -> alt.LayerChart:
     """Draw clean accuracy and attack success of G against channels pruned, a colour for each run.
 
-    Accuracy is on clean test images, or validation where a run has no others.
+    Accuracy is on clean test images, or validation where a run has no others. A click in the
+    legend fades the other runs, which may hide one.
     """
     points = [point for run in runs for point in _points(run)]
     names = [run.name for run in runs]
+    clicked = alt.selection_point(fields=["run"], bind="legend")
     base = alt.Chart(alt.InlineData(points)).encode(
         x=plots.channels_axis(points),
         y=alt.Y("rate:Q", title=None, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
         color=alt.Color("run:N", title=None, legend=alt.Legend(columns=1)).scale(
             domain=names, scheme="tableau10"
         ),
+        opacity=alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.15)),
         tooltip=[
             alt.Tooltip("run:N"),
             alt.Tooltip("measure:N"),
@@ -65,8 +68,8 @@ def comparison_chart(runs: Sequence[Run]) -> alt.LayerChart:
     dash = alt.StrokeDash("measure:N", legend=None).scale(
         domain=[ACCURACY, ATTACK], range=[[1, 0], [5, 4]]
     )
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
-    marks = base.mark_circle(size=70, opacity=1).transform_filter("datum.checkpoint")
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash).add_params(clicked)
+    marks = base.mark_circle(size=70).transform_filter("datum.checkpoint")
     return plots.finish_chart(alt.LayerChart(layer=[lines, marks]), plots.PAGE, height=380)
 
 

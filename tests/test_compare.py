@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from goodnet.__main__ import main
@@ -345,6 +347,27 @@ def test_page_opens_from_disk_with_its_plot(driver: webdriver.Chrome, tmp_path: 
     expected = [list(row.values()) for row in comparison_rows(runs)]
     assert cells == [[text.replace("\x1b", "\\x1b") for text in row] for row in expected]
     assert "by 90 points" in script("return document.querySelector('main').textContent")
+
+
+def test_a_click_singles_out_a_run(driver: webdriver.Chrome, tmp_path: Path):
+    runs = read_runs([make_run(tmp_path / "one"), make_run(tmp_path / "other")])
+    driver.get(write_comparison(tmp_path / "plot.html", runs).as_uri())
+    WebDriverWait(driver, 30).until(
+        lambda page: page.execute_script("return document.body.dataset.ready")
+    )
+
+    def opacities() -> list[str]:
+        lines = "document.querySelectorAll('#chart .mark-line path')"
+        return driver.execute_script(f"return [...{lines}].map(p => getComputedStyle(p).opacity)")
+
+    name = driver.find_element(By.CSS_SELECTOR, "#chart .role-legend-label text")
+    assert name.text == "one"
+    assert opacities() == ["1"] * 4
+    ActionChains(driver).move_to_element(name).click().perform()
+    assert opacities() == ["1"] * 2 + ["0.15"] * 2
+    plot = driver.find_element(By.CSS_SELECTOR, "#chart svg")
+    ActionChains(driver).double_click(plot).perform()
+    assert opacities() == ["1"] * 4
 
 
 def outside_requests(driver: webdriver.Chrome, path: Path) -> list[str]:
