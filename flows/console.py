@@ -20,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +31,7 @@ from goodnet.tables import format_table
 
 _PLAIN_SECONDS = 10.0
 _NO_BREAK = "\N{NO-BREAK SPACE}"
+_TABLE_WIDTH = 200
 
 
 class ImagesPerSecond(ProgressColumn):
@@ -112,7 +114,7 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     """Print the table of a finished run, what it means, where its files are and what took time."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
     about = json.loads((folder / "run.json").read_text("utf-8"))
-    console.print(_table(printed_rows(results)))
+    _print_whole(console, _table(printed_rows(results)))
     for line in (*unreached(results), verdict):
         console.print(_wrapped(line, console.width), markup=False, highlight=False)
     console.print()
@@ -141,6 +143,13 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     for row in rows:
         table.add_row(*row.values(), end_section=not row["net"].startswith("B'"))
     return table
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table as wide as it is: a narrow terminal breaks its lines but cuts no number off."""
+    options = console.options.update(max_width=_TABLE_WIDTH)
+    lines = console.render_lines(table, options, pad=False)
+    console.print(SegmentLines(lines, new_lines=True), crop=False, end="")
 
 
 def _wrapped(sentence: str, width: int) -> str:

@@ -114,6 +114,20 @@ def test_the_end_names_files_and_the_time_of_each_stage(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_number_of_the_table_is_cut_off(tmp_path, width):
+    rates = dict.fromkeys(NET, 1.0) | {"detection_rate": 1.0, "false_alarm_rate": 1.0}
+    point = {"drop": 12.25, "reached": True, "step": 1024, "channels": []}
+    results = {"classes": 3, "baseline": NET, "checkpoints": [point | {"b_prime": rates}]}
+    results["checkpoints"][0]["goodnet"] = rates
+    write_json(tmp_path / "results.json", results)
+    write_json(tmp_path / "run.json", {"stages": []})
+    page = on_page(width)
+    print_run(page, tmp_path, "The verdict.")
+    (line,) = re.findall("^ G at .*$", page.file.getvalue(), re.MULTILINE)
+    assert line.split() == ["G", "at", "12.25", "%", "1024", *["100.00", "%"] * 5]
+
+
 @pytest.mark.parametrize("width", range(20, 60, 3))
 def test_no_line_of_the_verdict_begins_with_a_percent_sign(tmp_path, width):
     write_json(tmp_path / "results.json", {"classes": 3, "baseline": NET, "checkpoints": []})
