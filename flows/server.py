@@ -20,9 +20,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.events.worker import EventsWorker
@@ -101,6 +105,7 @@ def find_announced() -> str | None:
 def mark_crashed_runs() -> None:
     """Mark Crashed the runs of this machine that are unfinished and whose process is gone.
 
+    So are their task runs, and before them, because they are found by the unfinished run alone.
     Runs that a worker started have a deployment, and the worker reports on them.
     """
     unfinished = FlowRunFilter(
@@ -108,12 +113,21 @@ def mark_crashed_runs() -> None:
         tags=FlowRunFilterTags(all_=[_HOST_TAG]),
         deployment_id=FlowRunFilterDeploymentId(is_null_=True),
     )
+    unfinished_tasks = TaskRunFilter(
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
+    )
     state: State[None] = Crashed(message="The process of this run was killed.")
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished):
             processes = [tag.removeprefix(_PROCESS_TAG) for tag in run.tags if _is_process(tag)]
-            if processes and all(is_gone(process) for process in processes):
-                client.set_flow_run_state(run.id, state, force=True)
+            if not processes or not all(is_gone(process) for process in processes):
+                continue
+            of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+            for task_run in client.read_task_runs(
+                flow_run_filter=of_run, task_run_filter=unfinished_tasks
+            ):
+                client.set_task_run_state(task_run.id, state, force=True)
+            client.set_flow_run_state(run.id, state, force=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Running
 
@@ -18,12 +19,21 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST_TAG = f"host:{os.uname().nodename}"
 STUCK_RUN = """
 from flows.server import connected
-from prefect import flow
+from prefect import flow, task
+
+@task
+def finish():
+    pass
+
+@task
+def hang():
+    print("started", flush=True)
+    input()
 
 @flow
 def stuck():
-    print("started", flush=True)
-    input()
+    finish()
+    hang()
 
 with connected():
     stuck()
@@ -164,21 +174,30 @@ def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
     }
 
 
-def test_a_killed_run_is_marked_by_the_next_start(prefect_server):
+def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(prefect_server):
+    stuck = FlowFilter(name=FlowFilterName(any_=["stuck"]))
+
     def states():
         with get_client(sync_client=True) as client:
-            return [run.state_name for run in client.read_flow_runs() if HOST_TAG in run.tags]
+            runs = client.read_flow_runs(flow_filter=stuck)
+            tasks = client.read_task_runs(flow_filter=stuck)
+        named = [("stuck", run) for run in runs] + [
+            (run.name.partition("-")[0], run) for run in tasks
+        ]
+        return {name: run.state_name for name, run in named}
 
     with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}):
         process = start(STUCK_RUN, env=os.environ | prefect_server)
         assert "started" in process.stdout.readline()
-        before = states()
+        before = {"stuck": "Running", "finish": "Completed", "hang": "Running"}
+        deadline = time.monotonic() + 30
+        while states() != before:  # Prefect tells its server of task runs in the background.
+            assert time.monotonic() < deadline, states()
+            time.sleep(0.2)
         process.kill()
         process.communicate()
         mark_crashed_runs()
-        after = states()
-    assert after.count("Running") == before.count("Running") - 1
-    assert after.count("Crashed") == before.count("Crashed") + 1
+        assert states() == {"stuck": "Crashed", "finish": "Completed", "hang": "Crashed"}
 
 
 def test_the_server_of_a_killed_run_ends_too(tmp_path):
