@@ -38,6 +38,7 @@ from flows.processes import is_gone, name_process
 from goodnet.files import write_json
 
 _START_SECONDS = 120
+_ANSWER_SECONDS = 10  # a busy server takes its time
 _WATCH_SECONDS = 1.0
 _DELIVERY_SECONDS = 10
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
@@ -148,8 +149,10 @@ def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
     try:
         meanwhile()
         _wait_for(url, process)
-        yield url
-        _deliver()
+        try:
+            yield url
+        finally:
+            _deliver()
     finally:
         process.terminate()
         process.wait()
@@ -158,7 +161,7 @@ def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
 def is_up(url: str) -> bool:
     """Return whether a Prefect API answers at the address."""
     try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK
+        return httpx.get(f"{url}/health", timeout=_ANSWER_SECONDS).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 

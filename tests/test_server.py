@@ -1,8 +1,10 @@
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,51 @@ def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(prefect_ser
         process.communicate()
         mark_crashed_runs()
         assert states() == {"stuck": "Crashed", "finish": "Completed", "hang": "Crashed"}
+
+
+FAILING_RUN = """
+import sys
+from pathlib import Path
+
+from flows.settings import configure
+configure(Path(sys.argv[1]))
+
+from flows.server import connected
+from prefect import flow, get_run_logger, task
+
+@task
+def fail():
+    get_run_logger().info("about to fail")
+    raise ValueError("bad")
+
+@flow
+def failing():
+    fail()
+
+try:
+    with connected():
+        failing()
+except ValueError:
+    print("failed")
+"""
+
+
+def test_a_failed_run_is_known_to_its_own_server_before_that_ends(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_RUN, tmp_path],
+        cwd=ROOT,
+        env=environment | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "failed\n", "")
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        (state,) = database.execute("select state_name from task_run").fetchone()
+        logged = [line for (line,) in database.execute("select message from log")]
+    assert state == "Failed"
+    assert "about to fail" in logged
 
 
 def test_the_server_of_a_killed_run_ends_too(tmp_path):
