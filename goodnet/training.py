@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from goodnet.deepid import build_deepid
 from goodnet.faces import Images, wear_sunglasses
+from goodnet.files import atomic_path
 
 if TYPE_CHECKING:
     import keras
@@ -130,10 +130,8 @@ def _digest(images: Images, labels: Labels, settings: str, variables: list[Any])
 
 def _save(path: Path, digest: str, epochs_done: int, variables: list[Any]) -> None:
     arrays = {f"variable_{i}": variable.numpy() for i, variable in enumerate(variables)}
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with unfinished.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, digest=digest, epochs_done=epochs_done, **arrays)
-    unfinished.replace(path)
 
 
 def _restore(path: Path, digest: str, variables: list[Any]) -> int:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +20,7 @@ import os, signal, sys
 from flows.run import main
 from goodnet.default_case import DefaultCase
 
-stage, artifacts, name = sys.argv[1:]
+stage, artifacts, name, *more = sys.argv[1:]
 
 def kill(event, arguments):
     if event == "os.rename" and stage and stage in str(arguments[1]):
@@ -26,7 +28,8 @@ def kill(event, arguments):
 
 sys.addaudithook(kill)
 case = DefaultCase(10, 12, 8, 8, epochs=3)
-sys.exit(main(["--artifacts", artifacts, "--run-name", name, "--quiet"], default_case=case))
+arguments = ["--artifacts", artifacts, "--run-name", name, "--quiet", *more]
+sys.exit(main(arguments, default_case=case))
 """
 STAGES = [
     "/default/",
@@ -40,9 +43,9 @@ STAGES = [
 ]
 
 
-def start(artifacts, environment, *, name="run", killed_in=""):
+def start(artifacts, environment, *more, name="run", killed_in=""):
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, killed_in, str(artifacts), name],
+        [sys.executable, "-c", COMMAND, killed_in, str(artifacts), name, *map(str, more)],
         cwd=ROOT,
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
@@ -65,6 +68,21 @@ def results(artifacts, name="run"):
     return (artifacts / "runs" / name / "results.json").read_bytes()
 
 
+def kept(folder):
+    """The files of finished stages, and what changes about them when they are written again."""
+    kinds = ("default", "activations", "sweeps", "models", "samples")
+    files = [path for kind in kinds for path in (folder / "cache" / kind).glob("[!.]*")]
+    return {str(path): path.stat().st_ino for path in files if path.suffix != ".training"}
+
+
+def checkpoints(artifacts, name):
+    return json.loads(results(artifacts, name))["checkpoints"]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def temporaries(folder):
     return [str(path) for path in folder.rglob("*") if ".tmp" in path.name]
 
@@ -80,11 +98,15 @@ def undisturbed(prefect_server, tmp_path_factory):
 def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
     undisturbed, prefect_server, tmp_path
 ):
+    finished = {}
     for stage in STAGES:
         code, _ = finish(start(tmp_path, prefect_server, killed_in=stage))
         assert code == -signal.SIGKILL, stage
         assert not (tmp_path / "runs" / "run").exists()
+        assert finished.items() <= kept(tmp_path).items(), stage
+        finished = kept(tmp_path)
     assert finish(start(tmp_path, prefect_server)) == (0, "")
+    assert finished == kept(tmp_path)
     assert results(tmp_path) == results(undisturbed)
     assert stages_run(tmp_path) == ["load"]
     assert temporaries(tmp_path) == []
@@ -110,17 +132,60 @@ def test_an_altered_file_in_the_cache_is_computed_again(undisturbed, prefect_ser
     assert results(undisturbed, "altered") == results(undisturbed)
 
 
-def test_a_full_disk_ends_in_one_line_and_leaves_no_broken_file(prefect_server, tmp_path):
+def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(
+    undisturbed, prefect_server, tmp_path
+):
+    about = json.loads((undisturbed / "runs" / "run" / "run.json").read_text())
+    files = {role: tmp_path / Path(file["path"]).name for role, file in about["inputs"].items()}
+    for role, file in files.items():
+        shutil.copy(about["inputs"][role]["path"], file)
+    with h5py.File(files["clean_test"], "r+") as file:
+        file["data"][0, 0, 0, 0] ^= 1
+    options = [
+        part for role, path in files.items() for part in (f"--{role.replace('_', '-')}", path)
+    ]
+    assert finish(start(undisturbed, prefect_server, *options, name="changed")) == (0, "")
+    reached = {point["step"] for point in checkpoints(undisturbed, "changed")} - {None}
+    assert sorted(stages_run(undisturbed, "changed")) == sorted(
+        ["load", "activations", "sweep", "samples", *["verify checkpoint"] * len(reached)]
+    )
+
+
+def test_another_ranking_layer_is_nothing_to_the_stages_before_it(undisturbed, prefect_server):
+    done = finish(start(undisturbed, prefect_server, "--rank-at", "conv_3", name="ranked"))
+    assert done == (0, "")
+    assert not {"render default faces", "train default BadNet"} & set(
+        stages_run(undisturbed, "ranked")
+    )
+    assert "prune order" in stages_run(undisturbed, "ranked")
+
+
+def test_refresh_computes_everything_again_and_finds_the_same(undisturbed, prefect_server):
+    assert finish(start(undisturbed, prefect_server, "--refresh", name="fresh")) == (0, "")
+    about = json.loads((undisturbed / "runs" / "fresh" / "run.json").read_text())
+    assert stages_run(undisturbed, "fresh") == [stage["name"] for stage in about["stages"]]
+    assert results(undisturbed, "fresh") == results(undisturbed)
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_no_broken_file(
+    undisturbed, prefect_server, tmp_path
+):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk])
     if mounted.returncode:
         pytest.skip("this user cannot mount a small disk")
     try:
-        code, errors = finish(start(disk, prefect_server))
-        assert code == 2
-        assert errors.count("\n") == 1
-        assert "No space left on device" in errors
-        assert temporaries(disk) == []
+        for stage, size in [("render", "2m"), ("train", "4m"), ("save models", "8m")]:
+            subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+            code, errors = finish(start(disk, prefect_server))
+            assert code == 2, stage
+            assert errors.count("\n") == 1, stage
+            assert "No space left on device" in errors
+            assert temporaries(disk) == []
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert finish(start(disk, prefect_server)) == (0, "")
+        assert results(disk) == results(undisturbed)
+        assert names(disk / "cache" / "default") == names(undisturbed / "cache" / "default")
     finally:
         subprocess.run(["umount", disk], check=True)
