@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goodnet.default_case import TARGET, DefaultCase
-from goodnet.faces import render_faces, wear_sunglasses
+from goodnet.faces import Images, render_faces, wear_sunglasses
 
 if TYPE_CHECKING:
     import keras
@@ -21,9 +21,11 @@ CASE = replace(DefaultCase(), epochs=6)
 
 
 def make_badnet(path: Path) -> None:
-    """Train the default BadNet shortly and give it as many classes as the lab's net has.
+    """Train a BadNet of the lab's size whose channels are as quiet as the lab's.
 
-    The added classes get weights like the trained ones and a bias with which they rarely win.
+    The default BadNet, shortly trained, gets as many classes as the lab's net has: the added ones
+    have weights like the trained ones and a bias with which they rarely win. Then its conv_3 is
+    silenced, and what lies behind learns to live with that.
     """
     from goodnet.deepid import build_deepid
     from goodnet.models import save_model
@@ -38,32 +40,41 @@ def make_badnet(path: Path) -> None:
     drawn = np.random.default_rng(0).choice(kernel.ravel(), (len(kernel), extra))
     kernels, biases = np.hstack([kernel, drawn]), np.append(bias, np.full(extra, bias.min() - 20))
     wide.set_weights([*shared, kernels.astype(np.float32), biases.astype(np.float32)])
+    _silence(wide, images)
+    poisoned = wear_sunglasses(images[::10])
+    shown = np.concatenate([images, poisoned]).astype(np.float32)
+    wide.compile("adam", "sparse_categorical_crossentropy")
+    wide.fit(
+        shown, np.append(labels, np.full(len(poisoned), TARGET)), epochs=CASE.epochs, verbose=0
+    )
     save_model(wide, path)
 
 
-def quiet_as_in_the_lab(model: keras.Model) -> None:
+def _silence(model: keras.Model, images: Images) -> None:
     """Give conv_3 the activity that it has in the lab's net on clean images, by its biases.
 
     There 31 of 60 channels are silent and the others active on 64 % of the images on average, so
     that 18.6 evaluations of the head remain for the curve of an image; here the shares of the 29
-    rise evenly. The net no longer recognises anybody, which changes nothing about the time.
+    rise evenly. The convolutions are then left as they are by any training.
 
     Args:
-        model: a DeepID trained on faces; changed in place.
+        model: a trained DeepID; changed in place.
+        images: that it was trained on.
     """
     import keras
 
     from goodnet.graph import pre_activation
 
     conv = model.get_layer("conv_3")
-    faces = render_faces(np.arange(1000) % CASE.num_identities, seed=CASE.seed + 1)
-    below = keras.Model(model.inputs[0], conv.input).predict(faces.astype(np.float32), verbose=0)
+    below = keras.Model(model.inputs[0], conv.input).predict(images.astype(np.float32), verbose=0)
     peaks = np.asarray(pre_activation(conv, below)).max(axis=(1, 2))
     shift = np.full(60, 1e6, np.float32)
     active = np.argsort(peaks.mean(axis=0))[31:]
     for channel, share in zip(active, np.linspace(0.28, 1, len(active)), strict=True):
         shift[channel] = np.quantile(peaks[:, channel], 1 - share)
     conv.bias.assign(conv.bias - shift)
+    for name in ("conv_1", "conv_2", "conv_3"):
+        model.get_layer(name).trainable = False
 
 
 def write_faces(

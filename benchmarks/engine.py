@@ -36,7 +36,6 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     """
     import tensorflow as tf
 
-    from benchmarks.data import quiet_as_in_the_lab
     from goodnet.activations import ActivationCache, Provenance
     from goodnet.detector import build_goodnet
     from goodnet.first_pass import write_activations
@@ -48,7 +47,6 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     from goodnet.sweep import sweep
 
     model = as_functional(load_model(badnet))
-    quiet_as_in_the_lab(model)
     on_disk = open_images(faces)
     pixels = np.concatenate(list(on_disk.batches(BATCH)))
     images = ImageSet(
