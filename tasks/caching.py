@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from prefect.utilities.dispatch import get_registry_for_type
 from goodnet.digests import digest_file
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
+
+logger = logging.getLogger(__name__)
 
 _FINAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS)
 
@@ -71,6 +74,7 @@ class RecordSerializer(Serializer):
         record = kind.model_validate(fields)
         for file in _produced_files(record):
             if not file.path.is_file() or digest_file(file.path).sha256 != file.sha256:
+                logger.warning("%s is gone or was altered, its stage runs again", file.path)
                 raise ValueError(f"{file.path} is gone or was altered")
         return record
 

@@ -49,13 +49,14 @@ def test_a_record_is_read_back(store, tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"simples")])
-def test_a_record_of_a_file_that_changed_does_not_exist(store, tmp_path, spoil):
+def test_a_record_of_a_file_that_changed_does_not_exist(store, tmp_path, spoil, caplog):
     record = make_samples(tmp_path)
     store.write(record, KEY)
     spoil(record.file.path)
     assert not store.exists(KEY)
     with pytest.raises(ValueError, match="is gone or was altered"):
         store.read(KEY)
+    assert f"{record.file.path} is gone or was altered, its stage runs again" in caplog.text
 
 
 class Touching:
