@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from goodnet.errors import InputError
 
 CASES_IN_CI = 2880
 CASES = int(os.environ.get("FUZZ_CASES", CASES_IN_CI))
@@ -356,3 +359,46 @@ def test_the_files_are_read_while_they_are_whole(tmp_path, worker, name):
 def test_the_worker_tells_what_else_happens(tmp_path, worker):
     assert "KeyError" in worker.read("nothing", tmp_path)
     assert worker.read("images", tmp_path / "missing") == "refused"
+
+
+def save_goodnet(path: Path) -> dict[str, bytes]:
+    """Save a GoodNet, which has layers and ops, and return the members of its archive."""
+    import keras
+    from keras import layers
+
+    from goodnet.detector import build_goodnet
+
+    image = keras.Input((8, 6, 3))
+    features = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    rows = layers.Flatten()(layers.MaxPooling2D(2)(layers.BatchNormalization()(features)))
+    badnet = keras.Model(image, layers.Dense(5, activation="softmax")(rows))
+    build_goodnet(badnet, "conv", [0, 1]).save(path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
+    from goodnet.models import load_model
+
+    path = tmp_path / "net.keras"
+    members = save_goodnet(path)
+    counts = {"built": 0, "refused": 0}
+
+    @cases(0.5)
+    @given(edits)
+    def try_all(changes):
+        config = damage_json(members["config.json"], changes)
+        path.write_bytes(
+            make_archive(config, members["model.weights.h5"], metadata=members["metadata.json"])
+        )
+        began = time.monotonic()
+        try:
+            load_model(path)
+            counts["built"] += 1
+        except InputError:
+            counts["refused"] += 1
+        assert time.monotonic() - began < PATIENCE_SECONDS
+
+    load_model(path)
+    try_all()
+    assert min(counts.values())
