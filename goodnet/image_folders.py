@@ -37,12 +37,28 @@ def list_images(folder: Path) -> list[Path]:
     images = [
         image.relative_to(folder)
         for label in labels
-        for image in _list_visible(label, inside=folder.resolve())
+        for image in list_visible(label, inside=folder.resolve())
         if _is_image(image)
     ]
     if not images:
         raise InputError(f"{folder}: holds no image, expected <label>/<image>.png or .jpg")
     return images
+
+
+def list_visible(folder: Path, *, inside: Path) -> list[Path]:
+    """List what is in a folder by name, but for hidden files.
+
+    Raises:
+        InputError: it cannot be listed, or a link in it leads out of the folder `inside`.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+    for path in paths:
+        if path.is_symlink():
+            _require_inside(path, inside)
+    return paths
 
 
 def label_of(image: Path) -> int:
@@ -75,23 +91,12 @@ def read_image_batches(
 
 
 def _list_labels(folder: Path) -> Iterator[Path]:
-    for path in _list_visible(folder, inside=folder.resolve()):
+    for path in list_visible(folder, inside=folder.resolve()):
         if not path.is_dir():
             raise InputError(f"{path}: is no folder, expected folders named by their label")
         if not re.fullmatch("[0-9]{1,9}", path.name):
             raise InputError(f"{path}: folder is named {path.name}, expected a label (0, 1, …)")
         yield path
-
-
-def _list_visible(folder: Path, *, inside: Path) -> list[Path]:
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
-    for path in paths:
-        if path.is_symlink():
-            _require_inside(path, inside)
-    return paths
 
 
 def _require_inside(link: Path, folder: Path) -> None:

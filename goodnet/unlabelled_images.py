@@ -16,6 +16,7 @@ from goodnet.errors import InputError
 from goodnet.image_folders import (
     Shape,
     list_images,
+    list_visible,
     read_image_batches,
     read_shape,
     require_shape,
@@ -62,7 +63,7 @@ def _expand(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    visible = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    visible = list_visible(path, inside=path.resolve())
     if any(entry.is_dir() for entry in visible):
         yield from (path / image for image in list_images(path))
         return

@@ -185,6 +185,16 @@ def test_other_sizes_are_refused_unless_resized(
     assert answers[str(pictures / "blue.png")] == "backdoored"
 
 
+def test_links_out_of_a_folder_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nets
+):
+    (tmp_path / "folder").mkdir()
+    picture("red").save(tmp_path / "secret.png")
+    (tmp_path / "folder" / "a.png").symlink_to("../secret.png")
+    said = refusal(capsys, nets / "g.keras", tmp_path / "folder")
+    assert "a.png: is a link that leads out of the folder" in said
+
+
 def test_resizing_averages_and_stays_within_bounds(tmp_path: Path):
     from goodnet.unlabelled_images import open_unlabelled
 
