@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+_MAX_LENGTH = 20_000
+
 
 class InputError(ValueError):
     """What was given cannot be used; the message names it, what was expected and what was found.
 
-    The message is one line that is safe to print: control characters are escaped, because file
-    and layer names come from whoever made the file.
+    The message is one line that is safe to print: control characters are escaped and megabytes cut
+    short, because file and layer names come from whoever made the file.
     """
 
     def __init__(self, message: str) -> None:
+        if len(message) > _MAX_LENGTH:
+            half = _MAX_LENGTH // 2
+            message = f"{message[:half]} … {message[-half:]}"
         super().__init__(printable(message))
 
 

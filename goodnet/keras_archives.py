@@ -19,6 +19,7 @@ WEIGHTS_MEMBER = "model.weights.h5"
 
 _MEMBERS = ("config.json", "metadata.json", WEIGHTS_MEMBER)
 _MAX_RATIO = 100
+_MAX_TABLE_BYTES = 2**16
 _SMALL_BYTES = 2**20
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -57,6 +58,7 @@ def extract_weights(path: Path, target: Path) -> None:
 @contextmanager
 def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
+        _require_short_table(path)
         with zipfile.ZipFile(path) as archive:
             yield archive
     except InputError:
@@ -66,6 +68,25 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise InputError(f"{path}: is a damaged Keras archive ({error})") from error
+
+
+def _require_short_table(path: Path) -> None:
+    """Refuse tables of contents that would fill the memory when `zipfile` reads them.
+
+    They end the file with 22 bytes; before these, a signature may refer to larger numbers than the
+    22 bytes can hold.
+    """
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 42, 0))
+        end = file.read()
+    is_plain = end[-22:-18] == b"PK\x05\x06" and end[-2:] == b"\0\0"
+    if not is_plain or end[:4] == b"PK\x06\x07":
+        raise zipfile.BadZipFile("no plain table of contents at its end")
+    table_bytes = int.from_bytes(end[-10:-6], "little")
+    if table_bytes > _MAX_TABLE_BYTES:
+        raise zipfile.BadZipFile(
+            f"table of contents of {table_bytes:,} bytes, expected {_MAX_TABLE_BYTES:,} or less"
+        )
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path, limits: ModelLimits) -> None:

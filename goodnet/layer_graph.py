@@ -67,6 +67,8 @@ def _read_name(item: dict[str, Any], where: str) -> str:
     name = config.get("name")
     if not isinstance(name, str) or not name or item.get("name", name) != name:
         raise InputError(f"{where}: a {item.get('class_name')} layer has no single name")
+    if not name.isprintable():
+        raise InputError(f"{where}: layer `{name}` has a name that cannot be printed")
     if "class_name" not in item:
         raise InputError(f"{where}: layer `{name}` has no class_name")
     return name

@@ -105,10 +105,10 @@ def iterate_objects(file: h5py.File) -> Iterator[h5py.Group | h5py.Dataset]:
         group = pending.pop()
         yield group
         children = []
+        num_links += len(group)  # Before h5py makes a list of the names.
+        if num_links > MAX_OBJECTS:
+            raise InputError(f"{path}: holds more than {MAX_OBJECTS:,} objects")
         for name in group:
-            num_links += 1
-            if num_links > MAX_OBJECTS:
-                raise InputError(f"{path}: holds more than {MAX_OBJECTS:,} objects")
             _require_hard_link(group, name, path)
             child = group[name]
             if _address(child) in seen:

@@ -89,6 +89,24 @@ def with_member(name: str) -> Callable[[Path], None]:
     return build
 
 
+def thousands_of_members(path: Path) -> None:
+    write_archive(path, make_net())
+    with zipfile.ZipFile(path, "a") as opened:
+        for number in range(2000):
+            opened.writestr(f"{number:04}", b"")
+
+
+def with_end(end: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """A good archive, but for what `end` does to the 22 bytes at its end."""
+
+    def build(path: Path) -> None:
+        write_archive(path, make_net())
+        content = path.read_bytes()
+        path.write_bytes(content[:-22] + end(content[-22:]))
+
+    return build
+
+
 def entries_that_overlap(path: Path) -> None:
     """Let two members of the table of contents share one place in the archive."""
     write_archive(path, make_net())
@@ -271,6 +289,16 @@ MODELS = [
         "{path}: layer `\\x1b]0;owned\\x07\\n\\u202e` uses `Lambda`",
     ),
     Case(
+        "name of a good layer that a terminal would obey",
+        archive(make_layer("ReLU", "\x1b[2J")),
+        "{path}: layer `\\x1b[2J` has a name that cannot be printed",
+    ),
+    Case(
+        "name of a megabyte",
+        archive(make_layer("Lambda", "x" * 2**19)),
+        "{path}: layer `xxxx",
+    ),
+    Case(
         "three models deep",
         archive(inner_model("a", inner_model("b", inner_model("c", make_layer("ReLU", "act"))))),
         "{path}: layer `c` is nested deeper than 2 models",
@@ -300,6 +328,26 @@ MODELS = [
     Case("member for Windows", with_member("..\\evil.py"), "{path}: holds `..\\evil.py`"),
     Case("folder as member", with_member("assets/"), "{path}: holds `assets/`, expected only"),
     Case("member named in colour", with_member("\x1b[31m"), "{path}: holds `\\x1b[31m`"),
+    Case(
+        "table of contents that fills the memory",
+        thousands_of_members,
+        "{path}: is a damaged Keras archive (table of contents of 100,",
+    ),
+    Case(
+        "table of contents elsewhere",
+        with_end(lambda end: b"PK\x06\x07" + bytes(16) + end),
+        "{path}: is a damaged Keras archive (no plain table of contents at its end)",
+    ),
+    Case(
+        "text behind the archive",
+        with_end(lambda end: end + b"#!/bin/sh"),
+        "{path}: is a damaged Keras archive (no plain table of contents at its end)",
+    ),
+    Case(
+        "comment in the archive",
+        with_end(lambda end: end[:-2] + b"\x09\0#!/bin/sh"),
+        "{path}: is a damaged Keras archive (no plain table of contents at its end)",
+    ),
     Case("names that differ", names_that_differ, "{path}: is a damaged Keras archive"),
     Case("members that overlap", entries_that_overlap, "{path}: is a damaged Keras archive"),
     Case("size that lies", size_that_lies, "{path}: is a damaged Keras archive"),
@@ -586,6 +634,7 @@ def test_hostile_input_is_refused_in_one_line(tmp_path, read, case):
     line = str(caught.value)
     assert line.startswith(case.line.format(path=path))
     assert line.isprintable()
+    assert len(line) < 30_000
     assert time.monotonic() - began < 10
 
 
