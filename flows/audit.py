@@ -100,7 +100,8 @@ def audit(
         "allow_same_data": allow_same_data,
         "verify": verify,
     }
-    finished = FinishedRepairs(artifacts, sets=sets, parameters=method | _stage_versions())
+    parameters = method | _stage_versions()
+    finished = FinishedRepairs(artifacts, sets=sets, parameters=parameters, refresh=refresh)
     options = {**sets, **method, "artifacts": artifacts, "refresh": refresh}
     audited = [
         _audit_model(model, finished, options=options, limits=limits)
@@ -116,7 +117,7 @@ def audit(
 def _audit_model(
     model: Path, finished: FinishedRepairs, *, options: dict[str, Any], limits: Limits
 ) -> AuditedModel:
-    run = None if options["refresh"] else finished.find(model)
+    run = finished.find(model)
     unchanged = run is not None
     if run is None:
         named = repair.with_options(flow_run_name=lambda: printable(f"repair {model.name}"))

@@ -96,6 +96,7 @@ def repair(
         rank_at=rank_at,
         pixel_scale=pixel_scale,
         allow_same_data=allow_same_data,
+        refresh=refresh,
         artifacts=artifacts,
     )
     network = inputs.network

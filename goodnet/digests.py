@@ -78,12 +78,19 @@ class DigestMemory:
     another just remembered, which costs reading that input once more and nothing else.
     """
 
-    def __init__(self, memory: Path) -> None:
+    def __init__(self, memory: Path, *, refresh: bool = False) -> None:
+        """Open a memory.
+
+        Args:
+            memory: The JSON file; made when there is something to remember.
+            refresh: Read all files again, and remember what they are now.
+        """
         self._memory = memory
+        self._refresh = refresh
 
     def digest(self, path: Path) -> FileDigest:
         """Digest the image set or other file at `path`, reading only what has changed."""
-        known, learned = self._load(), {}
+        known, learned = {} if self._refresh else self._load(), {}
 
         def digest_one(file: Path) -> FileDigest:
             name = str(file.absolute())

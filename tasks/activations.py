@@ -11,7 +11,7 @@ from prefect import task
 from goodnet.activations import Provenance
 from goodnet.images import open_images
 from goodnet.tensorflow_start import import_tensorflow
-from tasks.caching import cache_file, cached
+from tasks.caching import activations_file, cached
 from tasks.progress import progress
 from tasks.records import (
     CleanValidation,
@@ -49,7 +49,7 @@ def _first_pass(
 
     frontier = open_frontier(network)
     shape, (_, num_classes) = frontier.model.input_shape[1:], frontier.model.output_shape
-    path = activations_path(network, images, artifacts)
+    path = activations_file(artifacts, network, images)
     with progress(f"activations of {images.role}") as advance:
         write_activations(
             path,
@@ -66,13 +66,6 @@ def _first_pass(
             on_progress=advance,
         )
     return StoredFile.of(path)
-
-
-def activations_path(
-    network: Network, images: CleanValidation | EvaluationSet, artifacts: Path
-) -> Path:
-    """Return where the activations of a set are or will be."""
-    return cache_file(artifacts, "activations", ".parquet", network, images.file)
 
 
 @lru_cache(maxsize=1)

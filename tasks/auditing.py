@@ -25,7 +25,12 @@ class FinishedRepairs:
     """
 
     def __init__(
-        self, artifacts: Path, *, sets: Mapping[str, Path | None], parameters: Mapping[str, Any]
+        self,
+        artifacts: Path,
+        *,
+        sets: Mapping[str, Path | None],
+        parameters: Mapping[str, Any],
+        refresh: bool = False,
     ) -> None:
         """Digest the image sets.
 
@@ -33,9 +38,11 @@ class FinishedRepairs:
             artifacts: folder of runs and cache.
             sets: image sets by name; None where one is not given.
             parameters: all else that the results depend on.
+            refresh: read all files again, and find no finished repair.
         """
         self._artifacts = artifacts
-        self._memory = DigestMemory(artifacts / "cache" / "digests.json")
+        self._memory = DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
+        self._refresh = refresh
         digests = {
             name: path and self._memory.digest(path).sha256 for name, path in sorted(sets.items())
         }
@@ -43,6 +50,8 @@ class FinishedRepairs:
 
     def find(self, model: Path) -> Path | None:
         """Return the folder of the finished repair of this net, if there is one."""
+        if self._refresh:
+            return None
         try:
             known = json.loads(self._record(model).read_text("utf-8"))
             results = StoredFile.model_validate(known)

@@ -26,9 +26,10 @@ def load_inputs(
     rank_at: str | None,
     pixel_scale: float,
     allow_same_data: bool,
+    refresh: bool,
     artifacts: Path,
 ) -> Inputs:
-    """Check the files and the disk; an unchanged file is not read again for its digest."""
+    """Check the files and the disk; an unchanged file is digested again only with `refresh`."""
     checked = check_inputs(
         model,
         sets,
@@ -37,7 +38,7 @@ def load_inputs(
         rank_at=rank_at,
         allow_same_data=allow_same_data,
     )
-    memory = DigestMemory(artifacts / "cache" / "digests.json")
+    memory = DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
     files = {
         name: StoredFile.of(images.path, memory.digest(images.path))
         for name, images in checked.sets.items()

@@ -29,7 +29,7 @@ class Stages:
     refresh: bool
     log: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, stage: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, stage: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one stage and return its record; what it raises is raised here."""
         began = time.perf_counter()
         record, state = self._call(stage, self.refresh, *args, **kwargs)
@@ -42,7 +42,9 @@ class Stages:
         )
         return record
 
-    def _call(self, stage: Task[P, R], refresh: bool, *args: Any, **kwargs: Any) -> tuple[R, str]:
+    def _call(
+        self, stage: Task[P, R], refresh: bool, /, *args: Any, **kwargs: Any
+    ) -> tuple[R, str]:
         ready = stage.with_options(refresh_cache=refresh)
         # A task run would take the tags of its flow run, and ask the server, over a connection of
         # its own, for a slot for each of them.

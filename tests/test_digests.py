@@ -100,6 +100,14 @@ def test_an_unchanged_file_is_not_read_again(tmp_path, memory):
     assert memory.digest(path) == FileDigest("f" * 64, 3)
 
 
+def test_with_refresh_every_file_is_read_again_and_remembered(tmp_path, memory):
+    path = write_settled(tmp_path / "a.h5", b"abc")
+    memory.digest(path)
+    forget_bytes(tmp_path / "cache" / "digests.json")
+    fresh = DigestMemory(tmp_path / "cache" / "digests.json", refresh=True)
+    assert fresh.digest(path) == memory.digest(path) == digest_file(path)
+
+
 def test_the_memory_outlives_the_object_and_knows_relative_paths(tmp_path, memory, monkeypatch):
     path = write_settled(tmp_path / "a.h5", b"abc")
     memory.digest(path)
