@@ -538,6 +538,7 @@ def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
     home = tmp_path_factory.mktemp("prefect")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         from flows.server import running_server
 
         with running_server() as url:
