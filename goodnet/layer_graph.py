@@ -62,6 +62,24 @@ def read_graph(model: dict[str, Any], *, where: str, max_layers: int) -> LayerGr
     return _read_functional(by_name, config, where)
 
 
+def count_build_steps(model: dict[str, Any]) -> int:
+    """Count the layers that Keras goes through while it builds a model and those in it.
+
+    It builds a Sequential model anew with each of its layers: a thousand take it minutes.
+    """
+    num_steps = 0
+    pending: list[Any] = [model]
+    while pending:
+        value = pending.pop()
+        pending.extend(children(value))
+        config = value.get("config") if isinstance(value, dict) else None
+        layers = config.get("layers") if isinstance(config, dict) else None
+        if isinstance(layers, list):
+            is_sequential = value.get("class_name") == "Sequential"
+            num_steps += len(layers) ** 2 if is_sequential else len(layers)
+    return num_steps
+
+
 def _read_name(item: dict[str, Any], where: str) -> str:
     config = require_object(item.get("config"), f"{where}: a layer's config")
     name = config.get("name")

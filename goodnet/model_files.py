@@ -18,7 +18,7 @@ from goodnet.deepid_weights import DEEPID_LAYERS, count_deepid_classes
 from goodnet.errors import InputError
 from goodnet.hdf5_models import count_parameters, read_text_attribute
 from goodnet.keras_archives import WEIGHTS_MEMBER, extract_weights, is_archive, read_archive_texts
-from goodnet.layer_graph import LayerDescription, read_graph
+from goodnet.layer_graph import LayerDescription, count_build_steps, read_graph
 from goodnet.layer_shapes import infer_shape, read_input_shape
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.safe_hdf5 import open_hdf5
@@ -179,6 +179,12 @@ def _describe_config(
     check_stock(config, where=where)
     if not isinstance(config, dict) or config.get("class_name") not in MODELS:
         raise InputError(f"{path}: describes no model, expected a Sequential or Functional one")
+    num_steps = count_build_steps(config)
+    if num_steps > limits.max_build_steps:
+        raise InputError(
+            f"{path}: has so many layers that Keras takes {num_steps:,} steps to build it, "
+            f"expected {limits.max_build_steps:,} or less"
+        )
     graph = read_graph(config, where=where, max_layers=max_layers)
     input_shape = read_input_shape(config, graph, where=where)
     shape = infer_shape(config, input_shape, where=where, max_layers=max_layers)

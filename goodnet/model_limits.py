@@ -13,6 +13,8 @@ class ModelLimits:
     max_parameters: int = 200_000_000
     max_config_bytes: int = 4 * 2**20
     max_layers: int = 10_000
+    max_build_steps: int = 40_000
+    """Layers that Keras goes through while it builds the model, ten thousand in a few seconds."""
     max_values: int = 50_000_000
     """In the output of a layer for one image: a few bytes can ask for a million times as many."""
 

@@ -391,13 +391,13 @@ def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
         path.write_bytes(
             make_archive(config, members["model.weights.h5"], metadata=members["metadata.json"])
         )
-        began = time.monotonic()
+        began = time.process_time()  # Another process may keep this one waiting.
         try:
             load_model(path)
             counts["built"] += 1
         except InputError:
             counts["refused"] += 1
-        assert time.monotonic() - began < PATIENCE_SECONDS
+        assert time.process_time() - began < PATIENCE_SECONDS
 
     load_model(path)
     try_all()

@@ -299,6 +299,11 @@ MODELS = [
         "{path}: layer `xxxx",
     ),
     Case(
+        "layers that take minutes to build",
+        archive(*(make_layer("ReLU", f"layer {number}") for number in range(300))),
+        "{path}: has so many layers that Keras takes 92,416 steps to build it, expected 40,000",
+    ),
+    Case(
         "three models deep",
         archive(inner_model("a", inner_model("b", inner_model("c", make_layer("ReLU", "act"))))),
         "{path}: layer `c` is nested deeper than 2 models",
