@@ -17,11 +17,17 @@ _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; return its exit code, or 2 after one line on what the user can mend."""
+    """Run a command; return its exit code.
+
+    After one line, it is 2 for what the user can mend and 130, as shells have it, for Ctrl-C.
+    """
     try:
         return command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last stage", file=sys.stderr)  # noqa: T201
+        return 130
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise

@@ -136,7 +136,8 @@ def mark_crashed_runs() -> None:
 def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
     """Start a server on a free loopback port, yield its API's address, and stop it.
 
-    It stops by itself when this process is killed.
+    It stops by itself when this process is killed. Ctrl-C does not reach it: the run has to report
+    to it that it was stopped.
 
     Args:
         meanwhile: work to do while it starts.
@@ -145,7 +146,8 @@ def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
         RuntimeError: it did not answer in time.
     """
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "flows.server", str(port)])  # noqa: S603
+    command = [sys.executable, "-m", "flows.server", str(port)]
+    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603
     url = f"http://127.0.0.1:{port}/api"
     try:
         meanwhile()
@@ -153,7 +155,7 @@ def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
         try:
             yield url
         finally:
-            _deliver()
+            _deliver()  # or else Prefect tries for minutes, at exit, to reach a server that is gone
     finally:
         process.terminate()
         process.wait()

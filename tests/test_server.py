@@ -1,4 +1,5 @@
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -263,3 +264,22 @@ with running_server() as url:
     while is_up(url):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_ctrl_c_ends_a_run_and_its_server_soon_and_in_one_line(tmp_path):
+    source = f"""
+import sys
+from flows.command import exit_code
+
+def command():
+    exec({STUCK_RUN!r}, {{}})
+
+sys.exit(exit_code(command))
+"""
+    quiet = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE, start_new_session=True)
+    assert "started" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: whatever the command has started
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "stopped; the same command goes on from the last stage\n"
