@@ -58,6 +58,8 @@ class Progressing:
                 self._print(f"{stage}: {line}")
             return
         bar = self._bars.get(stage)
+        if bar is None and done == total:
+            return
         if bar is None:
             bar = self._bars[stage] = Progress(
                 TextColumn("{task.description}"),

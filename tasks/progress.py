@@ -56,7 +56,7 @@ class _ProgressArtifact:
         self._artifact: Any = None
 
     def show(self, percent: float) -> None:
-        late = time.monotonic() - self._shown >= _UPDATE_SECONDS
+        late = percent < 100 and time.monotonic() - self._shown >= _UPDATE_SECONDS
         ended = percent >= 100 and self._artifact is not None
         if TaskRunContext.get() is None or not (late or ended):
             return

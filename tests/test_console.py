@@ -55,6 +55,14 @@ def test_a_stage_that_has_just_begun_says_nothing():
     assert page.file.getvalue() == ""
 
 
+def test_a_stage_that_is_done_when_it_is_first_heard_of_says_nothing():
+    page = Console(file=io.StringIO(), force_terminal=True)
+    progressing = Progressing(page)
+    progressing.advanced("check", 8, 8)
+    progressing.finished("check")
+    assert page.file.getvalue() == ""
+
+
 TERMINAL = """
 import sys, time
 from rich.console import Console
