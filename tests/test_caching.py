@@ -1,148 +1,80 @@
-"""Stored results as somebody left them who can write to the artifacts folder."""
-
-import json
-import sys
-from pathlib import Path
-from typing import Any, NamedTuple
+import errno
 
 import pytest
-from prefect.filesystems import LocalFileSystem
-from prefect.results import ResultStore
-from prefect.serializers import (
-    CompressedPickleSerializer,
-    PickleSerializer,
-    Serializer,
-)
+from prefect import flow, task
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from goodnet.digests import digest_file
-from tasks.caching import RecordSerializer, cache_file
-from tasks.records import PruneOrder, Samples, StoredFile
-
-KEY = "some stage-0123"
+from goodnet.errors import InputError
+from tasks.caching import cached
+from tasks.records import DefaultModel, StoredFile
 
 
-@pytest.fixture
-def store(tmp_path):
-    return make_store(tmp_path / "cache")
+@pytest.fixture(scope="module", autouse=True)
+def on_server(prefect_server, tmp_path_factory):
+    settings = {
+        PREFECT_API_URL: prefect_server["PREFECT_API_URL"],
+        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+    }
+    with temporary_settings(settings):
+        yield
 
 
-def make_store(folder: Path, serializer: Serializer | None = None) -> ResultStore:
-    """A store as Prefect makes one for a stage, over files; it remembers nothing in memory."""
-    return ResultStore(
-        result_storage=LocalFileSystem(basepath=str(folder)),
-        serializer=serializer or RecordSerializer(),
-        cache_result_in_memory=False,
-    )
+def test_only_errors_that_another_try_can_mend_are_retried(tmp_path):
+    (tmp_path / "file").touch()
+    done = DefaultModel(file=StoredFile.of(tmp_path / "file"))
+    tries = []
+
+    @task(**cached(version=1) | {"retry_delay_seconds": 0})
+    def fail_once(name):
+        tries.append(name)
+        if tries.count(name) == 1:
+            raise errors[name]
+        return done
+
+    @flow
+    def all_errors():
+        return {name: fail_once(name, return_state=True).is_completed() for name in errors}
+
+    errors = {
+        "device": OSError(errno.EIO, "Input/output error"),
+        "no number": OSError("Can't read data"),
+        "full disk": OSError(errno.ENOSPC, "No space left on device"),
+        "no file": FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        "bad input": InputError("a.h5: no labels"),
+        "ours": RuntimeError("disagreement"),
+    }
+    mended = {"device", "no number"}
+    assert all_errors() == {name: name in mended for name in errors}
+    assert {name: tries.count(name) for name in errors} == {
+        name: 2 if name in mended else 1 for name in errors
+    }
 
 
-def make_samples(tmp_path: Path) -> Samples:
-    path = tmp_path / "samples.npz"
-    path.write_bytes(b"samples")
-    return Samples(file=StoredFile.of(path, digest_file(path)))
+def test_a_result_is_honoured_while_its_file_is_there_and_unaltered(tmp_path):
+    path, given = tmp_path / "made", [tmp_path / "given", tmp_path / "copy"]
+    for file in given:
+        file.write_text("same")
 
+    def stage(version):
+        @task(name="make", **cached(version=version))
+        def make(given):
+            path.write_text("made")
+            return DefaultModel(file=StoredFile.of(path))
 
-def test_a_record_is_read_back(store, tmp_path):
-    record = make_samples(tmp_path)
-    store.write(record, KEY)
-    assert store.exists(KEY)
-    assert store.read(KEY).result == record
+        return make
 
+    def state(*, file=given[0], version=1):
+        @flow
+        def once():
+            return stage(version)(StoredFile.of(file), return_state=True).name
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"simples")])
-def test_a_record_of_a_file_that_changed_does_not_exist(store, tmp_path, spoil, caplog):
-    record = make_samples(tmp_path)
-    store.write(record, KEY)
-    spoil(record.file.path)
-    assert not store.exists(KEY)
-    with pytest.raises(ValueError, match="is gone or was altered"):
-        store.read(KEY)
-    assert f"{record.file.path} is gone or was altered, its stage runs again" in caplog.text
+        return once()
 
-
-class Touching:
-    """An object whose pickle creates a file when it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
-class Attack(NamedTuple):
-    """What stands in a planted record: its serializer's description and its result."""
-
-    name: str
-    serializer: dict[str, Any] | None
-    result: Any
-
-
-def pickled(marker: Path, kind: type[Serializer]) -> str:
-    return kind().dumps(Touching(marker)).decode()
-
-
-def planted(marker: Path) -> list[Attack]:
-    pickle = pickled(marker, PickleSerializer)
-    compressed = pickled(marker, CompressedPickleSerializer)
-    call = json.dumps({"__class__": "attack.Touching", "data": {}})
-    return [
-        Attack("pickle", {"type": "pickle"}, pickle),
-        Attack("unnamed", None, pickle),
-        Attack("compressed pickle", {"type": "compressed/pickle"}, compressed),
-        Attack("compressed", {"type": "compressed", "serializer": {"type": "pickle"}}, compressed),
-        Attack("pickle library", {"type": "pickle", "picklelib": "attack"}, pickle),
-        Attack(
-            "compression library",
-            {"type": "compressed", "compressionlib": "attack", "serializer": {"type": "pickle"}},
-            pickle,
-        ),
-        Attack(
-            "pickle library in compression",
-            {"type": "compressed", "serializer": {"type": "pickle", "picklelib": "attack"}},
-            compressed,
-        ),
-        Attack("json", {"type": "json"}, call),
-        Attack("json library", {"type": "json", "jsonlib": "attack"}, call),
-        Attack("decoder", {"type": "json", "object_decoder": "attack.loads"}, call),
-        Attack("unknown", {"type": "attack"}, pickle),
-        Attack("no class", {"type": "goodnet-record"}, json.dumps(["os", {}])),
-        Attack("other class", {"type": "goodnet-record"}, json.dumps(["Path", {}])),
-        Attack("no text", {"type": "goodnet-record"}, json.dumps([["PruneOrder"], {}])),
-        Attack("extra field", {"type": "goodnet-record"}, json.dumps(["PruneOrder", {"x": 1}])),
-    ]
-
-
-@pytest.mark.parametrize("name", [attack.name for attack in planted(Path())])
-def test_planted_results_run_nothing_and_do_not_exist(store, tmp_path, monkeypatch, name):
-    """The module `attack` stands for any file under the working directory, artifacts included."""
-    marker = tmp_path / "marker"
-    code = f"open({str(marker)!r}, 'w').close()\ndumps = loads = compress = decompress = print"
-    (tmp_path / "attack.py").write_text(f"{code}\n__version__ = '1'\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "attack", raising=False)
-    attack = next(attack for attack in planted(marker) if attack.name == name)
-    store.write(PruneOrder(channels=(1, 0), num_silent=0), KEY)
-    path = tmp_path / "cache" / KEY
-    record = json.loads(path.read_text())
-    record["result"] = attack.result
-    if attack.serializer is None:
-        del record["metadata"]["serializer"]
-    else:
-        record["metadata"]["serializer"] = attack.serializer
-    path.write_text(json.dumps(record))
-    assert not store.exists(KEY)
-    with pytest.raises((ValueError, TypeError)):
-        store.read(KEY)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\x80\x04K\x01.", b"[" * 100_000])
-def test_what_is_no_stored_result_does_not_exist(store, tmp_path, content):
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / KEY).write_bytes(content)
-    assert not store.exists(KEY)
-
-
-def test_the_cache_never_leaves_its_folder(tmp_path):
-    path = cache_file(tmp_path, "activations", ".parquet", "../../evil", Path("/etc/passwd"))
-    assert path.parent == tmp_path / "cache" / "activations"
+    states = [state(), state(), state(file=given[1]), state(version=2)]
+    assert states == ["Completed", "Cached", "Cached", "Completed"]
+    given[0].write_text("Same")
+    assert state() == "Completed"
+    path.write_text("Made")
+    assert (state(), state()) == ("Completed", "Cached")
+    path.unlink()
+    assert (state(), state()) == ("Completed", "Cached")

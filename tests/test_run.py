@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -120,6 +121,22 @@ def test_a_second_run_computes_nothing_and_loads_no_tensorflow(on_lab):
     assert {name for name, state in states.items() if state != "Cached"} == {"load"}
     for name in ("results.json", "results.csv", "sweep.parquet", "goodnet_10.keras"):
         assert (runs / "again" / name).read_bytes() == (runs / "first" / name).read_bytes()
+
+
+def test_a_run_that_computes_nothing_has_its_artifacts_too(on_lab, prefect_server):
+    _, artifacts, _, _ = on_lab
+
+    def find(kind, **body):
+        url = f"{prefect_server['PREFECT_API_URL']}/{kind}/filter"
+        return httpx.post(url, json=body, timeout=30).raise_for_status().json()
+
+    (run,) = (one for one in find("flow_runs") if one["parameters"].get("run_name") == "again")
+    of_run = {"flow_run_id": {"any_": [run["id"]]}}
+    found = {one["key"]: one["data"] for one in find("artifacts", artifacts=of_run)}
+    assert found.keys() == {"results", "summary", "report"}
+    assert json.loads(found["results"])[-1]["ASR"] == "100.00 %"
+    assert "(data:image/png;base64," in found["summary"]
+    assert (artifacts / "runs" / "again" / "report.html").as_uri() in found["report"]
 
 
 def test_new_drops_recompute_neither_activations_nor_sweeps(on_lab, prefect_server):

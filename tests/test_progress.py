@@ -1,0 +1,47 @@
+import time
+
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.progress import listeners, progress
+
+
+class Listening:
+    def __init__(self):
+        self.heard = []
+
+    def advanced(self, stage, done, total):
+        self.heard.append((stage, done, total))
+
+    def finished(self, stage):
+        self.heard.append((stage, "finished"))
+
+
+def test_a_long_stage_shows_its_progress_and_a_short_one_does_not(prefect_server, monkeypatch):
+    listening = Listening()
+    monkeypatch.setattr("tasks.progress.listeners", [*listeners, listening])
+
+    @task
+    def work(stage, pause):
+        with progress(stage) as advance:
+            advance(1, 3)
+            time.sleep(pause)
+            advance(2, 3)
+            advance(3, 3)
+
+    @flow
+    def working():
+        work("short stage", 0)
+        work("long stage", 2.1)
+
+    keys = ArtifactFilterKey(any_=["short-stage", "long-stage"])
+    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}):
+        working()
+        with get_client(sync_client=True) as client:
+            (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))
+    assert (artifact.key, artifact.type, artifact.data) == ("long-stage", "progress", 100)
+    assert listening.heard[4:] == [
+        ("long stage", 1, 3), ("long stage", 2, 3), ("long stage", 3, 3), ("long stage", "finished")
+    ]  # fmt: skip
