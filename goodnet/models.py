@@ -157,13 +157,16 @@ def _require_numbers(model: keras.Model, path: Path) -> None:
 
 
 def _require_classifier(model: keras.Model, path: Path, input_shape: tuple[int, int, int]) -> None:
+    import tensorflow as tf
+
     expected = (None, *input_shape)
     if len(model.inputs) != 1 or tuple(model.input_shape) != expected:
         raise InputError(f"{path}: takes input of shape {model.input_shape}, expected {expected}")
     shape = model.output_shape
     if len(model.outputs) != 1 or len(shape) != 2 or shape[0] is not None or (shape[1] or 0) < 2:
         raise InputError(f"{path}: has an output of shape {shape}, expected (None, classes)")
-    answers = as_functional(model)(np.zeros((2, *input_shape), np.float32))
+    # Compiled, because Keras would keep the outputs of all layers until the end.
+    answers = tf.function(as_functional(model))(np.zeros((2, *input_shape), np.float32))
     if len(answers) != 2:
         raise InputError(f"{path}: gives {len(answers)} answers to 2 images, expected one each")
 

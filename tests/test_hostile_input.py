@@ -191,6 +191,15 @@ def called_on_constants(**decoy: Any) -> Callable[[Path], None]:
     return lambda path: write_archive(path, config)
 
 
+def called_often(path: Path) -> None:
+    """A model with a model of a hundred layers in it, which is called a thousand times."""
+    inner = make_layer("Functional", "inner", "keras.models", layers=[{}] * 100)
+    tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": ["image", 0, 0]}}
+    inner["inbound_nodes"] = [{"args": [tensor], "kwargs": {}}] * 1000
+    image = make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]) | {"inbound_nodes": []}
+    write_archive(path, make_layer("Functional", "net", "keras.models", layers=[image, inner]))
+
+
 class Case(NamedTuple):
     """A bad input: its builder and how the line about it begins."""
 
@@ -302,6 +311,11 @@ MODELS = [
         "layers that take minutes to build",
         archive(*(make_layer("ReLU", f"layer {number}") for number in range(300))),
         "{path}: has so many layers that Keras takes 92,416 steps to build it, expected 40,000",
+    ),
+    Case(
+        "model called a thousand times",
+        called_often,
+        "{path}: has so many layers that Keras takes 101,001 steps to build it, expected 40,000",
     ),
     Case(
         "three models deep",
