@@ -21,6 +21,7 @@ from pydantic import Field
 
 from flows import repair as repair_module
 from flows.repair import Drops, PixelScale, Verify, repair
+from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.audits import AuditedModel, Limits, find_models, find_problems, require_measurable
 from goodnet.errors import printable
@@ -31,7 +32,7 @@ from tasks.caching import StageInputs
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@flow(name="audit", persist_result=False)
+@flow(name="audit", persist_result=False, on_running=[tag_process])
 def audit(
     models: Path,
     clean_valid: Path,

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, require_complete
@@ -29,7 +30,7 @@ PixelScale = Annotated[float, Field(gt=0)]
 Verify = Literal["sample", "full"]
 
 
-@flow(name="repair", persist_result=False)
+@flow(name="repair", persist_result=False, on_running=[tag_process])
 def repair(
     model: Path | None = None,
     clean_valid: Path | None = None,

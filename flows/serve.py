@@ -33,13 +33,14 @@ def _serve() -> int:
     from prefect import serve
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-    from flows.server import find_announced
+    from flows.server import find_announced, mark_crashed_runs
 
     url = get_current_settings().api.url or find_announced()
     if not url:
         raise InputError("no Prefect server is up: start one with `make ui` or set PREFECT_API_URL")
     entries = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))["deployments"]
     with temporary_settings({PREFECT_API_URL: url}):
+        mark_crashed_runs()  # which would keep the next run of their deployment waiting
         serve(*(_deployment(entry) for entry in entries), limit=1)
     return 0
 

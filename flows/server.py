@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
-from prefect import tags
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterDeploymentId,
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -29,7 +29,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
@@ -42,8 +42,10 @@ _START_SECONDS = 120
 _ANSWER_SECONDS = 10  # a busy server takes its time
 _WATCH_SECONDS = 1.0
 _DELIVERY_SECONDS = 10
-_UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-_HOST_TAG = f"host:{platform.node()}"
+# A pending run may be one that is to be repeated, and has the tags of the process before.
+_BEGUN = [StateType.RUNNING, StateType.CANCELLING]
+_UNFINISHED = [StateType.PENDING, *_BEGUN]
+_HOST_TAG = "host:"
 _PROCESS_TAG = "process:"
 
 
@@ -53,7 +55,7 @@ def _nothing() -> None:
 
 @contextmanager
 def connected(meanwhile: Callable[[], None] = _nothing) -> Iterator[None]:
-    """Run the flows in this block against a server, tagged with this process.
+    """Run the flows in this block against a server.
 
     Runs that killed processes of this machine left unfinished are marked Crashed first.
 
@@ -62,8 +64,7 @@ def connected(meanwhile: Callable[[], None] = _nothing) -> Iterator[None]:
     """
     with find_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url}):
         mark_crashed_runs()
-        with tags(_HOST_TAG, f"{_PROCESS_TAG}{name_process()}"):
-            yield
+        yield
 
 
 @contextmanager
@@ -104,23 +105,29 @@ def find_announced() -> str | None:
     return str(known["url"]) if is_up(known["url"]) else None
 
 
+def tag_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Tag a run that begins with its process, so that later ones can tell if that was killed."""
+    others = [tag for tag in flow_run.tags if not tag.startswith((_HOST_TAG, _PROCESS_TAG))]
+    here = [f"{_HOST_TAG}{platform.node()}", f"{_PROCESS_TAG}{name_process()}"]
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=others + here)
+
+
 def mark_crashed_runs() -> None:
     """Mark Crashed the runs of this machine that are unfinished and whose process is gone.
 
     So are their task runs, and before them, because they are found by the unfinished run alone.
-    Runs that a worker started have a deployment, and the worker reports on them.
     """
-    unfinished = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
-        tags=FlowRunFilterTags(all_=[_HOST_TAG]),
-        deployment_id=FlowRunFilterDeploymentId(is_null_=True),
+    begun = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_BEGUN)),
+        tags=FlowRunFilterTags(all_=[f"{_HOST_TAG}{platform.node()}"]),
     )
     unfinished_tasks = TaskRunFilter(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
     )
     state: State[None] = Crashed(message="The process of this run was killed.")
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=unfinished):
+        for run in client.read_flow_runs(flow_run_filter=begun):
             processes = [tag.removeprefix(_PROCESS_TAG) for tag in run.tags if _is_process(tag)]
             if not processes or not all(is_gone(process) for process in processes):
                 continue

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import yaml
 
+from flows.processes import is_gone, name_process
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +23,12 @@ def test_the_deployed_repair_is_completed_by_a_worker_elsewhere(deployed):
     (folder,) = (deployed.artifacts / "runs").iterdir()
     assert (folder / "report.html").is_file()
     assert "sweep of clean_test" in deployed.worker_log
+
+
+def test_a_deployed_run_can_be_told_from_those_of_killed_processes(deployed):
+    (process,) = (tag for tag in deployed.run["tags"] if tag.startswith("process:"))
+    assert is_gone(process.removeprefix("process:"))
+    assert f"host:{os.uname().nodename}" in deployed.run["tags"]
 
 
 def test_the_stage_results_of_a_worker_are_kept_in_the_cache(deployed):
@@ -93,6 +101,14 @@ def test_serving_needs_a_server(tmp_path):
 
 def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    pid, start, namespace = name_process().split("-")
+    killed = post(
+        deployed.api,
+        "flow_runs/",
+        flow_id=deployed.run["flow_id"],
+        state={"type": "RUNNING"},
+        tags=[f"host:{os.uname().nodename}", f"process:{pid}-{int(start) - 1}-{namespace}"],
+    )
     log = tmp_path / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -109,9 +125,11 @@ def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path)
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
         found = {one["name"]: one for one in post(deployed.api, "deployments/filter")}
+        killed = httpx.get(f"{deployed.api}/flow_runs/{killed['id']}", timeout=30).json()
     finally:
         server.terminate()
         server.wait(60)
+    assert killed["state"]["type"] == "CRASHED"
     for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
         pooled, served = found[entry["name"]], found[f"{entry['name']}-served"]
         assert served["work_pool_name"] is None

@@ -21,7 +21,7 @@ from flows.server import announced, find_announced, find_server, is_up, mark_cra
 ROOT = Path(__file__).resolve().parent.parent
 HOST_TAG = f"host:{os.uname().nodename}"
 STUCK_RUN = """
-from flows.server import connected
+from flows.server import connected, tag_process
 from prefect import flow, task
 
 @task
@@ -33,7 +33,7 @@ def hang():
     print("started", flush=True)
     input()
 
-@flow
+@flow(on_running=[tag_process])
 def stuck():
     finish()
     hang()
@@ -173,7 +173,7 @@ def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
         "elsewhere": "Running",
         "finished": "Completed",
         "untagged": "Running",
-        "of a worker": "Running",
+        "of a worker": "Crashed",
     }
 
 
