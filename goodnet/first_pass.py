@@ -77,13 +77,16 @@ def write_activations(
 
 
 def block_size(frontier: Frontier) -> int:
-    """Return how many images are computed together, from the memory that one image takes."""
+    """Return how many images are computed together, from the memory that one image takes.
+
+    A power of two: two threads share out blocks of common sets evenly.
+    """
     widest = max(_size(tensor) for node in calls(frontier.model) for tensor in node.outputs)
     consumed = [consumer.tensor for consumer in frontier.consumers]
     swept = sum(_size(tensor) for tensor in (*consumed, *frontier.sources, *frontier.sides))
     swept = 3 * (swept + _size(frontier.model.outputs[0]))
     fits = min(_FORWARD_BYTES // (4 * widest), _SWEEP_BYTES // (4 * swept))
-    return max(1, min(fits, _MAX_BLOCK))
+    return min(2 ** (max(1, fits).bit_length() - 1), _MAX_BLOCK)
 
 
 def _size(tensor: Any) -> int:

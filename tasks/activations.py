@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from prefect import task
 
 from goodnet.activations import Provenance
+from goodnet.digests import digest_file
+from goodnet.errors import InputError
 from goodnet.images import open_images
-from goodnet.tensorflow_start import import_tensorflow
 from tasks.caching import activations_file, cached
 from tasks.progress import progress
 from tasks.records import (
@@ -70,8 +71,13 @@ def _first_pass(
 
 @lru_cache(maxsize=1)
 def open_frontier(network: Network) -> Frontier:
-    """Load B and find its frontier; the stages of one run share it and what it compiled."""
-    import_tensorflow()
+    """Load B and find its frontier; the stages of one run share it and what it compiled.
+
+    Raises:
+        InputError: the file is no longer the one that was digested, or is refused.
+    """
+    if digest_file(network.file.path).sha256 != network.file.sha256:
+        raise InputError(f"{network.file.path}: has changed since the run began")
     from goodnet.frontier import find_frontier
     from goodnet.graph import as_functional
     from goodnet.models import load_model

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from prefect.context import TagsContext
 from prefect.tasks import Task
 
 from tasks.records import Record
@@ -46,10 +45,7 @@ class Stages:
         self, stage: Task[P, R], refresh: bool, /, *args: Any, **kwargs: Any
     ) -> tuple[R, str]:
         ready = stage.with_options(refresh_cache=refresh)
-        # A task run would take the tags of its flow run, and ask the server, over a connection of
-        # its own, for a slot for each of them.
-        with TagsContext(current_tags=set()):
-            state = ready(*args, **kwargs, return_state=True)
+        state = ready(*args, **kwargs, return_state=True)
         return state.result(), str(state.name)
 
 

@@ -4,6 +4,7 @@ from goodnet.errors import InputError
 from goodnet.report import vega_script
 from tasks.activations import open_frontier
 from tasks.ahead import work_ahead
+from tasks.loading import load_inputs
 
 
 @pytest.fixture
@@ -31,7 +32,6 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
         compute_evaluation_activations,
         compute_validation_activations,
     )
-    from tasks.loading import load_inputs
 
     parameters, sets = on_lab
     work_ahead(parameters, sets)
@@ -64,3 +64,15 @@ def test_bad_input_is_found_before_the_flow_starts(on_lab, tmp_path):
     parameters, sets = on_lab
     with pytest.raises(InputError, match="clean_test"):
         work_ahead(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"})
+
+
+def test_a_net_that_is_swapped_after_its_digest_is_refused(on_lab, tmp_path):
+    parameters, sets = on_lab
+    model = tmp_path / "model.h5"
+    model.write_bytes(parameters["model"].read_bytes())
+    options = {key: value for key, value in parameters.items() if key != "model"}
+    network = load_inputs.fn(model, sets, **options).network
+    open_frontier.cache_clear()
+    model.write_bytes((parameters["model"].parent / "b_prime_10_legacy.h5").read_bytes())
+    with pytest.raises(InputError, match=r"model\.h5: has changed since the run began"):
+        open_frontier(network)

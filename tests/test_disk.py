@@ -59,6 +59,7 @@ def test_a_run_is_refused_before_anything_is_computed(tmp_path):
             rank_at="conv",
             pixel_scale=1,
             allow_same_data=False,
+            refresh=False,
             artifacts=artifacts,
         )
     expected = "GB for the activations of 1,000,000 images, 15,360,000 bytes each"

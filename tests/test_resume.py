@@ -127,7 +127,8 @@ def test_an_altered_file_in_the_cache_is_computed_again(undisturbed, prefect_ser
     assert set(stages_run(undisturbed, "altered")) == {
         "load",
         "activations of clean_valid",
-        "activations",
+        "activations of clean_test",
+        "activations of poisoned_test",
     }
     assert results(undisturbed, "altered") == results(undisturbed)
 
@@ -147,7 +148,8 @@ def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(
     assert finish(start(undisturbed, prefect_server, *options, name="changed")) == (0, "")
     reached = {point["step"] for point in checkpoints(undisturbed, "changed")} - {None}
     assert sorted(stages_run(undisturbed, "changed")) == sorted(
-        ["load", "activations", "sweep", "samples", *["verify checkpoint"] * len(reached)]
+        ["load", "activations of clean_test", "sweep of clean_test", "samples"]
+        + ["verify checkpoint"] * len(reached)
     )
 
 
