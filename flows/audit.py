@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from prefect import Task, flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from flows import repair as repair_module
 from flows.repair import Drops, PixelScale, Verify, repair
@@ -25,6 +25,7 @@ from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.audits import AuditedModel, Limits, find_models, find_problems, require_measurable
 from goodnet.errors import printable
+from goodnet.model_limits import DEFAULT_LIMITS
 from goodnet.runs import new_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import StageInputs
@@ -48,6 +49,8 @@ def audit(
     pixel_scale: PixelScale = 1,
     allow_same_data: bool = False,
     verify: Verify = "sample",
+    max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
+    max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
     refresh: bool = False,
     artifacts: Path | None = None,
     audit_name: str | None = None,
@@ -75,6 +78,8 @@ def audit(
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
         allow_same_data: Take the same images for validation and for evaluation.
         verify: Check the saved nets on a sample of every set or on all images.
+        max_model_bytes: Largest file of a model that is opened, in bytes.
+        max_parameters: Most parameters of a model that is loaded.
         refresh: Compute again what is cached, and repair unchanged nets too.
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         audit_name: Name of the audit's folder; else the time.
@@ -103,7 +108,14 @@ def audit(
     }
     parameters = method | _stage_versions()
     finished = FinishedRepairs(artifacts, sets=sets, parameters=parameters, refresh=refresh)
-    options = {**sets, **method, "artifacts": artifacts, "refresh": refresh}
+    options = {
+        **sets,
+        **method,
+        "max_model_bytes": max_model_bytes,
+        "max_parameters": max_parameters,
+        "refresh": refresh,
+        "artifacts": artifacts,
+    }
     audited = [
         _audit_model(model, finished, options=options, limits=limits)
         for model in find_models(models)

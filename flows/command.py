@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.errors import InputError, printable
+from goodnet.model_limits import DEFAULT_LIMITS
 
 _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
@@ -117,6 +118,20 @@ def add_method(group: Any) -> None:
         help="check the saved nets on a sample of every set or on all images (default: sample)",
     )
     group.add_argument(
+        "--max-model-bytes",
+        type=_whole,
+        default=DEFAULT_LIMITS.max_file_bytes,
+        metavar="N",
+        help="largest file of a model that is opened, in bytes (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-parameters",
+        type=_whole,
+        default=DEFAULT_LIMITS.max_parameters,
+        metavar="N",
+        help="most parameters of a model that is loaded (default: %(default)s)",
+    )
+    group.add_argument(
         "--refresh",
         action="store_true",
         help="compute everything again (default: what was computed before is taken from the cache)",
@@ -144,6 +159,12 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
     return value
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"is {text}, expected a whole number above 0")
+    return int(text)
 
 
 def _drop(text: str) -> float:

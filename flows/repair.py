@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, require_complete
+from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.runs import clean_up, new_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
@@ -44,6 +45,8 @@ def repair(
     pixel_scale: PixelScale = 1,
     allow_same_data: bool = False,
     verify: Verify = "sample",
+    max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
+    max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
     refresh: bool = False,
     artifacts: Path | None = None,
     run_name: str | None = None,
@@ -68,6 +71,8 @@ def repair(
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
         allow_same_data: Take the same images for validation and for evaluation.
         verify: Check the saved nets on a sample of every set or on all images.
+        max_model_bytes: Largest file of a model that is opened, in bytes.
+        max_parameters: Most parameters of a model that is loaded.
         refresh: Compute again what is cached.
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         run_name: Name of the run's folder; else the time.
@@ -97,6 +102,7 @@ def repair(
         rank_at=rank_at,
         pixel_scale=pixel_scale,
         allow_same_data=allow_same_data,
+        limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
         refresh=refresh,
         artifacts=artifacts,
     )

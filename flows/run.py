@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flows.command import add_method, add_place, add_sets, exit_code
 from flows.settings import configure
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, check_inputs, require_complete
+from goodnet.model_limits import ModelLimits
 from goodnet.runs import new_run_folder
 
 _DESCRIPTION = """\
@@ -69,12 +71,18 @@ def _check(parameters: dict[str, Any]) -> None:
             name: parameters[name]
             for name in ("architecture", "layer", "rank_at", "allow_same_data")
         }
-        check_inputs(parameters["model"], sets, **options)
+        check_inputs(parameters["model"], sets, **options, limits=_limits(parameters))
 
 
 def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
     names: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
     return {name: parameters[name] for name in names}
+
+
+def _limits(parameters: dict[str, Any]) -> ModelLimits:
+    return ModelLimits(
+        max_file_bytes=parameters["max_model_bytes"], max_parameters=parameters["max_parameters"]
+    )
 
 
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
@@ -89,7 +97,8 @@ def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     if not quiet:
         print_plan(Console(stderr=True), parameters)
         progress.listeners.append(Progressing(Console(stderr=True)))
-    with connected(meanwhile=lambda: work_ahead(parameters, _sets(parameters))):
+    ahead = partial(work_ahead, parameters, _sets(parameters), _limits(parameters))
+    with connected(meanwhile=ahead):
         run = repair(**parameters)
     if not quiet:
         print_run(Console(), run.folder, run.verdict)

@@ -11,6 +11,7 @@ from goodnet.errors import InputError
 from goodnet.images import ImageSet, open_images
 from goodnet.layer_choice import choose_layers
 from goodnet.model_files import describe_model
+from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 
 SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
 EVALUATION_SETS: tuple[SetName, ...] = ("clean_test", "poisoned_test", "poisoned_valid")
@@ -39,6 +40,7 @@ def check_inputs(
     layer: str | None,
     rank_at: str | None,
     allow_same_data: bool,
+    limits: ModelLimits = DEFAULT_LIMITS,
 ) -> CheckedInputs:
     """Check all that can be checked without running the net and return what was found.
 
@@ -49,11 +51,12 @@ def check_inputs(
         layer: the convolution to prune, or None for the default.
         rank_at: the layer that ranks its channels, or None for the default.
         allow_same_data: whether one file may serve for validation and for evaluation.
+        limits: how large the model may be.
 
     Raises:
         InputError: something is missing, damaged or does not fit.
     """
-    description = describe_model(model, architecture=architecture)
+    description = describe_model(model, architecture=architecture, limits=limits)
     layer, rank_at = choose_layers(description, layer=layer, rank_at=rank_at)
     given = {name: path for name, path in sets.items() if path is not None}
     if not allow_same_data:

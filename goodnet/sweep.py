@@ -7,7 +7,7 @@ runs on those alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,6 +29,7 @@ def sweep(
     order: Sequence[int],
     blocks: Iterable[int] | None = None,
     num_threads: int = 2,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Counts:
     """Map: count the answers of every step over a shard of a set.
 
@@ -38,6 +39,7 @@ def sweep(
         order: the channels in prune order.
         blocks: the shard's block numbers, or all.
         num_threads: blocks worked on at a time; it changes nothing but the time.
+        on_progress: called with the numbers of images done and in the set.
     """
     numbers = range(cache.num_blocks) if blocks is None else blocks
 
@@ -46,9 +48,13 @@ def sweep(
         return count_answers(block, sweep_block(block, frontier=frontier, order=order))
 
     nothing = np.zeros(len(order) + 1, np.int64)
+    total = Counts(0, nothing, nothing, nothing)
     # Each worker keeps one core busy; BLAS threads of its own would only get in the way.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_threads) as threads:
-        return sum(threads.map(count, numbers), start=Counts(0, nothing, nothing, nothing))
+        for counts in threads.map(count, numbers):
+            total += counts
+            on_progress(total.images, cache.num_images)
+    return total
 
 
 def count_answers(block: Block, answers: IntArray) -> Counts:

@@ -82,5 +82,5 @@ def open_frontier(network: Network) -> Frontier:
     from goodnet.graph import as_functional
     from goodnet.models import load_model
 
-    model = load_model(network.file.path, architecture=network.architecture)
+    model = load_model(network.file.path, architecture=network.architecture, limits=network.limits)
     return find_frontier(as_functional(model), layer=network.layer, rank_at=network.rank_at)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from goodnet.inputs import SetName
+from goodnet.model_limits import ModelLimits
 from goodnet.report import vega_script
 from tasks.loading import load_inputs
 
 
-def work_ahead(parameters: Mapping[str, Any], sets: dict[SetName, Path | None]) -> None:
+def work_ahead(
+    parameters: Mapping[str, Any], sets: dict[SetName, Path | None], limits: ModelLimits
+) -> None:
     """Digest the inputs, load B if activations are missing, and bundle the report's script.
 
     Each of these is remembered, in this process or on disk, so that the stages find it done.
@@ -19,6 +22,7 @@ def work_ahead(parameters: Mapping[str, Any], sets: dict[SetName, Path | None]) 
     Args:
         parameters: of the flow.
         sets: the image sets by name.
+        limits: how large the model may be.
 
     Raises:
         InputError: the model or an image set is bad, or the disk too small.
@@ -27,5 +31,12 @@ def work_ahead(parameters: Mapping[str, Any], sets: dict[SetName, Path | None]) 
         names = ("architecture", "layer", "rank_at", "pixel_scale", "allow_same_data")
         options = {name: parameters[name] for name in names}
         artifacts = parameters["artifacts"].resolve()
-        load_inputs.fn(parameters["model"], sets, **options, refresh=False, artifacts=artifacts)
+        load_inputs.fn(
+            parameters["model"],
+            sets,
+            **options,
+            limits=limits,
+            refresh=False,
+            artifacts=artifacts,
+        )
     vega_script()

@@ -117,7 +117,11 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, StoredFile):
         return value.sha256
     if isinstance(value, Record):
-        fields = {name: _canonical(getattr(value, name)) for name in type(value).model_fields}
+        fields = {
+            name: _canonical(getattr(value, name))
+            for name in type(value).model_fields
+            if name not in value.not_keyed
+        }
         return [type(value).__name__, fields]
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]

@@ -69,7 +69,8 @@ def verify_checkpoint(
     from goodnet.models import load_model
     from goodnet.verification import Agreement, check_saved, is_bearable
 
-    b_prime, goodnet = load_model(saved.b_prime.path), load_model(saved.goodnet.path)
+    files = saved.b_prime, saved.goodnet
+    b_prime, goodnet = (load_model(file.path, limits=network.limits) for file in files)
     found: list[Agreement] = []
     for one in activations:
         with progress(f"check of saved nets on {one.images.role}") as advance:

@@ -11,6 +11,7 @@ from prefect import task
 from goodnet.digests import DigestMemory
 from goodnet.disk import image_bytes, require_space
 from goodnet.inputs import SetName, check_inputs, require_different_data
+from goodnet.model_limits import ModelLimits
 from tasks.activations import open_frontier
 from tasks.caching import activations_file
 from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
@@ -26,6 +27,7 @@ def load_inputs(
     rank_at: str | None,
     pixel_scale: float,
     allow_same_data: bool,
+    limits: ModelLimits,
     refresh: bool,
     artifacts: Path,
 ) -> Inputs:
@@ -37,6 +39,7 @@ def load_inputs(
         layer=layer,
         rank_at=rank_at,
         allow_same_data=allow_same_data,
+        limits=limits,
     )
     memory = DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
     files = {
@@ -53,6 +56,7 @@ def load_inputs(
             layer=checked.layer,
             rank_at=checked.rank_at,
             pixel_scale=pixel_scale,
+            limits=limits,
         ),
         clean_valid=CleanValidation(file=files["clean_valid"], num_images=numbers["clean_valid"]),
         evaluation=tuple(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from goodnet.digests import FileDigest, digest_file
 from goodnet.inputs import SetName
+from goodnet.model_limits import ModelLimits
 
 EvaluationRole = Literal["clean_test", "poisoned_valid", "poisoned_test"]
 
@@ -17,6 +18,9 @@ class Record(BaseModel):
     """A value that travels between stages and is kept with Prefect's results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    not_keyed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that no result depends on."""
 
 
 class StoredFile(Record):
@@ -41,6 +45,9 @@ class Network(Record):
     layer: str
     rank_at: str
     pixel_scale: float
+    limits: ModelLimits
+
+    not_keyed = frozenset({"limits"})
 
 
 class DefaultFaces(Record):

@@ -11,6 +11,7 @@ from goodnet.curves import write_curve
 from goodnet.ranking import block_means, mean_activations
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
+from tasks.progress import progress
 from tasks.records import (
     ActivationsRecord,
     CleanValidationActivations,
@@ -46,7 +47,13 @@ def _sweep(
     from goodnet.sweep import sweep
 
     cache = ActivationCache(activations.file.path)
-    counts = sweep(cache, frontier=open_frontier(network), order=order.channels)
+    with progress(f"sweep of {activations.images.role}") as advance:
+        counts = sweep(
+            cache,
+            frontier=open_frontier(network),
+            order=order.channels,
+            on_progress=advance,
+        )
     path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order)
     means = mean_activations(block_means(cache))
     write_curve(path, activations.images.role, counts, order=order.channels, means=means)

@@ -1,6 +1,7 @@
 import pytest
 
 from goodnet.errors import InputError
+from goodnet.model_limits import DEFAULT_LIMITS
 from goodnet.report import vega_script
 from tasks.activations import open_frontier
 from tasks.ahead import work_ahead
@@ -34,13 +35,13 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
     )
 
     parameters, sets = on_lab
-    work_ahead(parameters, sets)
+    work_ahead(parameters, sets, DEFAULT_LIMITS)
     assert open_frontier.cache_info().currsize == 1
     assert vega_script.cache_info().currsize == 1
     assert (parameters["artifacts"] / "cache" / "digests.json").is_file()
 
     options = {key: value for key, value in parameters.items() if key != "model"}
-    inputs = load_inputs.fn(parameters["model"], sets, **options)
+    inputs = load_inputs.fn(parameters["model"], sets, **options, limits=DEFAULT_LIMITS)
     compute_validation_activations.fn(
         inputs.network, inputs.clean_valid, artifacts=parameters["artifacts"]
     )
@@ -49,13 +50,13 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
     )
     assert open_frontier.cache_info().misses == 1
     open_frontier.cache_clear()
-    work_ahead(parameters, sets)
+    work_ahead(parameters, sets, DEFAULT_LIMITS)
     assert open_frontier.cache_info().currsize == 0
 
 
 def test_the_default_needs_no_files(tmp_path):
     vega_script.cache_clear()
-    work_ahead({"model": None, "artifacts": tmp_path}, dict.fromkeys(("clean_valid", "clean_test")))
+    work_ahead({"model": None, "artifacts": tmp_path}, {}, DEFAULT_LIMITS)
     assert vega_script.cache_info().currsize == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -63,7 +64,7 @@ def test_the_default_needs_no_files(tmp_path):
 def test_bad_input_is_found_before_the_flow_starts(on_lab, tmp_path):
     parameters, sets = on_lab
     with pytest.raises(InputError, match="clean_test"):
-        work_ahead(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"})
+        work_ahead(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"}, DEFAULT_LIMITS)
 
 
 def test_a_net_that_is_swapped_after_its_digest_is_refused(on_lab, tmp_path):
@@ -71,7 +72,7 @@ def test_a_net_that_is_swapped_after_its_digest_is_refused(on_lab, tmp_path):
     model = tmp_path / "model.h5"
     model.write_bytes(parameters["model"].read_bytes())
     options = {key: value for key, value in parameters.items() if key != "model"}
-    network = load_inputs.fn(model, sets, **options).network
+    network = load_inputs.fn(model, sets, **options, limits=DEFAULT_LIMITS).network
     open_frontier.cache_clear()
     model.write_bytes((parameters["model"].parent / "b_prime_10_legacy.h5").read_bytes())
     with pytest.raises(InputError, match=r"model\.h5: has changed since the run began"):

@@ -7,6 +7,7 @@ import pytest
 
 from goodnet.disk import require_space
 from goodnet.errors import InputError
+from goodnet.model_limits import DEFAULT_LIMITS
 
 
 @pytest.mark.parametrize("name", [".", "not/yet/there"])
@@ -59,6 +60,7 @@ def test_a_run_is_refused_before_anything_is_computed(tmp_path):
             rank_at="conv",
             pixel_scale=1,
             allow_same_data=False,
+            limits=DEFAULT_LIMITS,
             refresh=False,
             artifacts=artifacts,
         )

@@ -279,3 +279,18 @@ def test_the_embedded_default_is_rendered_trained_and_repaired(prefect_server, t
     assert weakest["detection_rate"] > 0
     assert weakest["detection_rate"] + weakest["attack_success_rate"] <= 1
     assert (tmp_path / "runs" / "faces" / "report.html").stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--max-parameters=601642", "601,643 parameters, expected 601,642 or less"),
+        ("--max-model-bytes=1000000", "2,442,796 bytes, expected 1 to 1,000,000"),
+        ("--max-parameters=0", "argument --max-parameters: is 0, expected a whole number above 0"),
+    ],
+)
+def test_a_model_over_a_limit_is_refused(on_lab, option, line):
+    arguments, *_ = on_lab
+    done = run(*arguments, option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line in done.stderr

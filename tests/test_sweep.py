@@ -137,6 +137,18 @@ def many_blocks(lab_net, lab, first_pass):
     return passed, order, sweep(passed.cache, frontier=passed.frontier, order=order)
 
 
+def test_progress_is_told_block_by_block(many_blocks):
+    passed, order, _ = many_blocks
+    told = []
+    sweep(
+        passed.cache,
+        frontier=passed.frontier,
+        order=order,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(done, 36) for done in range(6, 37, 6)]
+
+
 def test_blocks_add_up_to_the_whole(many_blocks, lab_passes):
     passed, order, counts = many_blocks
     whole = lab_passes["poisoned_test"]
