@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from goodnet.images import Pixels
 
@@ -61,6 +63,8 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
 
     cache = first_pass()
     order = prune_order(mean_activations(block_means(cache)))
+    moved = np.concatenate([block.base.any(axis=(1, 2)) for block in cache.blocks()])
+    evaluations = float(moved.sum() / len(moved))
     kernel, bias = model.get_layer("conv_3").weights
     saved = kernel.numpy(), bias.numpy()
 
@@ -81,13 +85,8 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
             "forward": forward,
             "predict": lambda: model.predict(pixels, verbose=0),
             "G": goodnet,
+            "products": partial(_multiply, model, round(evaluations * NUM_IMAGES)),
         }
-    )
-    moved = np.concatenate([block.base.any(axis=(1, 2)) for block in cache.blocks()])
-    yield Comparison(
-        "full-set evaluations of the head that the sweep needs, of 60",
-        f"{moved.sum() / len(moved):.1f}",
-        "",
     )
     both = [a + b for a, b in zip(timed["first pass"], timed["sweep"], strict=True)]
     direct = [(len(order) + 1) * step for step in timed["direct step"]]
@@ -111,6 +110,16 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
         f"{_ratio(timed['forward'], timed['G']):.2f}",
         "at least 0.87",
     )
+    limit = [a + b for a, b in zip(timed["products"], timed["forward"], strict=True)]
+    yield Comparison(
+        f"no engine can do less: a forward pass and the products of the {evaluations:.1f} of 60 "
+        "evaluations of the head that remain / a forward pass",
+        f"{_ratio(limit, timed['forward']):.2f}",
+        "",
+    )
+    yield Comparison(
+        "... 61 direct evaluations / those products", f"{_ratio(direct, timed['products']):.0f}", ""
+    )
     for name in timed:
         yield Comparison(
             f"{name}, 4,096 images, median", f"{statistics.median(timed[name]):.3f} s", ""
@@ -132,6 +141,18 @@ def _compiled(tf: Any, model: Any, pixels: Any) -> Callable[[], None]:
             answer(pixels[first : first + BATCH])
 
     return run
+
+
+def _multiply(model: Any, num_rows: int) -> None:
+    """Compute the products of DeepID's head, and nothing else, with a core for each thread."""
+    hidden, answer = (model.get_layer(name).get_weights()[0] for name in ("fc_2", "output"))
+    activations = np.ones((256, len(hidden)), np.float32)
+
+    def multiply(_: int) -> None:
+        (activations @ hidden) @ answer
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as threads:
+        list(threads.map(multiply, range(num_rows // len(activations))))
 
 
 def _interleaved(functions: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
