@@ -48,6 +48,8 @@ def compare_command(folder: Path, badnet: Path) -> Iterator[Comparison]:
         badnet: DeepID with 1,283 classes.
     """
     sets = _write_lab_sets(folder)
+    with running_server():  # makes the database, once for a user
+        pass
     cold = _run(folder / "cold", badnet, sets)
     warm = _run(folder / "cold", badnet, sets)
     loop = _time_lab_loop(badnet, sets)

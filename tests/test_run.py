@@ -124,19 +124,22 @@ def test_a_second_run_computes_nothing_and_loads_no_tensorflow(on_lab):
 
 
 def test_a_run_that_computes_nothing_has_its_artifacts_too(on_lab, prefect_server):
-    _, artifacts, _, _ = on_lab
+    arguments, artifacts, _, _ = on_lab
+    done = run(*arguments, "--run-name", "watched", "--quiet", environment=prefect_server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     def find(kind, **body):
         url = f"{prefect_server['PREFECT_API_URL']}/{kind}/filter"
         return httpx.post(url, json=body, timeout=30).raise_for_status().json()
 
-    (run,) = (one for one in find("flow_runs") if one["parameters"].get("run_name") == "again")
-    of_run = {"flow_run_id": {"any_": [run["id"]]}}
+    runs = find("flow_runs")
+    (flow_run,) = (one for one in runs if one["parameters"].get("run_name") == "watched")
+    of_run = {"flow_run_id": {"any_": [flow_run["id"]]}}
     found = {one["key"]: one["data"] for one in find("artifacts", artifacts=of_run)}
     assert found.keys() == {"results", "summary", "report"}
     assert json.loads(found["results"])[-1]["ASR"] == "100.00 %"
     assert "(data:image/png;base64," in found["summary"]
-    assert (artifacts / "runs" / "again" / "report.html").as_uri() in found["report"]
+    assert (artifacts / "runs" / "watched" / "report.html").as_uri() in found["report"]
 
 
 def test_new_drops_recompute_neither_activations_nor_sweeps(on_lab, prefect_server):
