@@ -128,12 +128,12 @@ def repair(
         channels = order.channels[:step]
         saved[step] = stages.run(save_checkpoint, network, channels, artifacts=artifacts)
         full = verify == "full"
-        stages.run(verify_checkpoint, network, every, saved[step], channels, full=full)
+        stages.run(verify_checkpoint, network, every, saved[step], order, full=full)
     samples = None
     if reached:
         step, drop = max(reached.items())
         samples = stages.run(
-            choose_samples, network, evaluation, order.channels[:step], drop, artifacts=artifacts
+            choose_samples, network, evaluation, order, step, drop, artifacts=artifacts
         )
     run = stages.run(
         write_run,

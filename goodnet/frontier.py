@@ -9,7 +9,7 @@ activations themselves, with those of removed channels replaced. What lies behin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from goodnet.channelwise import MERGES, acts_on_each_channel_alone, is_elementwi
 from goodnet.consumers import Consumer
 from goodnet.errors import InputError
 from goodnet.graph import (
+    Tensors,
     calls,
     compiled,
     computable,
@@ -79,13 +80,51 @@ class Frontier:
         constant = activation(np.zeros((1, *start.shape[1:]), np.float32))
         return np.asarray(replay(self.model, {id(start): constant})[id(self.base)], np.float32)
 
-    @cached_property
-    def prepare(self) -> Callable[..., list[Any]]:
-        """Compiled `(base, *sides)` to what a sweep starts from.
+    def states(self, values: Tensors) -> list[Any]:
+        """Return the consumers' tensors as the head takes them, each (n, features).
 
-        Returns a tensor for each consumer (n, features), then for each source its activation
-        and the constants that stand there once every channel is removed, both (n or 1, ...).
+        Args:
+            values: of the tensors that the consumers read, as `replay` gives them.
         """
+        import keras
+
+        tensors = [
+            values[id(c.tensor)] if c.layer is None else pre_activation(c.layer, values[id(c.read)])
+            for c in self.consumers
+        ]
+        return [keras.ops.reshape(x, (-1, int(np.prod(x.shape[1:])))) for x in tensors]
+
+    def prepare(
+        self, base: FloatArray, sides: Sequence[FloatArray]
+    ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
+        """Return what a sweep starts from.
+
+        Args:
+            base: (n, ..., C).
+            sides: each (n, ...).
+
+        Returns:
+            A tensor for each consumer when all channels are removed, (n, features), or
+            (1, features) where it is the same for all images; and for each source its activation
+            and what stands there when all channels are removed, (n or 1, ...).
+        """
+        if self._without_channels:
+            return self._without_channels, [base], [self.base_constant]
+        tensors = [np.asarray(tensor) for tensor in self._prepare(base, *sides)]
+        num_consumers = len(self.consumers)
+        behind = tensors[num_consumers:]
+        return tensors[:num_consumers], behind[::2], behind[1::2]
+
+    @cached_property
+    def _without_channels(self) -> list[FloatArray]:
+        """The consumers' tensors when all channels are removed; none if more is needed besides."""
+        if self.sides or any(source is not self.base for source in self.sources):
+            return []
+        values = replay(self.model, {id(self.base): self.base_constant})
+        return [np.asarray(state) for state in self.states(values)]
+
+    @cached_property
+    def _prepare(self) -> Callable[..., list[Any]]:
         import tensorflow as tf
 
         constant = self.base_constant
@@ -94,12 +133,10 @@ class Frontier:
             beside = dict(zip(map(id, self.sides), sides, strict=True))
             full = replay(self.model, {**beside, id(self.base): base})
             removed = replay(self.model, {**beside, id(self.base): tf.constant(constant)})
-            states = [
-                full[id(c.tensor)] if c.layer is None else pre_activation(c.layer, full[id(c.read)])
-                for c in self.consumers
-            ]
-            flat = [tf.reshape(state, (tf.shape(base)[0], -1)) for state in states]
-            return flat + [values[id(s)] for s in self.sources for values in (full, removed)]
+            states = self.states(removed)
+            if sides:
+                states = [tf.broadcast_to(x, (tf.shape(base)[0], x.shape[1])) for x in states]
+            return states + [values[id(s)] for s in self.sources for values in (full, removed)]
 
         return compiled(run, (self.base.shape, *(side.shape for side in self.sides)))
 

@@ -142,7 +142,7 @@ def _same(x: FloatArray) -> FloatArray:
 
 
 def _relu(x: FloatArray) -> FloatArray:
-    return np.maximum(x, 0)
+    return x.clip(np.float32(0), np.float32(np.inf))
 
 
 _PLAIN_RELU = {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}

@@ -14,7 +14,7 @@ from goodnet.activations import ActivationCache, Block, IntArray
 from goodnet.files import atomic_path
 from goodnet.frontier import Frontier
 from goodnet.images import ImageSet
-from goodnet.sweep import sweep_block
+from goodnet.sweep import answers_at
 
 SampleKind = Literal["poisoned caught", "poisoned missed", "clean flagged"]
 
@@ -48,7 +48,8 @@ def pick_samples(
     images: ImageSet,
     *,
     frontier: Frontier,
-    channels: Sequence[int],
+    order: Sequence[int],
+    step: int,
     drop: float,
     poisoned: bool,
 ) -> Iterator[Sample]:
@@ -58,7 +59,8 @@ def pick_samples(
         cache: the activations of the set.
         images: the set itself.
         frontier: of B.
-        channels: the channels pruned at the checkpoint.
+        order: all channels in prune order.
+        step: how many of them are pruned at the checkpoint.
         drop: its points.
         poisoned: whether the set's images carry the trigger.
     """
@@ -67,7 +69,7 @@ def pick_samples(
         SAMPLES_PER_KIND,
     )
     for block in cache.blocks(range(min(cache.num_blocks, _BLOCKS_SEARCHED))):
-        answers = sweep_block(block, frontier=frontier, order=channels)[-1]
+        answers = answers_at(block, frontier=frontier, order=order, step=step)
         for kind in wanted:
             rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers)), wanted[kind])
             wanted[kind] -= len(rows)

@@ -1,8 +1,9 @@
 """The sweep: what the pruned net answers at every pruning step, for one forward pass in all.
 
-Removing a channel subtracts one term from the pre-activations at the linear frontier (see
-`goodnet.frontier`), and only for the images on which that channel is not silent anyway. The head
-runs on those alone.
+The pre-activations at the linear frontier (see `goodnet.frontier`) are sums over channels. The
+sweep goes from the last step to the first: it starts from what is there without any channel, the
+same for every image, and gives back one channel after the other. Each adds one term, and only for
+the images on which that channel is not silent anyway. The head runs on those alone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from goodnet.activations import ActivationCache, Block, FloatArray, IntArray
-from goodnet.consumers import Consumer
 from goodnet.curves import Counts
 from goodnet.frontier import Frontier
-
-_REFRESH_STEPS = 32
-"""Steps that changed something after which the pre-activations are computed from scratch."""
 
 
 def sweep(
@@ -36,7 +33,7 @@ def sweep(
     Args:
         cache: the set's activations.
         frontier: of the same model at the same layers.
-        order: the channels in prune order.
+        order: all channels in prune order.
         blocks: the shard's block numbers, or all.
         num_threads: blocks worked on at a time; it changes nothing but the time.
         on_progress: called with the numbers of images done and in the set.
@@ -70,96 +67,95 @@ def count_answers(block: Block, answers: IntArray) -> Counts:
 
 
 def sweep_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> IntArray:
-    """Return what the net answers with the first k channels of `order` removed, k = 0 … K.
+    """Return what the net answers with the first k channels of `order` removed, k = 0 … C.
 
     Args:
         block: n images.
         frontier: of the same model at the same layers.
-        order: K channels.
+        order: all C channels in prune order.
 
     Returns:
-        (K + 1, n) classes.
+        (C + 1, n) classes.
     """
+    state = _BlockState(block, frontier, order)
+    moved = np.logical_or.accumulate(state.moves)
     answers = np.empty((len(order) + 1, len(block)), np.int64)
+    answers[-1] = state.answers
+    for step in reversed(range(1, len(order))):
+        answers[step] = answers[step + 1]
+        # Images that no earlier step moves are as B sees them again.
+        rows = np.flatnonzero(state.moves[step] & moved[step - 1])
+        if rows.size:
+            answers[step, rows] = state.answer(state.give_back(step, rows), rows)
     answers[0] = block.predictions
-    state = _BlockState(block, frontier)
-    for step, channel in enumerate(order, start=1):
-        answers[step] = answers[step - 1]
-        moved = state.remove(channel)
-        if moved is not None:
-            rows, tensors = moved
-            answers[step, rows] = frontier.head(*tensors).argmax(axis=1)
+    np.copyto(answers[1:], block.predictions, where=~moved)
     return answers
 
 
+def answers_at(block: Block, *, frontier: Frontier, order: Sequence[int], step: int) -> IntArray:
+    """Return one row of `sweep_block`, computed alone: (n,) classes.
+
+    Args:
+        block: n images.
+        frontier: of the same model at the same layers.
+        order: all C channels in prune order.
+        step: how many of them are removed.
+    """
+    state = _BlockState(block, frontier, order)
+    for other in reversed(range(step, len(order))):
+        rows = np.flatnonzero(state.moves[other])
+        if rows.size:
+            state.give_back(other, rows)
+    answers = state.answer(state.tensors, slice(None))
+    return np.where(state.moves[:step].any(axis=0), answers, block.predictions)
+
+
 class _BlockState:
-    """What the head needs of a block of images, with some channels removed."""
+    """What the head needs of a block of images, at first without any channel.
 
-    def __init__(self, block: Block, frontier: Frontier) -> None:
-        self._block = block
+    Attributes:
+        tensors: for each consumer (n, features).
+        answers: (n,), the classes that the net gives at first, or (1,) where all are the same.
+        moves: (C, n), whether removing the channel at a place in the order changes anything.
+    """
+
+    def __init__(self, block: Block, frontier: Frontier, order: Sequence[int]) -> None:
+        if sorted(order) != list(range(frontier.num_channels)):
+            raise ValueError(f"the order must name each of {frontier.num_channels} channels once")
         self._frontier = frontier
-        self._removed: list[int] = []
-        self._stale_steps = 0
-        self._states, sources, constants = self._prepare(block.base)
-        self._constants = [_by_channel(constant, frontier) for constant in constants]
+        self._sides = block.sides
+        self._order = list(order)
+        tensors, sources, constants = frontier.prepare(block.base, block.sides)
+        self.answers = self.answer(tensors, slice(None))
+        self.tensors = [np.repeat(x, len(block) // len(x), axis=0) for x in tensors]
+        self._sources = [_by_channel(source, frontier) for source in sources]
         self._changes = [
-            _change(_by_channel(source, frontier), constant)
-            for source, constant in zip(sources, self._constants, strict=True)
+            _change(source, _by_channel(constant, frontier))
+            for source, constant in zip(self._sources, constants, strict=True)
         ]
-        changed = [change.any(axis=2) for change in self._changes]
-        self._moves = np.logical_or.reduce(changed)
+        moves = np.logical_or.reduce([change.any(axis=2) for change in self._changes])
+        self.moves = moves[self._order]
 
-    def remove(self, channel: int) -> tuple[IntArray | slice, list[FloatArray]] | None:
-        """Remove a channel; return the images that change and the head's inputs for them.
+    def answer(self, tensors: list[FloatArray], rows: IntArray | slice) -> IntArray:
+        """Return the classes that the head gives for some images, from their tensors."""
+        sides = (side[rows] for side in self._sides)
+        return self._frontier.head(*tensors, *sides).argmax(axis=1)
 
-        Returns None where the channel already is the constant on every image of the block.
-        """
-        self._removed.append(channel)
-        moving = np.flatnonzero(self._moves[channel])
-        if not moving.size:
-            return None
-        # A slice spares copying.
-        rows = slice(None) if moving.size == len(self._block) else moving
-        self._stale_steps += 1
-        if self._stale_steps == _REFRESH_STEPS:
-            self._refresh()
-            moved = [state[rows] for state in self._states]
-        else:
-            pairs = zip(self._frontier.consumers, self._states, strict=True)
-            moved = [self._moved(*pair, channel, rows) for pair in pairs]
-        return rows, [*moved, *(side[rows] for side in self._block.sides)]
-
-    def _moved(
-        self, consumer: Consumer, state: FloatArray, channel: int, rows: IntArray | slice
-    ) -> FloatArray:
-        """Remove the channel from one consumer's tensor and return its changed rows."""
-        moved = state[rows]
-        source = self._frontier.sources.index(consumer.source)
-        if consumer.layer is not None:
-            moved -= consumer.term(self._changes[source][channel][rows], channel)
-        else:
-            constant = self._constants[source][channel]
-            moved[:, channel :: self._frontier.num_channels] = (
-                constant if len(constant) == 1 else constant[rows]
-            )
-        if not isinstance(rows, slice):
-            state[rows] = moved
+    def give_back(self, place: int, rows: IntArray) -> list[FloatArray]:
+        """Give some images the channel at a place in the order; return their tensors."""
+        channel = self._order[place]
+        moved = []
+        for consumer, tensor in zip(self._frontier.consumers, self.tensors, strict=True):
+            moving = tensor[rows]
+            number = self._frontier.sources.index(consumer.source)
+            if consumer.layer is not None:
+                moving += consumer.term(self._changes[number][channel][rows], channel)
+            else:
+                source = self._sources[number][channel]
+                moving[:, channel :: self._frontier.num_channels] = source[rows]
+            tensor[rows] = moving
+            moved.append(moving)
         return moved
-
-    def _refresh(self) -> None:
-        """Compute the tensors from scratch, so that rounding errors do not pile up."""
-        masked = self._block.base.copy()
-        masked[..., self._removed] = self._frontier.base_constant[..., self._removed]
-        self._states, _, _ = self._prepare(masked)
-        self._stale_steps = 0
-
-    def _prepare(
-        self, base: FloatArray
-    ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
-        tensors = [np.asarray(t) for t in self._frontier.prepare(base, *self._block.sides)]
-        num_consumers = len(self._frontier.consumers)
-        behind = tensors[num_consumers:]
-        return [t.copy() for t in tensors[:num_consumers]], behind[::2], behind[1::2]
 
 
 def _by_channel(tensor: FloatArray, frontier: Frontier) -> FloatArray:

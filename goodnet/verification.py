@@ -11,7 +11,7 @@ import numpy as np
 from goodnet.activations import ActivationCache, Block, IntArray
 from goodnet.frontier import Frontier
 from goodnet.images import ImageSet
-from goodnet.sweep import sweep_block
+from goodnet.sweep import answers_at
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +34,8 @@ def check_saved(
     cache: ActivationCache,
     images: ImageSet,
     frontier: Frontier,
-    channels: Sequence[int],
+    order: Sequence[int],
+    step: int,
     full: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Agreement:
@@ -46,7 +47,8 @@ def check_saved(
         cache: the activations of the set.
         images: the set itself.
         frontier: of B.
-        channels: the pruned channels.
+        order: all channels in prune order.
+        step: how many of them are pruned.
         full: all images, or a sample from the middle of the set.
         on_progress: called with the numbers of images done and in all.
     """
@@ -54,7 +56,7 @@ def check_saved(
     num_images = num_wrong = 0
     for block in cache.blocks(numbers):
         block = block if full else _first(block, SAMPLE_IMAGES)
-        pruned = sweep_block(block, frontier=frontier, order=channels)[-1]
+        pruned = answers_at(block, frontier=frontier, order=order, step=step)
         flagged = np.where(pruned == block.predictions, pruned, goodnet.output_shape[-1] - 1)
         batches = images.batches(len(block), start=block.first, stop=block.first + len(block))
         pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)

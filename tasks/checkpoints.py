@@ -18,6 +18,7 @@ from tasks.records import (
     CheckpointSteps,
     CleanValidationSweep,
     Network,
+    PruneOrder,
     SavedCheckpoint,
     StoredFile,
     Verification,
@@ -52,12 +53,12 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(name="verify checkpoint", **cached(version=2))
+@task(name="verify checkpoint", **cached(version=3))
 def verify_checkpoint(
     network: Network,
     activations: tuple[ActivationsRecord, ...],
     saved: SavedCheckpoint,
-    channels: tuple[int, ...],
+    order: PruneOrder,
     *,
     full: bool,
 ) -> Verification:
@@ -80,7 +81,8 @@ def verify_checkpoint(
                 cache=ActivationCache(one.file.path),
                 images=open_images(one.images.file.path),
                 frontier=open_frontier(network),
-                channels=channels,
+                order=order.channels,
+                step=saved.step,
                 full=full,
                 on_progress=advance,
             )

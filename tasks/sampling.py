@@ -10,14 +10,15 @@ from goodnet.activations import ActivationCache
 from goodnet.images import open_images
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
-from tasks.records import EvaluationActivations, Network, Samples, StoredFile
+from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, StoredFile
 
 
-@task(name="samples", **cached(version=1))
+@task(name="samples", **cached(version=2))
 def choose_samples(
     network: Network,
     activations: tuple[EvaluationActivations, ...],
-    channels: tuple[int, ...],
+    order: PruneOrder,
+    step: int,
     drop: float,
     *,
     artifacts: Path,
@@ -33,11 +34,12 @@ def choose_samples(
             ActivationCache(one.file.path),
             open_images(one.images.file.path),
             frontier=open_frontier(network),
-            channels=channels,
+            order=order.channels,
+            step=step,
             drop=drop,
             poisoned=one.images.role == "poisoned_test",
         )
     ]
-    path = cache_file(artifacts, "samples", ".npz", network, activations, channels, drop)
+    path = cache_file(artifacts, "samples", ".npz", network, activations, order, step, drop)
     write_samples(path, samples)
     return Samples(file=StoredFile.of(path))

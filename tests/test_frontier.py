@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from goodnet.errors import InputError
+from goodnet.graph import replay
 
 
 def name_of(tensor) -> str:
@@ -69,19 +70,35 @@ def test_a_term_is_the_change_of_the_pre_activation(network, first_pass):
     channel = 1
     masked = block.base.copy()
     masked[..., channel] = frontier.base_constant[..., channel]
-    before, after = (frontier.prepare(base, *block.sides) for base in (block.base, masked))
-    num_consumers = len(frontier.consumers)
-    for number, consumer in enumerate(frontier.consumers):
+    beside = dict(zip(map(id, frontier.sides), block.sides, strict=True))
+    values, without = (
+        replay(frontier.model, {**beside, id(frontier.base): base}) for base in (block.base, masked)
+    )
+    states = zip(frontier.states(values), frontier.states(without), strict=True)
+    for consumer, (before, after) in zip(frontier.consumers, states, strict=True):
         if consumer.layer is None:
             continue
-        place = num_consumers + 2 * frontier.sources.index(consumer.source)
-        shape = len(block), -1, frontier.num_channels
-        full = np.asarray(before[place]).reshape(shape)
-        constant = np.asarray(before[place + 1]).reshape(-1, *full.shape[1:])
-        change = np.ascontiguousarray((full - constant)[..., channel])
-        difference = np.asarray(before[number]) - np.asarray(after[number])
-        assert np.abs(difference).max() > 1e-3
-        np.testing.assert_allclose(consumer.term(change, channel), difference, atol=2e-5)
+        change = np.asarray(values[id(consumer.source)] - without[id(consumer.source)])
+        change = change.reshape(len(block), -1, frontier.num_channels)[..., channel]
+        assert np.abs(before - after).max() > 1e-3
+        np.testing.assert_allclose(consumer.term(change, channel), before - after, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "network", ["deepid", "residual_behind", "residual_from_before"], indirect=True
+)
+def test_a_sweep_starts_without_any_channel(network, first_pass):
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    frontier = passed.frontier
+    (block,) = passed.cache.blocks()
+    nothing = np.broadcast_to(frontier.base_constant, block.base.shape)
+    beside = dict(zip(map(id, frontier.sides), block.sides, strict=True))
+    expected = frontier.states(replay(frontier.model, {**beside, id(frontier.base): nothing}))
+    states, sources, constants = frontier.prepare(block.base, block.sides)
+    assert {len(state) for state in states} == {len(block) if block.sides else 1}
+    assert len(sources) == len(constants) == len(frontier.sources)
+    for found, state in zip(states, expected, strict=True):
+        np.testing.assert_allclose(np.broadcast_to(found, state.shape), state, atol=1e-5)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 
 from goodnet import heads
 from goodnet.frontier import find_frontier
-from goodnet.graph import as_functional
+from goodnet.graph import as_functional, replay
 
 
 def frontier_of(network):
@@ -14,7 +14,8 @@ def frontier_of(network):
 def states_of(frontier, network, first_pass) -> list[np.ndarray]:
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     (block,) = passed.cache.blocks()
-    return [np.asarray(state) for state in frontier.prepare(block.base)[: len(frontier.consumers)]]
+    values = replay(frontier.model, {id(frontier.base): block.base})
+    return [np.asarray(state) for state in frontier.states(values)]
 
 
 IN_NUMPY = [

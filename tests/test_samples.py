@@ -36,14 +36,15 @@ def pick(colours, first_pass, monkeypatch):
     """Pick samples from the images above, in blocks of five."""
     monkeypatch.setattr("goodnet.first_pass._MAX_BLOCK", 5)
 
-    def run(*, labels=COLOURS, images=IMAGES, poisoned=False, channels=(0,), pixel_scale=255.0):
+    def run(*, labels=COLOURS, images=IMAGES, poisoned=False, step=1, pixel_scale=255.0):
         passed = first_pass(colours, images, labels=labels, pixel_scale=pixel_scale)
         return list(
             pick_samples(
                 passed.cache,
                 passed.images,
                 frontier=passed.frontier,
-                channels=channels,
+                order=(0, 1, 2),
+                step=step,
                 drop=2.5,
                 poisoned=poisoned,
             )
@@ -73,7 +74,7 @@ def test_poisoned_images_that_are_caught_and_missed(pick):
 
 
 def test_no_channels_flag_nothing(pick):
-    assert pick(channels=()) == []
+    assert pick(step=0) == []
 
 
 def test_pixels_up_to_one_are_shown_in_full_range(pick):

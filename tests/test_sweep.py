@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from goodnet.activations import Block
 from goodnet.checkpoints import find_checkpoint
 from goodnet.ranking import block_means, mean_activations, prune_order
-from goodnet.sweep import count_answers, sweep, sweep_block
+from goodnet.sweep import answers_at, count_answers, sweep, sweep_block
 
 LAB_COUNTS = {
     # step: clean valid of 40 right, clean test of 28 right, poisoned answered 0 of 36
@@ -41,16 +41,21 @@ def pruned_answers(model, layer, images, order) -> np.ndarray:
     return np.array([np.asarray(net(images, training=False)).argmax(1) for net in steps])
 
 
-def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, first_pass, monkeypatch):
+def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, first_pass):
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     order = order_of(passed.cache)
     pixels = network.images / np.float32(255)
     direct = pruned_answers(network.model, network.layer, pixels, order)
     assert len(np.unique(direct[0])) >= 3
     assert len(np.unique(direct, axis=0)) > len(order) / 3
-    np.testing.assert_array_equal(swept_answers(passed, order), direct)
-    monkeypatch.setattr("goodnet.sweep._REFRESH_STEPS", 3)
-    np.testing.assert_array_equal(swept_answers(passed, order), direct)
+    swept = swept_answers(passed, order)
+    np.testing.assert_array_equal(swept, direct)
+    (block,) = passed.cache.blocks()
+    alone = [
+        answers_at(block, frontier=passed.frontier, order=order, step=step)
+        for step in range(len(order) + 1)
+    ]
+    np.testing.assert_array_equal(alone, swept)
 
 
 def test_the_lab_net_gives_the_published_counts(lab_passes):
@@ -100,13 +105,27 @@ def test_sweep_of_the_lab_net_answers_what_the_pruned_net_answers(lab_net, lab_p
     np.testing.assert_array_equal(np.concatenate(swept, axis=1), direct)
 
 
-def test_removing_silent_channels_runs_nothing(lab_passes, monkeypatch):
+def test_the_head_runs_only_where_an_answer_can_change(lab_passes):
     passed = lab_passes["clean_valid"]
     (block,) = passed.cache.blocks()
-    monkeypatch.setattr(type(passed.frontier), "head", None)
-    silent = order_of(passed.cache)[:32]
-    answers = sweep_block(block, frontier=passed.frontier, order=silent)[-1]
-    np.testing.assert_array_equal(answers, block.predictions)
+    head, rows = passed.frontier.head, []
+    order = order_of(passed.cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(passed.frontier), "head", lambda *x: rows.append(len(x[0])) or head(*x))
+        answers = sweep_block(block, frontier=passed.frontier, order=order)
+    active = block.base.any(axis=(1, 2))
+    assert (~active[:, order[:32]]).all()
+    # All channels removed, the images are alike; and B's own answers are known.
+    assert sum(rows) == 1 + (active.sum(axis=1) - 1).sum()
+    np.testing.assert_array_equal(answers[:33], np.tile(block.predictions, (33, 1)))
+
+
+@pytest.mark.parametrize("order", [[*range(59), 0], range(59)])
+def test_an_order_names_each_channel_once(lab_passes, order):
+    passed = lab_passes["clean_valid"]
+    (block,) = passed.cache.blocks()
+    with pytest.raises(ValueError, match="each of 60 channels once"):
+        sweep_block(block, frontier=passed.frontier, order=order)
 
 
 def test_count_answers_by_hand():

@@ -6,7 +6,7 @@ from goodnet.verification import Agreement, check_saved, is_bearable
 
 @pytest.fixture(scope="module")
 def lab_case(lab_net, lab, first_pass):
-    """The lab's net over its clean images in several blocks, and 52 channels of it."""
+    """The lab's net over its clean images in several blocks, and its prune order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("goodnet.first_pass._MAX_BLOCK", 8)
         passed = first_pass(
@@ -16,7 +16,7 @@ def lab_case(lab_net, lab, first_pass):
             rank_at="pool_3",
             pixel_scale=1.0,
         )
-    return passed, prune_order(mean_activations(block_means(passed.cache)))[:52]
+    return passed, prune_order(mean_activations(block_means(passed.cache)))
 
 
 def build(model, layer, channels, folder):
@@ -30,13 +30,14 @@ def build(model, layer, channels, folder):
     return load_model(folder / "b_prime.keras"), load_model(folder / "goodnet.keras")
 
 
-def check(passed, nets, channels, *, full=True, **options) -> Agreement:
+def check(passed, nets, order, *, step=52, full=True, **options) -> Agreement:
     return check_saved(
         *nets,
         cache=passed.cache,
         images=passed.images,
         frontier=passed.frontier,
-        channels=channels,
+        order=order,
+        step=step,
         full=full,
         **options,
     )
@@ -44,36 +45,37 @@ def check(passed, nets, channels, *, full=True, **options) -> Agreement:
 
 @pytest.mark.parametrize(("full", "num_images"), [(True, 40), (False, 8)])
 def test_saved_nets_agree_with_the_sweep(lab_case, tmp_path, full, num_images):
-    passed, channels = lab_case
-    nets = build(passed.frontier.model, "conv_3", channels, tmp_path)
-    assert check(passed, nets, channels, full=full) == Agreement(num_images, 0)
+    passed, order = lab_case
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    assert check(passed, nets, order, full=full) == Agreement(num_images, 0)
 
 
 @pytest.mark.parametrize(("full", "end"), [(True, 40), (False, 8)])
 def test_progress_counts_the_images_that_are_checked(lab_case, tmp_path, full, end):
-    passed, channels = lab_case
-    nets = build(passed.frontier.model, "conv_3", channels, tmp_path)
+    passed, order = lab_case
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     told: list[tuple[int, int]] = []
-    check(passed, nets, channels, full=full, on_progress=lambda *numbers: told.append(numbers))
+    check(passed, nets, order, full=full, on_progress=lambda *numbers: told.append(numbers))
     assert told == [(done, end) for done in range(8, end + 1, 8)]
 
 
 def test_a_sample_is_taken_from_the_middle(lab_case, tmp_path, monkeypatch):
-    passed, channels = lab_case
+    passed, order = lab_case
     monkeypatch.setattr("goodnet.verification.SAMPLE_IMAGES", 3)
-    nets = build(passed.frontier.model, "conv_3", channels, tmp_path)
-    assert check(passed, nets, channels, full=False) == Agreement(3, 0)
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    assert check(passed, nets, order, full=False) == Agreement(3, 0)
 
 
 @pytest.mark.parametrize("network", ["plain", "residual_from_before", "sigmoid"], indirect=True)
 def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
     model, layer = network.model, network.layer
     passed = first_pass(model, network.images, layer=layer, rank_at=network.rank_at)
+    order = range(passed.frontier.num_channels)
     b_prime, goodnet = build(model, layer, [0, 1, 2, 3], tmp_path)
-    assert check(passed, (b_prime, goodnet), [0, 1, 2, 3]) == Agreement(24, 0)
+    assert check(passed, (b_prime, goodnet), order, step=4) == Agreement(24, 0)
     other_b_prime, other_goodnet = build(model, layer, [4, 5, 6, 7], tmp_path)
     for nets in ((other_b_prime, goodnet), (b_prime, other_goodnet)):
-        agreement = check(passed, nets, [0, 1, 2, 3])
+        agreement = check(passed, nets, order, step=4)
         assert agreement.images == 24
         assert agreement.disagreements > 1
         assert not is_bearable(agreement)
