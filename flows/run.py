@@ -13,8 +13,10 @@ from flows.command import add_method, add_place, add_sets, exit_code
 from flows.settings import configure
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, check_inputs, require_complete
+from goodnet.lasting import lasting
 from goodnet.model_limits import ModelLimits
 from goodnet.runs import new_run_folder
+from goodnet.vega import start_bundling
 
 _DESCRIPTION = """\
 Repair a backdoored image classifier B with nothing but clean validation
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
 
     def command() -> int:
         _check(parameters)
+        start_bundling()
         configure(parameters["artifacts"].resolve())
         _repair(parameters, quiet=quiet)
         return 0
@@ -86,13 +89,14 @@ def _limits(parameters: dict[str, Any]) -> ModelLimits:
 
 
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
-    from rich.console import Console
+    with lasting():
+        from rich.console import Console
 
-    from flows.console import Progressing, print_plan, print_run
-    from flows.repair import repair
-    from flows.server import connected
-    from tasks import progress
-    from tasks.ahead import work_ahead
+        from flows.console import Progressing, print_plan, print_run
+        from flows.repair import repair
+        from flows.server import connected
+        from tasks import progress
+        from tasks.ahead import work_ahead
 
     if not quiet:
         print_plan(Console(stderr=True), parameters)

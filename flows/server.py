@@ -32,11 +32,17 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.states import Crashed
 
 from flows.processes import is_gone, name_process
 from goodnet.files import write_json
+from goodnet.lasting import lasting
 
 _START_SECONDS = 120
 _ANSWER_SECONDS = 10  # a busy server takes its time
@@ -160,7 +166,9 @@ def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
         meanwhile()
         _wait_for(url, process)
         try:
-            yield url
+            # Nobody watches for heartbeats, and their thread takes up to a second to end.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                yield url
         finally:
             _deliver()  # or else Prefect tries for minutes, at exit, to reach a server that is gone
     finally:
@@ -211,8 +219,9 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def _serve(port: int) -> None:
     """Serve until the process that started this one is gone."""
-    import uvicorn
-    from prefect.server.api.server import create_app
+    with lasting():
+        import uvicorn
+        from prefect.server.api.server import create_app
 
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     app = create_app(ephemeral=True, final=True)

@@ -12,6 +12,7 @@ from goodnet import plots, report
 from goodnet.compare import Run, comparison_rows, find_differences
 from goodnet.errors import InputError
 from goodnet.files import atomic_path
+from goodnet.vega import vega_script
 
 ACCURACY, ATTACK = "clean accuracy of G", "attack success of G"
 
@@ -34,7 +35,7 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
             rows=comparison_rows(runs),
             differences=find_differences(runs),
             chart=comparison_chart(runs).to_dict(),
-            vega=report.vega_script(),
+            vega=vega_script(),
         )
     )
     with atomic_path(path) as temporary:

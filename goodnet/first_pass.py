@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodnet.activations import ActivationCache, FloatArray, Provenance, cache_schema, to_rows
@@ -60,7 +61,8 @@ def write_activations(
     ):
         # Reading, the net and writing overlap; two blocks in the net at a time fill the gaps that
         # its smaller layers leave on the cores (8 % of the time).
-        pixels = prefetched(images.batches(block_size(frontier)))
+        pixels = prefetched(images.batches(_batch_size(frontier)))
+        block: list[pa.Table] = []
         for answers, *values in mapped(forward, pixels):
             for name, value in zip(tensors, values, strict=True):
                 layer = tensors[name]._keras_history.operation.name
@@ -70,23 +72,35 @@ def write_activations(
             rows = to_rows(
                 schema, first=done, labels=labels, predictions=answers.argmax(1), tensors=values
             )
-            writer.write_table(rows)
             done += len(answers)
+            block.append(rows)
+            if done % block_size(frontier) == 0 or done == images.num_images:
+                writer.write_table(pa.concat_tables(block))
+                block.clear()
             on_progress(done, images.num_images)
     return ActivationCache(path)
 
 
 def block_size(frontier: Frontier) -> int:
-    """Return how many images are computed together, from the memory that one image takes.
+    """Return how many images are kept and swept together, from the memory that one image takes.
 
     A power of two: two threads share out blocks of common sets evenly.
     """
-    widest = max(_size(tensor) for node in calls(frontier.model) for tensor in node.outputs)
     consumed = [consumer.tensor for consumer in frontier.consumers]
     swept = sum(_size(tensor) for tensor in (*consumed, *frontier.sources, *frontier.sides))
-    swept = 3 * (swept + _size(frontier.model.outputs[0]))
-    fits = min(_FORWARD_BYTES // (4 * widest), _SWEEP_BYTES // (4 * swept))
-    return min(2 ** (max(1, fits).bit_length() - 1), _MAX_BLOCK)
+    return _fitting(_SWEEP_BYTES, 3 * (swept + _size(frontier.model.outputs[0])))
+
+
+def _batch_size(frontier: Frontier) -> int:
+    """Return how many images of a block are in the net together."""
+    return _fitting(
+        _FORWARD_BYTES,
+        max(_size(tensor) for node in calls(frontier.model) for tensor in node.outputs),
+    )
+
+
+def _fitting(num_bytes: int, floats: int) -> int:
+    return min(2 ** (max(1, num_bytes // (4 * floats)).bit_length() - 1), _MAX_BLOCK)
 
 
 def _size(tensor: Any) -> int:

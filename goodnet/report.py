@@ -7,14 +7,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from markupsafe import Markup
 from PIL import Image
 
 from goodnet import plots
@@ -24,6 +22,7 @@ from goodnet.metrics import percent, wilson_interval
 from goodnet.reference import compare_to_published, recognise
 from goodnet.runs import stage_times
 from goodnet.samples import SAMPLES_PER_KIND, Sample, SampleKind
+from goodnet.vega import vega_script
 from goodnet.verdict import verdict
 
 if TYPE_CHECKING:
@@ -119,15 +118,6 @@ def page_environment() -> jinja2.Environment:
     )
     environment.filters |= {"percent": percent, "lab_file": recognise}
     return environment
-
-
-@cache
-def vega_script() -> Markup:
-    """Return Vega, Vega-Lite and Vega-Embed as one script."""
-    import vl_convert
-
-    # It comes from an installed package, not from a user; it holds no "</script".
-    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))  # noqa: S704
 
 
 def _set_sizes(sweep: pa.Table) -> dict[str, int]:

@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 
+from goodnet.lasting import lasting
+
 
 def import_tensorflow() -> None:
     """Import TensorFlow; what it writes to the error stream on the way shows only if it fails.
@@ -20,7 +22,8 @@ def import_tensorflow() -> None:
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            with lasting():
+                import tensorflow  # noqa: F401
         except BaseException:
             notices.seek(0)
             os.write(error_stream, notices.read())

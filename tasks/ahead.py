@@ -8,16 +8,15 @@ from typing import Any
 
 from goodnet.inputs import SetName
 from goodnet.model_limits import ModelLimits
-from goodnet.report import vega_script
 from tasks.loading import load_inputs
 
 
 def work_ahead(
     parameters: Mapping[str, Any], sets: dict[SetName, Path | None], limits: ModelLimits
 ) -> None:
-    """Digest the inputs, load B if activations are missing, and bundle the report's script.
+    """Digest the inputs, and load B if activations are missing.
 
-    Each of these is remembered, in this process or on disk, so that the stages find it done.
+    Both are remembered, in this process or on disk, so that the stages find them done.
 
     Args:
         parameters: of the flow.
@@ -39,4 +38,3 @@ def work_ahead(
             refresh=False,
             artifacts=artifacts,
         )
-    vega_script()

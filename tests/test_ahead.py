@@ -2,7 +2,6 @@ import pytest
 
 from goodnet.errors import InputError
 from goodnet.model_limits import DEFAULT_LIMITS
-from goodnet.report import vega_script
 from tasks.activations import open_frontier
 from tasks.ahead import work_ahead
 from tasks.loading import load_inputs
@@ -23,7 +22,6 @@ def on_lab(lab, tmp_path):
         "artifacts": tmp_path / "artifacts",
     }
     open_frontier.cache_clear()
-    vega_script.cache_clear()
     yield parameters, sets
     open_frontier.cache_clear()
 
@@ -37,7 +35,6 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
     parameters, sets = on_lab
     work_ahead(parameters, sets, DEFAULT_LIMITS)
     assert open_frontier.cache_info().currsize == 1
-    assert vega_script.cache_info().currsize == 1
     assert (parameters["artifacts"] / "cache" / "digests.json").is_file()
 
     options = {key: value for key, value in parameters.items() if key != "model"}
@@ -55,9 +52,7 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
 
 
 def test_the_default_needs_no_files(tmp_path):
-    vega_script.cache_clear()
     work_ahead({"model": None, "artifacts": tmp_path}, {}, DEFAULT_LIMITS)
-    assert vega_script.cache_info().currsize == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,34 @@
+import gc
+
+import pytest
+
+from goodnet.lasting import lasting
+
+
+@pytest.fixture
+def collector():
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def test_the_collector_passes_over_what_was_made(collector):
+    before = gc.get_freeze_count()
+    with lasting():
+        assert not gc.isenabled()
+        made = [[] for _ in range(1000)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(made)
+
+
+def test_the_collector_is_back_after_an_error(collector):
+    with pytest.raises(ImportError), lasting():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off(collector):
+    gc.disable()
+    with lasting():
+        pass
+    assert not gc.isenabled()
