@@ -54,7 +54,7 @@ def _silence(model: keras.Model, images: Images) -> None:
     """Give conv_3 the activity that it has in the lab's net on clean images, by its biases.
 
     There 31 of 60 channels are silent and the others active on 64 % of the images on average, so
-    that 18.6 evaluations of the head remain for the curve of an image; here the shares of the 29
+    that 17.6 evaluations of the head remain for the curve of an image; here the shares of the 29
     rise evenly. The convolutions are then left as they are by any training.
 
     Args:

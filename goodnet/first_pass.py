@@ -93,10 +93,8 @@ def block_size(frontier: Frontier) -> int:
 
 def _batch_size(frontier: Frontier) -> int:
     """Return how many images of a block are in the net together."""
-    return _fitting(
-        _FORWARD_BYTES,
-        max(_size(tensor) for node in calls(frontier.model) for tensor in node.outputs),
-    )
+    widest = max(_size(tensor) for node in calls(frontier.model) for tensor in node.outputs)
+    return min(_fitting(_FORWARD_BYTES, widest), block_size(frontier))
 
 
 def _fitting(num_bytes: int, floats: int) -> int:

@@ -3,7 +3,7 @@
 A head of dense layers, as DeepID has, runs in NumPy, any other in TensorFlow; they give the same
 but for rounding. TensorFlow copies all that it is given and spreads every product over the cores;
 in NumPy each core works on a block of its own, where the arrays are. On 2 cores with AVX-512 the
-whole sweep took 0.25 s instead of 0.40; with OpenBLAS held to AVX2 kernels, 0.35 s.
+whole sweep took 0.18 s instead of 0.33; with OpenBLAS held to AVX2 kernels, 0.28 s.
 """
 
 from __future__ import annotations

@@ -112,6 +112,23 @@ def test_progress_is_told(net, tmp_path, first_pass, monkeypatch):
     assert told == [(3, 7), (6, 7), (7, 7)]
 
 
+@pytest.mark.parametrize(("in_net", "in_block"), [(2, 4), (8, 4)])
+def test_a_block_holds_whole_batches(net, first_pass, monkeypatch, in_net, in_block):
+    from goodnet import first_pass as module
+
+    (whole,) = first_pass(net, IMAGES).cache.blocks()
+    monkeypatch.setattr(
+        module, "_fitting", lambda limit, _: in_net if limit == module._FORWARD_BYTES else in_block
+    )
+    blocks = list(first_pass(net, IMAGES).cache.blocks())
+    assert [len(block) for block in blocks] == [4, 3]
+    assert [block.first for block in blocks] == [0, 4]
+    ranked = np.concatenate([block.ranked for block in blocks])
+    np.testing.assert_array_equal(ranked, whole.ranked)
+    predictions = np.concatenate([block.predictions for block in blocks])
+    np.testing.assert_array_equal(predictions, whole.predictions)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_activation_that_is_no_number_is_refused(broken, first_pass, value):
     import keras
