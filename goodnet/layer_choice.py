@@ -9,6 +9,10 @@ from goodnet.channelwise import CONVOLUTIONS, POOLINGS, acts_on_each_channel_alo
 from goodnet.errors import InputError
 from goodnet.layer_graph import LayerDescription
 from goodnet.model_files import ModelDescription
+from goodnet.stock_keras import MODELS
+
+_MIXING = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "Dense", *MODELS)
+"""What computes new features of all channels."""
 
 _RANKING = ("Activation", "BatchNormalization", "ELU", "LeakyReLU", "PReLU", "ReLU")
 """What ranks channels by default where no pooling follows the convolution."""
@@ -21,8 +25,9 @@ def choose_layers(
 
     Args:
         description: the model.
-        layer: the convolution; by default the last one that every path from input to output goes
-            through, or the last one where there is none such.
+        layer: the convolution; by default the last hidden one that every path from input to output
+            goes through, or the last hidden one where there is none such. One whose channels are
+            the classes themselves is not hidden.
         rank_at: where the channels are ranked: the convolution or a layer behind it that keeps its
             channels apart; by default the pooling behind it, else the last activation or batch
             normalization before anything mixes the channels, else the convolution.
@@ -57,15 +62,29 @@ def _choose_convolution(description: ModelDescription, layer: str | None) -> str
     if not convolutions:
         raise InputError(f"{path}: has no 2-D convolution outside of nested models")
     if layer is None:
-        bottlenecks = set(_iterate_bottlenecks(description))
-        through = [name for name in convolutions if name in bottlenecks]
-        return (through or convolutions)[-1]
+        bottlenecks, read = set(_iterate_bottlenecks(description)), _find_read_on(description)
+        hidden = [name for name in convolutions if name in read] or convolutions
+        through = [name for name in hidden if name in bottlenecks]
+        return (through or hidden)[-1]
     if layer not in convolutions:
         raise InputError(
             f"{path}: layer `{layer}` is a {by_name[layer].class_name}, expected a convolution "
             f"that is called once: {', '.join(convolutions)}"
         )
     return layer
+
+
+def _find_read_on(description: ModelDescription) -> set[str]:
+    """Return the layers that a layer with weights of its own for each channel still reads.
+
+    Behind the others, as behind the last convolution of MobileNet or SqueezeNet, the channels are
+    the classes: to prune one is to forget a class.
+    """
+    read: set[str] = set()
+    for item in reversed(description.layers):
+        if item.name in read or item.class_name in _MIXING:
+            read.update(item.inputs)
+    return read
 
 
 def _iterate_bottlenecks(description: ModelDescription) -> Iterator[str]:

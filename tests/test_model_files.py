@@ -646,6 +646,29 @@ def test_a_shortcut_leads_past_a_convolution(tmp_path):
     assert choose(tmp_path, net) == ("early", "early")
 
 
+CLASSIFIERS = {
+    "MobileNet": [("Reshape", "row"), ("Dropout", "drop"), ("Conv2D", "classes"), ("Reshape", "z")],
+    "SqueezeNet": [("Conv2D", "classes"), ("ReLU", "relu"), ("GlobalAveragePooling2D", "z")],
+    "depthwise behind": [("Conv2D", "classes"), ("DepthwiseConv2D", "each"), ("Flatten", "z")],
+}
+
+
+@pytest.mark.parametrize("closing", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
+def test_default_is_no_convolution_whose_channels_are_the_classes(tmp_path, closing):
+    net = make_chain(("Conv2D", "early"), ("Conv2D", "conv"), ("MaxPooling2D", "pool"), *closing)
+    del net["config"]["layers"][-2:]
+    net["config"]["output_layers"] = ["z", 0, 0]
+    assert choose(tmp_path, net) == ("conv", "pool")
+    assert choose(tmp_path, net, "classes")[0] == "classes"
+
+
+def test_default_is_the_only_convolution_even_if_its_channels_are_the_classes(tmp_path):
+    net = make_chain(("Conv2D", "classes"), ("GlobalAveragePooling2D", "gap"))
+    del net["config"]["layers"][-2:]
+    net["config"]["output_layers"] = ["gap", 0, 0]
+    assert choose(tmp_path, net) == ("classes", "gap")
+
+
 CHAINS = {
     "pooling": ([("MaxPooling2D", "a")], "a"),
     "pooling behind others": (
