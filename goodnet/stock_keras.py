@@ -20,7 +20,7 @@ MODELS = frozenset({"Functional", "Model", "Sequential"})
 
 _LAYERS = _names(
     "Activation ActivityRegularization AlphaDropout BatchNormalization CenterCrop Concatenate "
-    "Cropping2D Dense Dropout ELU Flatten GaussianDropout GaussianNoise GroupNormalization "
+    "Cropping2D Dense Dot Dropout ELU Flatten GaussianDropout GaussianNoise GroupNormalization "
     "Identity InputLayer LayerNormalization LeakyReLU Normalization PReLU Permute RandomBrightness "
     "RandomContrast RandomFlip RandomRotation RandomTranslation RandomZoom ReLU RepeatVector "
     "Rescaling Reshape Resizing Softmax SpatialDropout2D UnitNormalization UpSampling2D "
