@@ -18,6 +18,7 @@ from goodnet.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 _METADATA_KEY = b"goodnet"
 _FORMAT = 1

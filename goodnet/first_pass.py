@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from goodnet.files import atomic_path
 from goodnet.frontier import Frontier
 from goodnet.graph import calls, replay, scores
 from goodnet.images import ImageSet, Pixels
+from goodnet.rounding import TOLERANCE, explains, largest_difference
 from goodnet.threads import mapped, prefetched
 
 _FORWARD_BYTES = 48 * 2**20
 _SWEEP_BYTES = 24 * 2**20
 _MAX_BLOCK = 512
+_CHECKED_IMAGES = 32
 
 
 def write_activations(
@@ -34,6 +36,9 @@ def write_activations(
 ) -> ActivationCache:
     """Run B over a set and keep what all later stages need; the file appears when it is whole.
 
+    What B answers here, layer by layer, is compared on the first images with what plain Keras
+    answers, because everything after it is built on this.
+
     Args:
         path: the Parquet file to write.
         frontier: of B, at the layer to prune.
@@ -42,7 +47,8 @@ def write_activations(
         on_progress: called with the numbers of images done and in all.
 
     Raises:
-        InputError: an image is bad, or an activation or answer is NaN or infinite.
+        InputError: an image is bad, an activation or answer is NaN or infinite, or plain Keras
+            computes another one.
     """
     forward = _compile_forward(frontier, images.shape, images.dtype, provenance.pixel_scale)
     tensors = _cached_tensors(frontier)
@@ -67,6 +73,8 @@ def write_activations(
                 layer = tensors[name]._keras_history.operation.name
                 _require_finite(value, f"{images.path}: layer {layer}", first=done)
             _require_finite(answers, f"{images.path}: the answer", first=done)
+            if done == 0:
+                _require_plain(answers, values, frontier, images, provenance.pixel_scale)
             labels = images.labels[done : done + len(answers)]
             rows = to_rows(
                 schema, first=done, labels=labels, predictions=answers.argmax(1), tensors=values
@@ -122,12 +130,55 @@ def _compile_forward(
         inputs = tf.cast(pixels, tf.float32)
         if pixel_scale != 1:
             inputs /= pixel_scale
+        # As Keras does before the first layer; a net may take whole numbers.
+        inputs = tf.cast(inputs, frontier.model.inputs[0].dtype)
         values = replay(frontier.model, {id(frontier.model.inputs[0]): inputs})
         kept = [values[id(tensor)] for tensor in _cached_tensors(frontier).values()]
         return [scores(frontier.model, values), *kept]
 
     function = tf.function(run, input_signature=[tf.TensorSpec((None, *shape), dtype)])
     return lambda pixels: [np.asarray(tensor) for tensor in function(pixels)]
+
+
+def _require_plain(
+    answers: FloatArray,
+    values: Sequence[FloatArray],
+    frontier: Frontier,
+    images: ImageSet,
+    pixel_scale: float,
+) -> None:
+    """Refuse a net that plain Keras sees differently: one that is random, or that we misread.
+
+    Args:
+        answers: (n, N), the scores of the first batch.
+        values: the cached tensors of the first batch, each (n, ...).
+        frontier: of B.
+        images: the set.
+        pixel_scale: divides its pixels.
+    """
+    import keras
+
+    model, tensors = frontier.model, list(_cached_tensors(frontier).values())
+    pixels = next(images.batches(min(_CHECKED_IMAGES, len(answers))))
+    plain = keras.Model(model.inputs[0], [*tensors, model.outputs[0]])
+    inputs = pixels.astype(np.float32) / np.float32(pixel_scale)
+    *expected, plain_answers = map(np.asarray, plain(inputs, training=False))
+    answers, *values = (value[: len(pixels)] for value in (answers, *values))
+    sample = f"on the first {len(pixels)} images of {images.path}"
+    for tensor, value, plain_value in zip(tensors, values, expected, strict=True):
+        difference = largest_difference(value, plain_value)
+        if difference > TOLERANCE:
+            raise InputError(
+                f"layer `{tensor._keras_history.operation.name}` gives {sample} up to "
+                f"{difference:.2%} of its largest value more or less than the same layer in plain "
+                f"Keras, expected {TOLERANCE:.2%} or less; please report this net"
+            )
+    wrong = ~explains(answers, answers.argmax(1), plain_answers)
+    if wrong.any():
+        raise InputError(
+            f"{sample}, B's answer differs from that of plain Keras on {np.count_nonzero(wrong)}, "
+            f"by more than rounding, behind layer `{frontier.layer}`; please report this net"
+        )
 
 
 def _require_finite(values: FloatArray, what: str, *, first: int) -> None:

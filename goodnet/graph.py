@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Tensors = dict[int, Any]
 """Values by the `id` of the symbolic tensor that they stand for."""
 
+_HALVES = ("float16", "bfloat16")
+
 
 def as_functional(model: keras.Model) -> keras.Model:
     """Return `model` as a functional model over the same layers.
@@ -22,6 +24,24 @@ def as_functional(model: keras.Model) -> keras.Model:
     import keras
 
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return `model` as a net that computes in float32, itself if it does so already.
+
+    Mixed precision is there for the speed of accelerators. Its sums, rounded to three digits layer
+    by layer, depend on the order of the terms, so that no two ways to one answer would agree.
+    """
+    import keras
+
+    layers = [layer for layer in model._flatten_layers() if layer is not model]
+    if all(layer.compute_dtype not in _HALVES for layer in layers):
+        return model
+    for layer in layers:
+        layer.dtype_policy = "float32"
+    exact = keras.models.clone_model(model)
+    exact.set_weights(model.get_weights())
+    return exact
 
 
 def calls(model: keras.Model) -> list[Any]:
@@ -66,7 +86,8 @@ def computable(model: keras.Model, tensor: Any) -> set[int]:
 def replay(model: keras.Model, values: Tensors) -> Tensors:
     """Run every call of `model` that `values` suffice for, except those whose result is given.
 
-    Inside a `tf.function` the results that nobody uses cost nothing.
+    Every layer runs in inference mode, as in `model.predict`. Inside a `tf.function` the results
+    that nobody uses cost nothing.
 
     Args:
         model: a functional model.
@@ -81,6 +102,10 @@ def replay(model: keras.Model, values: Tensors) -> Tensors:
         if given or not all(id(x) in values for x in node.input_tensors):
             continue
         args, kwargs = node.arguments.fill_in(values)
+        # Unless told so, augmentation layers take a call for training; a functional model tells
+        # each of its layers, so whoever calls them one by one has to.
+        if "training" in getattr(node.operation, "_call_context_args", ()):
+            kwargs["training"] = False
         results = node.operation(*args, **kwargs)
         results = results if isinstance(results, (list, tuple)) else [results]
         values.update({id(x): y for x, y in zip(node.outputs, results, strict=True)})

@@ -15,7 +15,7 @@ import numpy as np
 
 from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
-from goodnet.graph import as_functional
+from goodnet.graph import as_functional, in_float32
 from goodnet.model_building import Needs, build_model, measure_needs
 from goodnet.model_files import (
     ModelDescription,
@@ -55,7 +55,8 @@ def load_model(
         limits: how large the file and the model may be.
 
     Returns:
-        A model from (None, H, W, C) to (None, classes).
+        A model from (None, H, W, C) to (None, classes) that computes in float32, whatever the
+        precision of the net in the file.
 
     Raises:
         InputError: the file is refused, or Keras cannot build what it describes.
@@ -69,7 +70,7 @@ def load_model(
             model = _load(private, description, limits)
             _require_numbers(model, private)
             _require_classifier(model, private, description.input_shape)
-    return model
+    return in_float32(model)
 
 
 def save_model(model: keras.Model, path: Path) -> None:

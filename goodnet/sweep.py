@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from goodnet.activations import ActivationCache, Block, FloatArray, IntArray
+from goodnet.activations import ActivationCache, Block, BoolArray, FloatArray, IntArray
 from goodnet.curves import Counts
 from goodnet.frontier import Frontier
 
@@ -101,13 +101,30 @@ def answers_at(block: Block, *, frontier: Frontier, order: Sequence[int], step: 
         order: all C channels in prune order.
         step: how many of them are removed.
     """
+    scores, moved = scores_at(block, frontier=frontier, order=order, step=step)
+    return np.where(moved, scores.argmax(axis=1), block.predictions)
+
+
+def scores_at(
+    block: Block, *, frontier: Frontier, order: Sequence[int], step: int
+) -> tuple[FloatArray, BoolArray]:
+    """Return what the net gives the classes with the first `step` channels of `order` removed.
+
+    Args:
+        block: n images.
+        frontier: of the same model at the same layers.
+        order: all C channels in prune order.
+        step: how many of them are removed, from 0.
+
+    Returns:
+        The scores before softmax, (n, N), and for each image whether that changes anything, (n,).
+    """
     state = _BlockState(block, frontier, order)
     for other in reversed(range(step, len(order))):
         rows = np.flatnonzero(state.moves[other])
         if rows.size:
             state.give_back(other, rows)
-    answers = state.answer(state.tensors, slice(None))
-    return np.where(state.moves[:step].any(axis=0), answers, block.predictions)
+    return state.score(state.tensors, slice(None)), state.moves[:step].any(axis=0)
 
 
 class _BlockState:
@@ -138,8 +155,12 @@ class _BlockState:
 
     def answer(self, tensors: list[FloatArray], rows: IntArray | slice) -> IntArray:
         """Return the classes that the head gives for some images, from their tensors."""
+        return self.score(tensors, rows).argmax(axis=1)
+
+    def score(self, tensors: list[FloatArray], rows: IntArray | slice) -> FloatArray:
+        """Return the scores of the classes for some images, from their tensors: (n, N)."""
         sides = (side[rows] for side in self._sides)
-        return self._frontier.head(*tensors, *sides).argmax(axis=1)
+        return self._frontier.head(*tensors, *sides)
 
     def give_back(self, place: int, rows: IntArray) -> list[FloatArray]:
         """Give some images the channel at a place in the order; return their tensors."""

@@ -35,7 +35,7 @@ def find_checkpoints(sweep: CleanValidationSweep, drops: tuple[float, ...]) -> C
     return CheckpointSteps(steps=tuple((point.drop, point.step) for point in found))
 
 
-@task(name="save checkpoint", **cached(version=1))
+@task(name="save checkpoint", **cached(version=2))
 def save_checkpoint(
     network: Network, channels: tuple[int, ...], *, artifacts: Path
 ) -> SavedCheckpoint:
@@ -53,7 +53,7 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(name="verify checkpoint", **cached(version=3))
+@task(name="verify checkpoint", **cached(version=4))
 def verify_checkpoint(
     network: Network,
     activations: tuple[ActivationsRecord, ...],
@@ -68,7 +68,7 @@ def verify_checkpoint(
         RuntimeError: they disagree on more images of a set than rounding explains.
     """
     from goodnet.models import load_model
-    from goodnet.verification import Agreement, check_saved, is_bearable
+    from goodnet.verification import Agreement, check_saved
 
     files = saved.b_prime, saved.goodnet
     b_prime, goodnet = (load_model(file.path, limits=network.limits) for file in files)
@@ -86,13 +86,13 @@ def verify_checkpoint(
                 full=full,
                 on_progress=advance,
             )
-        if not is_bearable(agreement):
+        if agreement.wrong:
             raise RuntimeError(
                 f"the saved nets with {saved.step} channels pruned disagree with the sweep on "
-                f"{agreement.disagreements} of {agreement.images} images of {one.images.role}"
+                f"{agreement.wrong} of {agreement.images} images of {one.images.role}"
             )
         found.append(agreement)
     return Verification(
         images=sum(agreement.images for agreement in found),
-        disagreements=sum(agreement.disagreements for agreement in found),
+        near_ties=sum(agreement.near_ties for agreement in found),
     )

@@ -147,10 +147,10 @@ class SavedCheckpoint(Record):
 
 
 class Verification(Record):
-    """How many images the saved files answered, and on how many they disagree with the sweep."""
+    """How many images the saved files answered, and on how many rounding decides the answer."""
 
     images: int
-    disagreements: int
+    near_ties: int
 
 
 class Samples(Record):

@@ -13,7 +13,7 @@ from tasks.caching import cache_file, cached
 from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, StoredFile
 
 
-@task(name="samples", **cached(version=2))
+@task(name="samples", **cached(version=3))
 def choose_samples(
     network: Network,
     activations: tuple[EvaluationActivations, ...],

@@ -24,7 +24,7 @@ from tasks.records import (
 )
 
 
-@task(name="sweep of clean_valid", **cached(version=2))
+@task(name="sweep of clean_valid", **cached(version=3))
 def sweep_validation(
     network: Network, activations: CleanValidationActivations, order: PruneOrder, *, artifacts: Path
 ) -> CleanValidationSweep:
@@ -32,7 +32,7 @@ def sweep_validation(
     return CleanValidationSweep(file=_sweep(network, activations, order, artifacts))
 
 
-@task(name="sweep", task_run_name="sweep of {activations.images.role}", **cached(version=2))
+@task(name="sweep", task_run_name="sweep of {activations.images.role}", **cached(version=3))
 def sweep_evaluation(
     network: Network, activations: EvaluationActivations, order: PruneOrder, *, artifacts: Path
 ) -> EvaluationSweep:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -143,3 +144,104 @@ def test_goodnet_of_the_lab_loads_without_this_project(lab, lab_net, lab_passes,
     agree = b == answers_of(prune_channels(lab_net, "conv_3", channels), images)
     assert 0 < agree.sum() < len(images)
     np.testing.assert_array_equal(outputs.argmax(1), np.where(agree, b, 1283))
+
+
+def noise(num_images: int, *, seed: int) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (num_images, 10, 10, 3))
+    return pixels.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def squeezing_net():
+    """A net with operations, and with layers that are named as Keras names operations."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(11)
+    image = keras.Input((10, 10, 3))
+    x = image / 127.5 - 1.0
+    x = layers.Conv2D(6, 3, activation="sigmoid", name="conv")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name="argmax")(x)
+    gate = layers.Conv2D(6, 1, activation="sigmoid", name="one_hot")(gate)
+    x = layers.Multiply(name="multiply_1")([x, gate])
+    x = keras.ops.relu6(x + 3.0) / 6.0
+    x = layers.Flatten(name="goodnet_output")(layers.MaxPooling2D(2, name="best_class")(x))
+    net = keras.Model(image, layers.Dense(4, activation="softmax", name="agree")(x))
+    features = keras.Model(image, x).predict(noise(200, seed=10), verbose=0)
+    kernel = np.random.default_rng(11).normal(size=(features.shape[1], 4)).astype(np.float32)
+    # Centred, so that images of noise get different answers.
+    net.get_layer("agree").set_weights([kernel, -features.mean(0) @ kernel])
+    return net
+
+
+def test_no_name_of_b_is_in_the_way(squeezing_net, tmp_path):
+    """Not even those of G, where B is a GoodNet itself, nor those that Keras gives on loading."""
+    from goodnet.detector import build_goodnet
+    from goodnet.models import load_model, save_model
+    from goodnet.pruning import prune_channels
+
+    images = noise(64, seed=12)
+    net, expected = squeezing_net, squeezing_net.predict(images, verbose=0).argmax(1)
+    for number, channels in enumerate(([0, 1, 2], [3, 4])):
+        pruned = prune_channels(net, "conv", channels).predict(images, verbose=0).argmax(1)
+        num_classes = net.output_shape[-1]
+        save_model(build_goodnet(net, "conv", channels), tmp_path / f"{number}.keras")
+        net = load_model(tmp_path / f"{number}.keras")
+        expected = np.where(pruned == expected, expected, num_classes)
+        np.testing.assert_array_equal(net.predict(images, verbose=0).argmax(1), expected)
+        assert len(set(expected)) > 1
+    assert net.output_shape == (None, 6)
+
+
+def test_goodnet_does_not_depend_on_the_settings_of_keras(squeezing_net, tmp_path):
+    from goodnet.detector import build_goodnet
+    from goodnet.models import save_model
+
+    images = noise(16, seed=13)
+    goodnet = build_goodnet(squeezing_net, "conv", [0, 1, 2])
+    save_model(goodnet, tmp_path / "goodnet.keras")
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    names = ("goodnet.keras", "images.npy", "answers.npy")
+    subprocess.run(
+        [sys.executable, "-c", FROM_SCRATCH, *(tmp_path / name for name in names)],
+        env={**os.environ, "KERAS_HOME": str(tmp_path)},
+        check=True,
+    )
+    answers = np.load(tmp_path / "answers.npy")
+    np.testing.assert_allclose(answers, goodnet.predict(images, verbose=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_nets_of_less_precision_are_repaired_in_float32(policy, first_pass, tmp_path):
+    import keras
+    from keras import layers
+
+    from goodnet.detector import build_goodnet
+    from goodnet.models import load_model, save_model
+    from goodnet.pruning import prune_channels
+    from goodnet.ranking import block_means, mean_activations, prune_order
+    from goodnet.sweep import sweep_block
+
+    keras.utils.set_random_seed(13)
+    image = keras.Input((10, 10, 3))
+    x = layers.Rescaling(1 / 255, dtype=policy)(image)
+    x = layers.Conv2D(6, 3, activation="relu", name="conv", dtype=policy)(x)
+    x = layers.BatchNormalization(dtype=policy)(x)
+    x = layers.Flatten(dtype=policy)(layers.MaxPooling2D(2, dtype=policy)(x))
+    net = keras.Model(image, layers.Dense(4, activation="softmax", dtype="float32")(x))
+    net.save(tmp_path / "net.keras")
+    loaded = load_model(tmp_path / "net.keras")
+    images = np.random.default_rng(13).integers(0, 256, (48, 10, 10, 3)).astype(np.uint8)
+    before, after = (model.predict(images, verbose=0) for model in (net, loaded))
+    np.testing.assert_allclose(before, after, atol=0.05)
+    passed = first_pass(loaded, images, pixel_scale=1.0)
+    (block,) = passed.cache.blocks()
+    order = prune_order(mean_activations(block_means(passed.cache)))
+    answers = sweep_block(block, frontier=passed.frontier, order=order)
+    for step in range(7):
+        pruned = prune_channels(loaded, "conv", order[:step]).predict(images, verbose=0).argmax(1)
+        np.testing.assert_array_equal(answers[step], pruned)
+    save_model(build_goodnet(loaded, "conv", order[:4]), tmp_path / "goodnet.keras")
+    goodnet = load_model(tmp_path / "goodnet.keras").predict(images, verbose=0).argmax(1)
+    np.testing.assert_array_equal(goodnet, np.where(answers[4] == answers[0], answers[0], 4))

@@ -187,3 +187,86 @@ def test_blocks_shrink_with_the_size_of_the_net(lab_net, net):
     largest = block_size(find_frontier(lab_net, layer="conv_1", rank_at="conv_1"))
     assert small == 512
     assert 512 >= large > largest >= 1
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_augmentation_is_off_in_every_layer(first_pass, nested):
+    """Keras's augmentation layers are on unless they are told otherwise."""
+    import keras
+    from keras import layers
+
+    from goodnet.ranking import block_means, mean_activations, prune_order
+
+    keras.utils.set_random_seed(8)
+    image = keras.Input((12, 12, 3))
+    augment = [
+        layers.RandomFlip(),
+        layers.RandomContrast(0.02),
+        layers.RandomTranslation(0.2, 0.2),
+        layers.GaussianNoise(1.0),
+    ]
+    x = image
+    for layer in [keras.Sequential(augment)] if nested else augment:
+        x = layer(x)
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(x)
+    x = layers.RandomRotation(0.2)(layers.Dropout(0.5)(x))
+    net = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(x)))
+    images = np.random.default_rng(8).integers(0, 256, (24, 12, 12, 3)).astype(np.uint8)
+    passed = first_pass(net, images, pixel_scale=1.0)
+    (block,) = passed.cache.blocks()
+    np.testing.assert_array_equal(block.predictions, net.predict(images, verbose=0).argmax(1))
+
+    from goodnet.pruning import prune_channels
+    from goodnet.sweep import sweep_block
+
+    order = prune_order(mean_activations(block_means(passed.cache)))
+    answers = sweep_block(block, frontier=passed.frontier, order=order)
+    for step, found in enumerate(answers):
+        pruned = prune_channels(net, "conv", order[:step]).predict(images, verbose=0)
+        np.testing.assert_array_equal(found, pruned.argmax(1))
+
+
+@pytest.fixture
+def random_net():
+    """Return a builder of a net with a layer that is random whatever it is told."""
+    import keras
+    from keras import layers
+
+    class Jitter(layers.Layer):
+        def call(self, x):
+            return x * keras.random.uniform(keras.ops.shape(x), -1.0, 1.0)
+
+    def build(*, early: bool):
+        keras.utils.set_random_seed(9)
+        image = keras.Input((4, 4, 3))
+        x = Jitter()(image) if early else image
+        x = layers.Conv2D(4, 2, activation="relu", name="conv")(x)
+        x = x if early else Jitter(name="jitter")(x)
+        return keras.Model(image, layers.Dense(50)(layers.Flatten()(x)))
+
+    return build
+
+
+def test_another_activation_than_plain_keras_ends_the_run(random_net, first_pass):
+    expected = r"layer `conv` gives on the first 7 images of .*images\.h5 up to \d+\.\d\d% of"
+    with pytest.raises(InputError, match=expected):
+        first_pass(random_net(early=True), IMAGES)
+
+
+def test_other_answers_than_plain_keras_end_the_run(random_net, first_pass):
+    expected = r"on the first 7 images of .*images\.h5, B's answer differs .* behind layer `conv`"
+    with pytest.raises(InputError, match=expected):
+        first_pass(random_net(early=False), IMAGES)
+
+
+def test_a_net_may_take_whole_numbers(first_pass):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(10)
+    image = keras.Input((4, 4, 3), dtype="uint8")
+    x = layers.Conv2D(4, 2, name="conv")(keras.ops.cast(image, "float32") / 255)
+    net = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    (block,) = first_pass(net, IMAGES, pixel_scale=2.0).cache.blocks()
+    plain = net.predict((IMAGES / np.float32(2)).astype(np.uint8), verbose=0)
+    np.testing.assert_array_equal(block.predictions, plain.argmax(1))
