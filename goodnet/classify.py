@@ -68,10 +68,10 @@ def classify_images(
 
 
 def is_goodnet(model: keras.Model) -> bool:
-    """Return whether `goodnet.detector` built the model, so that its last class is an alarm."""
-    return bool(
-        model.name == "goodnet" and getattr(model, "output_names", None) == ["goodnet_output"]
-    )
+    """Return whether `build_goodnet` made the model, so that its last class is an alarm."""
+    (output,) = getattr(model, "output_names", [""])
+    # With a number behind it where B had that name, as the G of a GoodNet.
+    return bool(model.name == "goodnet" and output.startswith("goodnet_output"))
 
 
 def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> list[str]:
