@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from goodnet.errors import InputError
-from goodnet.images import open_images, write_images
+from goodnet.images import digest_pixels, open_images, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"
@@ -671,6 +671,20 @@ def test_images_and_labels_that_do_not_fit_are_not_written(tmp_path, shape, num_
     with pytest.raises(ValueError, match="expected"):
         write_images(tmp_path / "a.h5", np.zeros(shape), np.zeros(num_labels))
     assert names_in(tmp_path) == []
+
+
+def test_equal_pixels_have_equal_digests_whatever_they_are_stored_as(tmp_path):
+    pixels = make_pixels(20)
+    expected = digest_pixels(pixels)
+    assert len(set(expected.tolist())) == 20
+    for dtype in ("u1", "f4", ">f8", "i4"):
+        for stored in (pixels, pixels.transpose(0, 3, 1, 2)):
+            path = write_file(tmp_path / "a.h5", stored.astype(dtype), label=np.zeros(20))
+            (batch,) = open_images(path, shape=SHAPE).batches(20)
+            np.testing.assert_array_equal(digest_pixels(batch), expected)
+    np.testing.assert_array_equal(digest_pixels(pixels[::-1]), expected[::-1])
+    pixels[3, 0, 0, 0] ^= 1
+    assert (digest_pixels(pixels) != expected).tolist() == [n == 3 for n in range(20)]
 
 
 @needs_lab
