@@ -116,6 +116,8 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     """Print the table of a finished run, what it means, where its files are and what took time."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
     about = json.loads((folder / "run.json").read_text("utf-8"))
+    for remark in about.get("remarks", []):
+        console.print(printable(remark), soft_wrap=True, markup=False, highlight=False)
     _print_whole(console, _table(printed_rows(results)))
     for line in (*unreached(results), verdict):
         console.print(_wrapped(line, console.width), markup=False, highlight=False)

@@ -17,6 +17,7 @@ from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.runs import clean_up, new_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
+from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
 from tasks.loading import load_inputs
 from tasks.publishing import publish_artifacts, write_run
@@ -117,6 +118,7 @@ def repair(
         stages.run(compute_evaluation_activations, network, images, artifacts=artifacts)
         for images in inputs.evaluation
     )
+    compared = stages.run(compare_sets, valid, evaluation, allow_same_data=allow_same_data)
     sweeps = tuple(
         stages.run(sweep_evaluation, network, activations, order, artifacts=artifacts)
         for activations in evaluation
@@ -128,7 +130,9 @@ def repair(
         channels = order.channels[:step]
         saved[step] = stages.run(save_checkpoint, network, channels, artifacts=artifacts)
         full = verify == "full"
-        stages.run(verify_checkpoint, network, every, saved[step], order, full=full)
+        stages.run(
+            verify_checkpoint, network, every, saved[step], order, full=full, artifacts=artifacts
+        )
     samples = None
     if reached:
         step, drop = max(reached.items())
@@ -140,6 +144,7 @@ def repair(
         folder,
         parameters=flow_run.parameters,
         inputs=inputs,
+        remarks=(*inputs.remarks, *compared.remarks),
         stage_log=stages.log,
         activations=valid,
         order=order,

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodnet.errors import InputError
+from goodnet.images import DigestArray
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 _METADATA_KEY = b"goodnet"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class Block:
 class ActivationCache:
     """One Parquet file: a row for each image, a row group for each block of images.
 
-    The columns are `image`, `label`, `prediction`, `activation` (a fixed-size list of float32:
-    the ranked layer's output, flattened with the channel last) and, where the graph of the net
-    needs them, `base` and `side_0` ….
+    The columns are `image`, `label`, `digest` (of its pixels), `prediction`, `activation` (a
+    fixed-size list of float32: the ranked layer's output, flattened with the channel last) and,
+    where the graph of the net needs them, `base` and `side_0` ….
 
     Blocks hold the same images whoever reads them, in any order and any number at a time. So
     nothing that is computed from them depends on batch size or sharding.
@@ -111,6 +112,10 @@ class ActivationCache:
             for number in range(self.num_blocks) if numbers is None else numbers:
                 yield self._block(file.read_row_group(number, use_threads=False), firsts[number])
 
+    def image_digests(self) -> DigestArray:
+        """Return (N,) what `goodnet.images.digest_pixels` gives for the images, in their order."""
+        return np.asarray(pq.read_table(self.path, columns=["digest"])["digest"].to_numpy())
+
     def _block(self, rows: pa.Table, first: int) -> Block:
         tensors = {
             name: _flat(rows[name]).reshape(len(rows), *shape)
@@ -144,6 +149,7 @@ def cache_schema(shapes: Mapping[str, tuple[int, ...]], provenance: Provenance) 
     description = {"format": _FORMAT, "provenance": asdict(provenance), "shapes": dict(shapes)}
     number = pa.field("element", pa.float32(), nullable=False)
     columns = [pa.field(name, pa.int64(), nullable=False) for name in ("image", "label")]
+    columns += [pa.field("digest", pa.uint64(), nullable=False)]
     columns += [pa.field("prediction", pa.int64(), nullable=False)]
     columns += [
         pa.field(name, pa.list_(number, int(np.prod(shape))), nullable=False)
@@ -157,16 +163,20 @@ def to_rows(
     *,
     first: int,
     labels: IntArray,
+    digests: DigestArray,
     predictions: IntArray,
     tensors: Iterable[FloatArray],
 ) -> pa.Table:
-    """Return the rows of one block under `cache_schema`; the arguments are those of `Block`."""
+    """Return the rows of one block under `cache_schema`.
+
+    The arguments are those of `Block`, and `digests` of the images.
+    """
     images = np.arange(first, first + len(labels))
     lists = [
         pa.FixedSizeListArray.from_arrays(pa.array(tensor.reshape(-1)), type=field.type)
-        for tensor, field in zip(tensors, list(schema)[3:], strict=True)
+        for tensor, field in zip(tensors, list(schema)[4:], strict=True)
     ]
-    return pa.table([images, labels, predictions, *lists], schema=schema)
+    return pa.table([images, labels, digests, predictions, *lists], schema=schema)
 
 
 def _flat(column: pa.ChunkedArray) -> FloatArray:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from goodnet.errors import InputError
-from goodnet.files import write_json
+from goodnet.files import read_json, write_json
 from goodnet.image_folders import list_images
+from goodnet.images import ImageSet
+from goodnet.signatures import SignedFile
+
+logger = logging.getLogger(__name__)
 
 # A file written twice within one tick of the file system's clock can look unchanged.
 _SETTLED_NANOSECONDS = 2_000_000_000
@@ -26,49 +30,20 @@ class FileDigest:
     size: int
 
 
-@dataclass(frozen=True)
-class _Signature:
-    """What changes about a file when its content does."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-
 def digest_file(path: Path) -> FileDigest:
     """Digest one file without holding it in memory.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it may not be read.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    with path.open("rb", buffering=0) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileDigest(sha256, file.tell())
-
-
-def digest_images(
-    path: Path, *, digest_one: Callable[[Path], FileDigest] = digest_file
-) -> FileDigest:
-    """Digest an image set: a file, or a folder by the names and digests of its images.
-
-    Args:
-        path: An HDF5 file or an image folder.
-        digest_one: Digests one file.
-
-    Raises:
-        InputError: there is no such file, or the folder is not an image folder.
-    """
-    if not path.is_dir():
-        return digest_one(path)
-    total, size = hashlib.sha256(), 0
-    for image in list_images(path):
-        digest = digest_one(path / image)
-        total.update(os.fsencode(image) + b"\0" + digest.sha256.encode())
-        size += digest.size
-    return FileDigest(total.hexdigest(), size)
+    try:
+        with path.open("rb", buffering=0) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileDigest(sha256, file.tell())
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 class DigestMemory:
@@ -89,56 +64,89 @@ class DigestMemory:
         self._refresh = refresh
 
     def digest(self, path: Path) -> FileDigest:
-        """Digest the image set or other file at `path`, reading only what has changed."""
-        known, learned = {} if self._refresh else self._load(), {}
+        """Digest the image set or other file at `path`, reading only what has changed.
 
-        def digest_one(file: Path) -> FileDigest:
-            name = str(file.absolute())
+        A folder is digested by the names and digests of its images.
+
+        Raises:
+            InputError: it is missing, may not be read, or changes while it is read.
+        """
+        return self._digest(path, _sign_set(path))
+
+    def digest_opened(self, images: ImageSet) -> FileDigest:
+        """Digest what an opened set reads: this holds for the images that it delivers.
+
+        Raises:
+            InputError: it has changed since it was opened.
+        """
+        return self._digest(images.path, images.files)
+
+    def _digest(self, path: Path, files: Sequence[SignedFile]) -> FileDigest:
+        known: dict[str, object] = {} if self._refresh else self._load()
+        learned: dict[str, object] = {}
+
+        def digest_one(file: SignedFile) -> FileDigest:
+            name, now = str(file.path.absolute()), time.time_ns()
             digest = _recall(known.get(name), file)
             if digest is None:
-                digest, entry = _digest_and_sign(file)
-                learned[name] = entry
+                digest = digest_file(file.path)
+                if now - file.signature.mtime_ns >= _SETTLED_NANOSECONDS:
+                    learned[name] = _entry(file, digest)
+            file.require_unchanged()
             return digest
 
-        result = digest_images(path, digest_one=digest_one)
-        self._store({name: entry for name, entry in learned.items() if entry is not None})
+        result = _digest_set(path, files, digest_one)
+        self._store(learned)
         return result
 
     def _load(self) -> dict[str, object]:
+        # Nothing but a regular file: reading a pipe would never end.
+        if not self._memory.is_file():
+            return {}
         try:
-            known = json.loads(self._memory.read_text(encoding="utf-8"))
+            known = read_json(self._memory)
         except (OSError, ValueError):
             return {}
         return known if isinstance(known, dict) else {}
 
-    def _store(self, learned: dict[str, dict[str, object]]) -> None:
-        if learned:
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._memory, self._load() | learned)
+    def _store(self, learned: dict[str, object]) -> None:
+        if not learned:
+            return
+        if self._memory.is_dir():
+            logger.warning("%s is a folder, so digests of inputs are not remembered", self._memory)
+            return
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._memory, self._load() | learned)
 
 
-def _recall(entry: object, path: Path) -> FileDigest | None:
-    """Return the digest in a remembered `entry` if it still describes the file at `path`."""
-    if not isinstance(entry, dict) or not path.is_file():
+def _sign_set(path: Path) -> list[SignedFile]:
+    images = [path / image for image in list_images(path)] if path.is_dir() else [path]
+    return [SignedFile.of(image) for image in images]
+
+
+def _digest_set(
+    path: Path, files: Sequence[SignedFile], digest_one: Callable[[SignedFile], FileDigest]
+) -> FileDigest:
+    """Digest a set that is the one file `path`, or those of the folder `path`."""
+    if files[0].path == path:
+        return digest_one(files[0])
+    total, size = hashlib.sha256(), 0
+    for file in files:
+        digest = digest_one(file)
+        name = os.fsencode(file.path.relative_to(path))
+        total.update(name + b"\0" + digest.sha256.encode())
+        size += digest.size
+    return FileDigest(total.hexdigest(), size)
+
+
+def _recall(entry: object, file: SignedFile) -> FileDigest | None:
+    """Return the digest in a remembered `entry` if it describes the file as it was signed."""
+    sha256 = entry.get("sha256") if isinstance(entry, dict) else None
+    if not isinstance(sha256, str):
         return None
-    signature, sha256 = _sign(path), entry.get("sha256")
-    if not isinstance(sha256, str) or entry != asdict(signature) | {"sha256": sha256}:
-        return None
-    return FileDigest(sha256, signature.size)
+    digest = FileDigest(sha256, file.signature.size)
+    return digest if entry == _entry(file, digest) else None
 
 
-def _digest_and_sign(path: Path) -> tuple[FileDigest, dict[str, object] | None]:
-    """Digest the file; the entry to remember is None for a file just written."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    # Signed before it is read: a change in between makes the entry one that never matches.
-    before, now = _sign(path), time.time_ns()
-    digest = digest_file(path)
-    if now - before.mtime_ns < _SETTLED_NANOSECONDS:
-        return digest, None
-    return digest, asdict(before) | {"sha256": digest.sha256}
-
-
-def _sign(path: Path) -> _Signature:
-    status = path.stat()
-    return _Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+def _entry(file: SignedFile, digest: FileDigest) -> dict[str, object]:
+    return file.signature._asdict() | {"sha256": digest.sha256}

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Process ids mean nothing on another machine, and a shared folder may be used from several.
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -54,6 +55,19 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON of whoever wrote it.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no JSON, or nested deeper than any that is written here.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
 
 
 def write_json(path: Path, value: object) -> None:

@@ -16,7 +16,7 @@ from goodnet.errors import InputError
 from goodnet.files import atomic_path
 from goodnet.frontier import Frontier
 from goodnet.graph import calls, replay, scores
-from goodnet.images import ImageSet, Pixels
+from goodnet.images import DigestArray, ImageSet, Pixels, digest_pixels
 from goodnet.rounding import TOLERANCE, explains, largest_difference
 from goodnet.threads import mapped, prefetched
 
@@ -54,6 +54,11 @@ def write_activations(
     tensors = _cached_tensors(frontier)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
     schema = cache_schema(shapes, provenance)
+
+    def answer(batch: Pixels) -> tuple[list[FloatArray], DigestArray]:
+        # Digests take 0.25 s of one core for 11,547 images of 55 x 47 x 3, beside the net.
+        return forward(batch), digest_pixels(batch)
+
     size, block, done = block_size(frontier), list[pa.Table](), 0
     # LZ4 without a dictionary: 8 MB for 4,096 images of DeepID's pool_3 (20 MB uncompressed, three
     # quarters of it zeros), 0.05 s to write and 0.02 s to read, which overlap with the net. Without
@@ -68,7 +73,7 @@ def write_activations(
         # Reading, the net and writing overlap; two batches in the net at a time fill the gaps that
         # its smaller layers leave on the cores (8 % of the time).
         pixels = prefetched(images.batches(_batch_size(frontier)))
-        for answers, *values in mapped(forward, pixels):
+        for (answers, *values), digests in mapped(answer, pixels):
             for name, value in zip(tensors, values, strict=True):
                 layer = tensors[name]._keras_history.operation.name
                 _require_finite(value, f"{images.path}: layer {layer}", first=done)
@@ -77,7 +82,12 @@ def write_activations(
                 _require_plain(answers, values, frontier, images, provenance.pixel_scale)
             labels = images.labels[done : done + len(answers)]
             rows = to_rows(
-                schema, first=done, labels=labels, predictions=answers.argmax(1), tensors=values
+                schema,
+                first=done,
+                labels=labels,
+                digests=digests,
+                predictions=answers.argmax(1),
+                tensors=values,
             )
             done += len(answers)
             block.append(rows)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -16,13 +16,16 @@ from goodnet.errors import InputError
 from goodnet.files import atomic_path
 from goodnet.image_folders import Shape
 from goodnet.safe_hdf5 import get_dataset, open_hdf5
+from goodnet.signatures import SignedFile
 
 Pixels = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 _MOST_BYTES = 2**28
 _MOST_CACHE_BYTES = 2**28
+_ONE_HOT_BYTES = 2**22
 _WRITE_BATCH = 512
+_USUAL_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class FileLayout:
     """How an HDF5 file keeps its images.
 
     Attributes:
-        stored_shape: Of `data`, (N, C, H, W) or (N, H, W, C).
+        stored_shape: Of `data`, (N, C, H, W), (N, H, W, C) or, for grey images, (N, H, W).
         stored_dtype: Of `data`.
-        channels_first: Which of the two it is.
+        channels_first: Whether it is the first of these.
     """
 
     stored_shape: tuple[int, ...]
@@ -42,9 +45,7 @@ class FileLayout:
     @property
     def shape(self) -> Shape:
         """(H, W, C) of every image."""
-        _, *axes = self.stored_shape
-        height, width, channels = (*axes[1:], axes[0]) if self.channels_first else axes
-        return height, width, channels
+        return _image_shape(self.stored_shape, channels_first=self.channels_first)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -52,33 +53,53 @@ class FileLayout:
         return _delivered_dtype(self.stored_dtype)
 
 
-def open_image_file(
-    path: Path, shape: Shape | None, label_limit: int
-) -> tuple[FileLayout, IntArray]:
-    """Check an HDF5 image file and return how it keeps its images, and their labels (N,).
+class OpenedFile(NamedTuple):
+    """What was found in an HDF5 image file.
+
+    Attributes:
+        layout: How it keeps its images.
+        labels: (N,).
+        remarks: How it was read, in a sentence each, where that is not plain.
+    """
+
+    layout: FileLayout
+    labels: IntArray
+    remarks: tuple[str, ...]
+
+
+def open_image_file(signed: SignedFile, shape: Shape | None, label_limit: int) -> OpenedFile:
+    """Check an HDF5 image file and return how it keeps its images, and their labels.
 
     Raises:
         InputError: the file is missing, damaged, empty or not as expected.
     """
-    with open_hdf5(path) as file:
-        data, label = get_dataset(file, "data"), get_dataset(file, "label")
-        channels_first = _is_channels_first(path, data.shape, shape)
+    path = signed.path
+    _require_hdf5(path)
+    with signed.unchanged(), open_hdf5(path) as file:
+        data, label = _get_numbers(file, "data"), _get_numbers(file, "label")
+        layout, layout_remarks = _find_layout(path, data, shape)
         _check_amount(path, data)
-        labels = _read_labels(path, label, len(data), label_limit)
-        return FileLayout(data.shape, data.dtype, channels_first), labels
+        labels, label_remarks = _read_labels(path, label, len(data), label_limit)
+        return OpenedFile(layout, labels, (*layout_remarks, *label_remarks))
 
 
 def read_file_batches(
-    path: Path, layout: FileLayout, slices: Iterable[slice]
+    signed: SignedFile, layout: FileLayout, slices: Iterable[slice]
 ) -> Generator[Pixels, None, None]:
-    """Yield the pixels of each slice as (n, H, W, C), raw 0..255."""
-    with open_hdf5(path) as file:
-        data = get_dataset(file, "data")
-        if (data.shape, data.dtype) != (layout.stored_shape, layout.stored_dtype):
-            raise InputError(f"{path}: `data` has changed since it was opened")
-        data = _reopen_with_cache(file, data)
+    """Yield the pixels of each slice as (n, H, W, C), raw 0..255.
+
+    Raises:
+        InputError: the file is damaged, or has changed since it was signed.
+    """
+    with open_hdf5(signed.path) as file:
+        signed.require_unchanged()
+        data = _reopen_with_cache(file, get_dataset(file, "data"))
         for where in slices:
-            yield _to_channels_last(data[where], layout.channels_first)
+            raw = data[where]
+            # What was read is what was signed, and digested as such: checked after each batch,
+            # because who reads a sample does not read to the end.
+            signed.require_unchanged()
+            yield _to_channels_last(raw, layout)
 
 
 def write_images(path: Path, images: Pixels, labels: npt.ArrayLike) -> None:
@@ -104,17 +125,76 @@ def write_images(path: Path, images: Pixels, labels: npt.ArrayLike) -> None:
             data[first : first + len(batch)] = batch.transpose(0, 3, 1, 2)
 
 
-def _is_channels_first(path: Path, found: tuple[int, ...] | None, shape: Shape | None) -> bool:
-    expected = "(N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels"
-    if shape is not None:
-        height, width, channels = shape
-        expected = f"(N, {channels}, {height}, {width}) or (N, {height}, {width}, {channels})"
-    if found is not None and len(found) == 4 and min(found[1:]) > 0:
-        _, first, _, last = found
-        for size, rest, is_first in ((first, found[2:], True), (last, found[1:3], False)):
-            if (*rest, size) == shape or (shape is None and size in (1, 3, 4)):
-                return is_first
-    raise InputError(f"{path}: `data` has shape {found}, expected {expected}")
+def _require_hdf5(path: Path) -> None:
+    """Say how an image set is written, to who comes with arrays of another kind."""
+    if path.is_file() and path.stat().st_size and not h5py.is_hdf5(path):
+        raise InputError(
+            f"{path}: is no HDF5 file, expected one with `data` and `label`, or a folder with "
+            "<label>/<image>.png; goodnet.write_images(path, images, labels) writes arrays so"
+        )
+
+
+def _get_numbers(file: h5py.File, name: str) -> h5py.Dataset:
+    try:
+        return get_dataset(file, name)
+    except InputError as error:
+        found = file.get(name)
+        if found is None:
+            raise InputError(
+                f"{error}; expected one file for each set, with the images as `data` and their "
+                "labels as `label`: goodnet.write_images(path, images, labels) writes one"
+            ) from error
+        if name == "label" and isinstance(found, h5py.Dataset) and found.dtype.kind in "SOU":
+            raise InputError(
+                f"{error}: give each class the number that it has in the net's answer, for "
+                "instance by numpy.unique(label, return_inverse=True)[1] if it counts classes by "
+                "name"
+            ) from error
+        raise
+
+
+def _find_layout(
+    path: Path, data: h5py.Dataset, shape: Shape | None
+) -> tuple[FileLayout, list[str]]:
+    """Find the layout that gives images of `shape`, or one that gives plausible images."""
+    found = data.shape
+    orders = {3: (False,), 4: (True, False)}.get(len(found or ()), ())
+    readings = [FileLayout(found, data.dtype, first) for first in orders if min(found[1:]) > 0]
+    fitting = [
+        reading
+        for reading in readings
+        if reading.shape == shape or (shape is None and reading.shape[2] in _USUAL_CHANNELS)
+    ]
+    if shape is None and not fitting:
+        # Nets of 2 or 10 channels: an image has less of these than rows or columns.
+        fitting = sorted(readings, key=lambda reading: reading.shape[2])[:1]
+    if not fitting:
+        raise InputError(f"{path}: `data` has shape {found}, expected {_expected(shape)}")
+    remarks = []
+    if len(fitting) > 1:
+        remarks.append(
+            f"{path}: `data` of shape {found} can be read channels first or last; it is read "
+            "channels first, as the lab writes it"
+        )
+    if len(found) == 3:
+        remarks.append(f"{path}: `data` has no axis of channels, its images are read as grey")
+    return fitting[0], remarks
+
+
+def _expected(shape: Shape | None) -> str:
+    if shape is None:
+        return "(N, C, H, W) or (N, H, W, C)"
+    height, width, channels = shape
+    grey = f" or (N, {height}, {width})" if channels == 1 else ""
+    return f"(N, {channels}, {height}, {width}) or (N, {height}, {width}, {channels}){grey}"
+
+
+def _image_shape(stored: tuple[int, ...], *, channels_first: bool) -> Shape:
+    if len(stored) == 3:
+        return stored[1], stored[2], 1
+    _, *axes = stored
+    height, width, channels = (*axes[1:], axes[0]) if channels_first else axes
+    return height, width, channels
 
 
 def _check_amount(path: Path, dataset: h5py.Dataset) -> None:
@@ -131,14 +211,42 @@ def _check_amount(path: Path, dataset: h5py.Dataset) -> None:
         )
 
 
-def _read_labels(path: Path, label: h5py.Dataset, num_images: int, limit: int) -> IntArray:
-    if label.shape not in ((num_images,), (num_images, 1)):
+def _read_labels(
+    path: Path, label: h5py.Dataset, num_images: int, limit: int
+) -> tuple[IntArray, list[str]]:
+    rows_fit = label.shape is not None and label.shape[:1] == (num_images,)
+    if not rows_fit or len(label.shape) > 2 or 0 in label.shape:
         raise InputError(
             f"{path}: `label` has shape {label.shape}, expected ({num_images},) or "
             f"({num_images}, 1), as `data` has {num_images} images"
         )
     _check_amount(path, label)
-    values = label[()].reshape(-1)
+    if len(label.shape) == 2 and label.shape[1] > 1:
+        values = _read_one_hot(path, label)
+        remark = f"{path}: `label` has a row for each image, with 1 at the label (one-hot)"
+        return _require_labels(path, values, limit), [remark]
+    return _require_labels(path, label[()].reshape(-1), limit), []
+
+
+def _read_one_hot(path: Path, label: h5py.Dataset) -> IntArray:
+    """Return where the 1 of each row stands, reading a few rows at a time."""
+    num_images, num_columns = label.shape
+    num_rows = max(1, _ONE_HOT_BYTES // (num_columns * label.dtype.itemsize))
+    values = np.empty(num_images, np.int64)
+    for first in range(0, num_images, num_rows):
+        rows = label[first : first + num_rows]
+        wrong = ((rows != 0).sum(axis=1) != 1) | ((rows == 1).sum(axis=1) != 1)
+        if wrong.any():
+            index = first + int(np.argmax(wrong))
+            raise InputError(
+                f"{path}: `label` has shape {label.shape} and its row {index} is no one-hot label "
+                f"(a single 1, else 0), expected ({num_images},) or one-hot rows"
+            )
+        values[first : first + len(rows)] = rows.argmax(axis=1)
+    return values
+
+
+def _require_labels(path: Path, values: Pixels, limit: int) -> IntArray:
     wrong = ~((values >= 0) & (values < limit) & (values == np.floor(values)))
     if wrong.any():
         index = int(np.argmax(wrong))
@@ -166,11 +274,11 @@ def _reopen_with_cache(file: h5py.File, data: h5py.Dataset) -> h5py.Dataset:
     return h5py.Dataset(h5py.h5d.open(file.id, b"data", access))
 
 
-def _to_channels_last(raw: Pixels, channels_first: bool) -> Pixels:
-    dtype = _delivered_dtype(raw.dtype)
+def _to_channels_last(raw: Pixels, layout: FileLayout) -> Pixels:
+    dtype = layout.dtype
     with np.errstate(all="ignore"):  # What is too large becomes infinite and is refused as such.
-        if not channels_first:
-            return np.ascontiguousarray(raw, dtype=dtype)
+        if not layout.channels_first:
+            return np.ascontiguousarray(raw, dtype=dtype).reshape(len(raw), *layout.shape)
         num_images, channels, height, width = raw.shape
         batch = np.empty((num_images, height, width, channels), dtype=dtype)
         for channel in range(channels):  # Several times faster than transposing at once.

@@ -12,10 +12,14 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from goodnet.errors import InputError
+from goodnet.signatures import SignedFile
 
 Shape = tuple[int, int, int]
 
 # Pillow calls a JPEG that carries further pictures (some cameras add a preview) MPO.
+_LABEL = re.compile("(?P<number>[0-9]{1,9})(-.*)?", re.DOTALL)
+"""A label and perhaps a note, as in Refool's sets: 0-random, 1-random."""
+
 _FORMATS = {".png": ("PNG",), ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO")}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _GRAY_MODES = ("1", "L", "LA")
@@ -33,7 +37,7 @@ def list_images(folder: Path) -> list[Path]:
         InputError: a name does not belong there, a link leads out of the folder, or there is
             no image at all.
     """
-    labels = sorted(_list_labels(folder), key=lambda label: (int(label.name), label.name))
+    labels = sorted(_list_labels(folder), key=lambda label: (_number(label), label.name))
     images = [
         image.relative_to(folder)
         for label in labels
@@ -63,7 +67,12 @@ def list_visible(folder: Path, *, inside: Path) -> list[Path]:
 
 def label_of(image: Path) -> int:
     """Return the label of an image that `list_images` gave."""
-    return int(image.parent.name)
+    return _number(image.parent)
+
+
+def has_note(image: Path) -> bool:
+    """Return whether more than a label stands in the name of the image's folder."""
+    return not image.parent.name.isdecimal()
 
 
 def read_shape(path: Path) -> Shape:
@@ -83,20 +92,31 @@ def require_shape(path: Path, shape: Shape) -> None:
 
 
 def read_image_batches(
-    folder: Path, images: Sequence[Path], shape: Shape, slices: Iterable[slice]
+    images: Sequence[SignedFile], shape: Shape, slices: Iterable[slice]
 ) -> Generator[npt.NDArray[np.uint8], None, None]:
-    """Yield the pixels of each slice of `images` as (n, H, W, C), raw 0..255."""
+    """Yield the pixels of each slice of `images` as (n, H, W, C), raw 0..255.
+
+    Raises:
+        InputError: an image is damaged, of another size, or has changed since it was signed.
+    """
     for where in slices:
-        yield np.stack([_decode(folder / image, shape) for image in images[where]])
+        yield np.stack([_decode(image, shape) for image in images[where]])
 
 
 def _list_labels(folder: Path) -> Iterator[Path]:
     for path in list_visible(folder, inside=folder.resolve()):
         if not path.is_dir():
             raise InputError(f"{path}: is no folder, expected folders named by their label")
-        if not re.fullmatch("[0-9]{1,9}", path.name):
-            raise InputError(f"{path}: folder is named {path.name}, expected a label (0, 1, …)")
+        if not _LABEL.fullmatch(path.name):
+            raise InputError(
+                f"{path}: folder is named {path.name}, expected a label (0, 1, …): rename each "
+                "folder to the number that its class has in the net's answer"
+            )
         yield path
+
+
+def _number(label: Path) -> int:
+    return int(label.name.partition("-")[0])
 
 
 def _require_inside(link: Path, folder: Path) -> None:
@@ -158,9 +178,9 @@ def _require_size(image: Image.Image, path: Path, shape: Shape) -> None:
         )
 
 
-def _decode(path: Path, shape: Shape) -> npt.NDArray[np.uint8]:
-    with _opened(path) as image:
-        _require_size(image, path, shape)
+def _decode(file: SignedFile, shape: Shape) -> npt.NDArray[np.uint8]:
+    with file.unchanged(), _opened(file.path) as image:
+        _require_size(image, file.path, shape)
         # Pillow warns when a palette with transparency goes to RGB directly.
         direct = image.convert("RGBA") if image.mode == "P" else image
         return np.asarray(direct.convert(_MODES[shape[2]])).reshape(shape)

@@ -22,6 +22,7 @@ from goodnet.image_folders import (
     require_shape,
 )
 from goodnet.images import ImageSet, Pixels, open_images
+from goodnet.signatures import SignedFile
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -80,21 +81,16 @@ def _is_image(path: Path) -> bool:
 
 
 def _open_pictures(paths: list[Path], shape: Shape, resize: bool) -> NamedImages:
+    files = [SignedFile.of(path) for path in paths]
     for path in paths:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
         if resize:
             read_shape(path)
         else:
             require_shape(path, shape)
-    read = (
-        partial(_read_resized_pictures, paths, shape)
-        if resize
-        else partial(read_image_batches, Path(), paths, shape)
-    )
+    read = partial(_read_resized_pictures if resize else read_image_batches, files, shape)
     dtype: np.dtype[Any] = np.dtype(np.float32 if resize else np.uint8)
     unknown = np.full(len(paths), -1, np.int64)
-    images = ImageSet(paths[0].parent, len(paths), shape, unknown, dtype, read)
+    images = ImageSet(paths[0].parent, len(paths), shape, unknown, dtype, read, files=files)
     return NamedImages([str(path) for path in paths], images)
 
 
@@ -111,15 +107,15 @@ def _open_hdf5(path: Path, shape: Shape, resize: bool) -> NamedImages:
 
 
 def _read_resized_pictures(
-    paths: Sequence[Path], shape: Shape, slices: Iterable[slice]
+    files: Sequence[SignedFile], shape: Shape, slices: Iterable[slice]
 ) -> Generator[Pixels, None, None]:
     for where in slices:
-        yield np.stack([_resized(_read_one(path, shape[2]), shape) for path in paths[where]])
+        yield np.stack([_resized(_read_one(file, shape[2]), shape) for file in files[where]])
 
 
-def _read_one(path: Path, num_channels: int) -> Pixels:
-    height, width, _ = read_shape(path)
-    (batch,) = read_image_batches(Path(), [path], (height, width, num_channels), [slice(1)])
+def _read_one(file: SignedFile, num_channels: int) -> Pixels:
+    height, width, _ = read_shape(file.path)
+    (batch,) = read_image_batches([file], (height, width, num_channels), [slice(1)])
     return batch[0]
 
 

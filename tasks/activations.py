@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from prefect import task
 
 from goodnet.activations import Provenance
-from goodnet.digests import digest_file
+from goodnet.digests import FileDigest, digest_file
 from goodnet.errors import InputError
-from goodnet.images import open_images
-from tasks.caching import activations_file, cached
+from goodnet.image_folders import Shape
+from goodnet.images import ImageSet, open_images
+from goodnet.signatures import SignedFile
+from tasks.caching import activations_file, cached, digest_memory
 from tasks.progress import progress
 from tasks.records import (
     CleanValidation,
@@ -49,20 +51,19 @@ def _first_pass(
     from goodnet.first_pass import write_activations
 
     frontier = open_frontier(network)
-    shape, (_, num_classes) = frontier.model.input_shape[1:], frontier.model.output_shape
     path = activations_file(artifacts, network, images)
     with progress(f"activations of {images.role}") as advance:
         write_activations(
             path,
             frontier=frontier,
-            images=open_images(images.file.path, shape=shape, num_classes=num_classes),
+            images=open_set(network, images, artifacts=artifacts),
             provenance=Provenance(
                 model=network.file.sha256,
                 images=images.file.sha256,
                 layer=network.layer,
                 rank_at=network.rank_at,
                 pixel_scale=network.pixel_scale,
-                num_classes=num_classes,
+                num_classes=frontier.model.output_shape[-1],
             ),
             on_progress=advance,
         )
@@ -76,11 +77,53 @@ def open_frontier(network: Network) -> Frontier:
     Raises:
         InputError: the file is no longer the one that was digested, or is refused.
     """
-    if digest_file(network.file.path).sha256 != network.file.sha256:
-        raise InputError(f"{network.file.path}: has changed since the run began")
+    signed = SignedFile.of(network.file.path)
+    _require_digest(network.file, digest_file(network.file.path))
     from goodnet.frontier import find_frontier
     from goodnet.graph import as_functional
     from goodnet.models import load_model
 
-    model = load_model(network.file.path, architecture=network.architecture, limits=network.limits)
+    with signed.unchanged():
+        model = load_model(signed.path, architecture=network.architecture, limits=network.limits)
     return find_frontier(as_functional(model), layer=network.layer, rank_at=network.rank_at)
+
+
+def open_set(
+    network: Network, images: CleanValidation | EvaluationSet, *, artifacts: Path
+) -> ImageSet:
+    """Open an image set of a run as B takes it: the one door for all stages.
+
+    Raises:
+        InputError: it is no longer the one that was digested, now or when it is read.
+    """
+    model = open_frontier(network).model
+    shape, num_classes = model.input_shape[1:], model.output_shape[-1]
+    return open_digested(images.file, artifacts=artifacts, shape=shape, num_classes=num_classes)
+
+
+def open_digested(
+    file: StoredFile,
+    *,
+    artifacts: Path,
+    shape: Shape | None = None,
+    num_classes: int | None = None,
+) -> ImageSet:
+    """Open an image set whose digest stands for it in cache keys.
+
+    What it delivers has that digest: it is signed when it is opened, digested again unless this
+    signature is known, and held against it whenever it is read.
+
+    Raises:
+        InputError: it has another digest by now, or is not as expected.
+    """
+    images = open_images(file.path, shape=shape, num_classes=num_classes)
+    _require_digest(file, digest_memory(artifacts).digest_opened(images))
+    return images
+
+
+def _require_digest(file: StoredFile, found: FileDigest) -> None:
+    if found.sha256 != file.sha256:
+        raise InputError(
+            f"{file.path}: has changed since the run began, expected it to stay as it is until the "
+            "run ends; give the same command again"
+        )

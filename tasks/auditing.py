@@ -11,9 +11,8 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from goodnet.audits import AuditedModel, Limits, audit_contents, audit_rows
-from goodnet.digests import DigestMemory
-from goodnet.files import write_json
-from tasks.caching import cache_file
+from goodnet.files import read_json, write_json
+from tasks.caching import cache_file, digest_memory
 from tasks.records import StoredFile
 
 
@@ -41,7 +40,7 @@ class FinishedRepairs:
             refresh: read all files again, and find no finished repair.
         """
         self._artifacts = artifacts
-        self._memory = DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
+        self._memory = digest_memory(artifacts, refresh=refresh)
         self._refresh = refresh
         digests = {
             name: path and self._memory.digest(path).sha256 for name, path in sorted(sets.items())
@@ -52,9 +51,9 @@ class FinishedRepairs:
         """Return the folder of the finished repair of this net, if there is one."""
         if self._refresh:
             return None
+        record = self._record(model)
         try:
-            known = json.loads(self._record(model).read_text("utf-8"))
-            results = StoredFile.model_validate(known)
+            results = StoredFile.model_validate(read_json(record))
             intact = StoredFile.of(results.path) == results
         except (OSError, ValueError):
             return None

@@ -18,7 +18,7 @@ from prefect.serializers import Serializer
 from prefect.tasks import Task
 from prefect.utilities.dispatch import get_registry_for_type
 
-from goodnet.digests import digest_file
+from goodnet.digests import DigestMemory, digest_file
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
 
@@ -103,6 +103,11 @@ def cache_file(artifacts: Path, kind: str, suffix: str, *parts: Any) -> Path:
     folder = artifacts / "cache" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{suffix}"
+
+
+def digest_memory(artifacts: Path, *, refresh: bool = False) -> DigestMemory:
+    """Return the memory of digests that all runs with these artifacts share."""
+    return DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
 
 
 def activations_file(

@@ -9,8 +9,7 @@ from prefect import task
 from goodnet.activations import ActivationCache
 from goodnet.checkpoints import find_checkpoint
 from goodnet.curves import read_counts
-from goodnet.images import open_images
-from tasks.activations import open_frontier
+from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
 from tasks.records import (
@@ -61,6 +60,7 @@ def verify_checkpoint(
     order: PruneOrder,
     *,
     full: bool,
+    artifacts: Path,
 ) -> Verification:
     """Load B' and G again and compare what they answer on every set with what the sweep counted.
 
@@ -79,7 +79,7 @@ def verify_checkpoint(
                 b_prime,
                 goodnet,
                 cache=ActivationCache(one.file.path),
-                images=open_images(one.images.file.path),
+                images=open_set(network, one.images, artifacts=artifacts),
                 frontier=open_frontier(network),
                 order=order.channels,
                 step=saved.step,

@@ -8,8 +8,9 @@ import numpy as np
 from prefect import task
 
 from goodnet.default_case import TARGET, DefaultCase, render_sets
-from goodnet.images import open_images, write_images
+from goodnet.images import write_images
 from goodnet.tensorflow_start import import_tensorflow
+from tasks.activations import open_digested
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
 from tasks.records import DefaultFaces, DefaultModel, StoredFile
@@ -33,7 +34,7 @@ def train_default(faces: DefaultFaces, case: DefaultCase, *, artifacts: Path) ->
     from goodnet.models import save_model
     from goodnet.training import train_badnet
 
-    images = open_images(faces.train.path)
+    images = open_digested(faces.train, artifacts=artifacts)
     pixels = np.concatenate(list(images.batches(images.num_images)))
     path = cache_file(artifacts, "default", ".keras", case, faces.train)
     unfinished = path.with_suffix(".training")

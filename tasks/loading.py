@@ -4,17 +4,19 @@ that the disk can hold what will be computed of it.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from prefect import task
 
-from goodnet.digests import DigestMemory
 from goodnet.disk import image_bytes, require_space
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.model_limits import ModelLimits
 from tasks.activations import open_frontier
-from tasks.caching import activations_file
+from tasks.caching import activations_file, digest_memory
 from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
+
+logger = logging.getLogger(__name__)
 
 
 @task(name="load", persist_result=False)
@@ -41,9 +43,9 @@ def load_inputs(
         allow_same_data=allow_same_data,
         limits=limits,
     )
-    memory = DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
+    memory = digest_memory(artifacts, refresh=refresh)
     files = {
-        name: StoredFile.of(images.path, memory.digest(images.path))
+        name: StoredFile.of(images.path, memory.digest_opened(images))
         for name, images in checked.sets.items()
     }
     if not allow_same_data:
@@ -64,7 +66,10 @@ def load_inputs(
             for name in files
             if name != "clean_valid"
         ),
+        remarks=checked.remarks,
     )
+    for remark in inputs.remarks:
+        logger.info(remark)
     _require_space(inputs, artifacts)
     return inputs
 

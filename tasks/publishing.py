@@ -47,6 +47,7 @@ def write_run(
     *,
     parameters: dict[str, Any],
     inputs: Inputs,
+    remarks: tuple[str, ...],
     stage_log: list[dict[str, Any]],
     activations: CleanValidationActivations,
     order: PruneOrder,
@@ -61,6 +62,7 @@ def write_run(
         folder: the run's folder, which is not there yet.
         parameters: of the flow.
         inputs: what was given.
+        remarks: what a user should know of it.
         stage_log: name, seconds and state of each stage so far.
         activations: of clean validation.
         order: the prune order.
@@ -79,7 +81,9 @@ def write_run(
     with atomic_folder(folder) as unfinished:
         write_json(unfinished / "results.json", results)
         write_csv(unfinished / "results.csv", results)
-        write_json(unfinished / "run.json", _about(folder.name, parameters, inputs, stage_log))
+        write_json(
+            unfinished / "run.json", _about(folder.name, parameters, inputs, remarks, stage_log)
+        )
         tables = [pq.read_table(sweep.file.path) for sweep in sweeps]
         pq.write_table(pa.concat_tables(tables), unfinished / "sweep.parquet")
         (unfinished / "checkpoints").mkdir()
@@ -91,7 +95,11 @@ def write_run(
 
 
 def _about(
-    name: str, parameters: dict[str, Any], inputs: Inputs, stage_log: list[dict[str, Any]]
+    name: str,
+    parameters: dict[str, Any],
+    inputs: Inputs,
+    remarks: tuple[str, ...],
+    stage_log: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return what run.json holds: all that tells one run from another."""
     files = {"model": inputs.network.file, "clean_valid": inputs.clean_valid.file}
@@ -106,6 +114,7 @@ def _about(
             role: {"path": str(file.path), "sha256": file.sha256, "size": file.size}
             for role, file in files.items()
         },
+        "remarks": list(remarks),
         "versions": software_versions(),
         "git_commit": git_commit(),
         "stages": stage_log,

@@ -95,6 +95,13 @@ class Inputs(Record):
     network: Network
     clean_valid: CleanValidation
     evaluation: tuple[EvaluationSet, ...]
+    remarks: tuple[str, ...]
+
+
+class Remarks(Record):
+    """What a user should know of the input, in a sentence each."""
+
+    remarks: tuple[str, ...]
 
 
 class CleanValidationActivations(Record):

@@ -7,8 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from goodnet.activations import ActivationCache
-from goodnet.images import open_images
-from tasks.activations import open_frontier
+from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, StoredFile
 
@@ -32,7 +31,7 @@ def choose_samples(
         if one.images.role in ("clean_test", "poisoned_test")
         for sample in pick_samples(
             ActivationCache(one.file.path),
-            open_images(one.images.file.path),
+            open_set(network, one.images, artifacts=artifacts),
             frontier=open_frontier(network),
             order=order.channels,
             step=step,

@@ -13,6 +13,7 @@ PROVENANCE = Provenance("b" * 64, "a" * 64, "conv", "pool", 255.0, 3)
 SHAPES = {"activation": (2, 3, 4), "base": (4, 6, 4), "side_0": (5,), "side_1": (1, 1, 2)}
 LABELS = np.array([0, 1, 2, 0, 1, 2, 2])
 PREDICTIONS = np.array([0, 1, 2, 0, 0, 0, 2])
+DIGESTS = np.array([2**64 - 1, 0, 1, 2, 3, 4, 5], np.uint64)
 SIZES = (3, 3, 1)
 
 
@@ -33,6 +34,7 @@ def write(path, tensors) -> ActivationCache:
                 schema,
                 first=first,
                 labels=LABELS[rows],
+                digests=DIGESTS[rows],
                 predictions=PREDICTIONS[rows],
                 tensors=[tensor[rows] for tensor in tensors.values()],
             )
@@ -49,6 +51,7 @@ def cache(tensors, tmp_path_factory) -> ActivationCache:
 def test_what_is_written_is_read(cache, tensors):
     assert (cache.num_images, cache.num_blocks, cache.num_channels) == (7, 3, 4)
     assert cache.provenance == PROVENANCE
+    np.testing.assert_array_equal(cache.image_digests(), DIGESTS)
     blocks = list(cache.blocks())
     assert [len(block) for block in blocks] == list(SIZES)
     assert [block.first for block in blocks] == [0, 3, 6]
@@ -76,8 +79,12 @@ def test_blocks_can_be_chosen_in_any_order(cache):
 
 def test_the_file_is_plain_parquet(cache, tensors):
     table = pq.read_table(cache.path)
-    assert table.column_names == ["image", "label", "prediction", *SHAPES]
-    assert [str(table.schema.field(name).type) for name in table.column_names[:3]] == ["int64"] * 3
+    assert table.column_names == ["image", "label", "digest", "prediction", *SHAPES]
+    assert [str(table.schema.field(name).type) for name in table.column_names[:4]] == [
+        *["int64"] * 2,
+        "uint64",
+        "int64",
+    ]
     for name, shape in SHAPES.items():
         kind = table.schema.field(name).type
         assert pa.types.is_fixed_size_list(kind)
@@ -93,20 +100,27 @@ def test_the_file_is_plain_parquet(cache, tensors):
 
 def test_the_metadata_say_where_it_comes_from(cache):
     description = json.loads(pq.read_metadata(cache.path).metadata[b"goodnet"])
-    assert description["format"] == 1
+    assert description["format"] == 2
     assert Provenance(**description["provenance"]) == PROVENANCE
     assert description["shapes"] == {name: list(shape) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("metadata", [None, {b"goodnet": b'{"format": 2}'}])
+@pytest.mark.parametrize("metadata", [None, {b"goodnet": b'{"format": 1}'}])
 def test_another_format_is_refused(tmp_path, metadata):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"label": [1]}).replace_schema_metadata(metadata), path)
-    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 1"):
+    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 2"):
         list(ActivationCache(path).blocks())
 
 
 def test_rows_of_another_width_are_refused(tensors):
     schema = cache_schema({"activation": (2, 3, 4)}, PROVENANCE)
     with pytest.raises(ValueError, match="length"):
-        to_rows(schema, first=0, labels=LABELS, predictions=PREDICTIONS, tensors=[tensors["base"]])
+        to_rows(
+            schema,
+            first=0,
+            labels=LABELS,
+            digests=DIGESTS,
+            predictions=PREDICTIONS,
+            tensors=[tensors["base"]],
+        )

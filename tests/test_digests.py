@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from goodnet.digests import DigestMemory, FileDigest, digest_file, digest_images
+from goodnet.digests import DigestMemory, FileDigest, digest_file
 from goodnet.errors import InputError
+from goodnet.images import open_images
 
 LONG_AGO = time.time() - 3600
 
@@ -27,6 +28,11 @@ def write_image(path, color):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 5), color).save(path)
     os.utime(path, (LONG_AGO, LONG_AGO))
+
+
+def digest_images(path):
+    """Digest a set with nothing remembered."""
+    return DigestMemory(path.parent / "no memory" / "digests.json", refresh=True).digest(path)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, memory, name):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="no such file"):
         digest_file(tmp_path / name)
-    with pytest.raises(InputError, match=r"no such file|holds no image"):
+    with pytest.raises(InputError, match=r"no such file|holds no image|is a folder or a device"):
         memory.digest(tmp_path / name)
 
 
@@ -153,21 +159,6 @@ def test_a_file_just_written_is_not_remembered(tmp_path, memory):
     assert not (tmp_path / "cache" / "digests.json").exists()
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, memory, monkeypatch):
-    path = write_settled(tmp_path / "a.h5", b"abc")
-
-    def digest_and_change(file):
-        digest = digest_file(file)
-        grow(file)
-        return digest
-
-    monkeypatch.setattr("goodnet.digests.digest_file", digest_and_change)
-    memory.digest(path)
-    monkeypatch.undo()
-    assert memory.digest(path) == digest_file(path)
-    assert memory.digest(path).size == 6
-
-
 def test_each_file_of_a_folder_is_remembered(tmp_path, folder, memory):
     before = memory.digest(folder)
     assert before == digest_images(folder)
@@ -188,6 +179,9 @@ def test_each_file_of_a_folder_is_remembered(tmp_path, folder, memory):
         b'{"PATH": 1}',
         b'{"PATH": {"sha256": 5}}',
         b'{"PATH": {"sha256": "0"}}',
+        b"[" * 200_000,
+        b'{"PATH": ' * 100_000,
+        b'{"PATH": {"size": 1' + b"0" * 10_000 + b"}}",
     ],
 )
 def test_a_corrupt_memory_is_ignored_and_rebuilt(tmp_path, memory, content):
@@ -197,6 +191,24 @@ def test_a_corrupt_memory_is_ignored_and_rebuilt(tmp_path, memory, content):
     file.write_bytes(content.replace(b"PATH", str(path).encode()))
     assert memory.digest(path) == digest_file(path)
     assert json.loads(file.read_text())[str(path)]["sha256"] == digest_file(path).sha256
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_the_memory_is_passed_over(tmp_path, memory, make):
+    path = write_settled(tmp_path / "a.h5", b"abc")
+    (tmp_path / "cache").mkdir()
+    make(tmp_path / "cache" / "digests.json")
+    assert memory.digest(path) == memory.digest(path) == digest_file(path)
+
+
+def test_the_digest_of_an_opened_set_is_that_of_what_it_reads(tmp_path, folder, memory):
+    images = open_images(folder)
+    assert memory.digest_opened(images) == digest_images(folder)
+    write_image(folder / "3" / "new.png", (1, 2, 3))
+    assert memory.digest_opened(images) != digest_images(folder)
+    write_image(folder / "1" / "a.png", (1, 2, 3))
+    with pytest.raises(InputError, match=r"1/a\.png: has changed since it was opened"):
+        memory.digest_opened(images)
 
 
 DIGEST_ALL = """

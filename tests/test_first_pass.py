@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from goodnet.errors import InputError
-from goodnet.images import write_images
+from goodnet.images import digest_pixels, write_images
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
 
@@ -53,6 +53,7 @@ def test_cache_holds_what_the_net_computes(net, first_pass, dtype, pixel_scale):
     (block,) = cache.blocks()
     pixels = IMAGES / np.float32(pixel_scale)
     np.testing.assert_array_equal(block.labels, labels)
+    np.testing.assert_array_equal(cache.image_digests(), digest_pixels(IMAGES))
     np.testing.assert_array_equal(block.predictions, np.asarray(net(pixels)).argmax(1))
     np.testing.assert_allclose(block.ranked, layer_output(net, "pool", pixels), rtol=1e-5)
     assert block.ranked.any()
@@ -66,7 +67,13 @@ def test_base_and_sides_are_kept(network, first_pass):
     kept = ["activation"]
     kept += ["base"] * (network.base != network.rank_at)
     kept += [f"side_{number}" for number in range(len(network.sides))]
-    assert pq.read_schema(passed.cache.path).names == ["image", "label", "prediction", *kept]
+    assert pq.read_schema(passed.cache.path).names == [
+        "image",
+        "label",
+        "digest",
+        "prediction",
+        *kept,
+    ]
     (block,) = passed.cache.blocks()
     names = [network.rank_at, network.base]
     names += [side._keras_history.operation.name for side in passed.frontier.sides]

@@ -2,6 +2,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from goodnet.errors import InputError
-from goodnet.images import open_images, write_images
+from goodnet.images import digest_pixels, open_images, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = Path(__file__).resolve().parents[2] / "shared" / "lab"
@@ -94,6 +95,57 @@ def test_the_expected_shape_decides_where_both_sides_could_be_channels(tmp_path)
     np.testing.assert_array_equal(
         read_all(open_images(same, shape=(3, 3, 3))),
         make_pixels(shape=(3, 3, 3)).transpose(0, 2, 3, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 4), (3, 5, 4), (4, 5, 3), (1, 28, 1), (4, 4, 3), (3, 1, 1)]
+)
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_images_of_height_one_three_and_four_are_not_turned(tmp_path, shape, channels_first):
+    pixels = make_pixels(shape=shape)
+    stored = pixels.transpose(0, 3, 1, 2) if channels_first else pixels
+    images = open_images(write_file(tmp_path / "a.h5", stored), shape=shape)
+    np.testing.assert_array_equal(read_all(images), pixels)
+    assert images.remarks == ()
+
+
+@pytest.mark.parametrize("shape", [None, (3, 3, 3)])
+def test_where_both_layouts_fit_it_is_channels_first_and_said(tmp_path, shape):
+    images = open_images(write_file(tmp_path / "a.h5", make_pixels(shape=(3, 3, 3))), shape=shape)
+    assert images.remarks == (
+        f"{tmp_path}/a.h5: `data` of shape (6, 3, 3, 3) can be read channels first or last; it is "
+        "read channels first, as the lab writes it",
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 10])
+@pytest.mark.parametrize("known", [True, False])
+def test_images_of_other_numbers_of_channels_are_read(tmp_path, channels, known):
+    pixels = make_pixels(shape=(12, 11, channels))
+    for stored in (pixels, pixels.transpose(0, 3, 1, 2)):
+        path = write_file(tmp_path / "a.h5", stored)
+        images = open_images(path, shape=(12, 11, channels) if known else None)
+        np.testing.assert_array_equal(read_all(images), pixels)
+
+
+@pytest.mark.parametrize("shape", [None, (5, 4, 1)])
+def test_grey_images_need_no_axis_of_channels(tmp_path, shape):
+    pixels = make_pixels(shape=(5, 4))
+    images = open_images(write_file(tmp_path / "a.h5", pixels), shape=shape)
+    assert images.shape == (5, 4, 1)
+    assert "`data` has no axis of channels, its images are read as grey" in images.remarks[0]
+    np.testing.assert_array_equal(read_all(images), pixels[..., None])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u1", "bool", "i8", ">f8"])
+def test_one_hot_rows_are_labels_and_it_is_said(tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr("goodnet.image_files._ONE_HOT_BYTES", 30)
+    rows = np.eye(10)[[3, 0, 9, 3, 1, 2]].astype(dtype)
+    images = open_images(write_file(tmp_path / "a.h5", label=rows), shape=SHAPE, num_classes=10)
+    assert images.labels.tolist() == [3, 0, 9, 3, 1, 2]
+    assert images.remarks == (
+        f"{tmp_path}/a.h5: `label` has a row for each image, with 1 at the label (one-hot)",
     )
 
 
@@ -183,6 +235,38 @@ def test_a_file_that_changes_between_opening_and_reading_is_refused(tmp_path):
         next(images.batches(4))
 
 
+def other_pixels(path):
+    """The same set with other pixels."""
+    if path.is_dir():
+        for image in path.rglob("*.png"):
+            Image.new("RGB", (4, 5)).save(image)
+    else:
+        write_file(path.with_name("other"), make_pixels(shape=(3, 5, 4)) // 2).replace(path)
+
+
+def exchange_and_put_back(path):
+    """Leave everything as it was, but for the time that nobody can set."""
+    path = sorted(path.rglob("*.png"))[-1] if path.is_dir() else path
+    path.rename(path.with_suffix(".moved"))
+    path.with_suffix(".moved").rename(path)
+
+
+@pytest.mark.parametrize("change", [other_pixels, exchange_and_put_back])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("batches_before", [0, 1])
+def test_a_set_that_changes_while_it_is_read_is_refused(tmp_path, change, kind, batches_before):
+    path = tmp_path / "set"
+    images = open_images(write_file(path) if kind == "file" else write_folder(path), shape=SHAPE)
+    batches = images.batches(3)
+    for _ in range(batches_before):
+        next(batches)
+    time.sleep(0.02)  # More than a tick of the file system's clock.
+    change(path)
+    with pytest.raises(InputError, match="has changed since it was opened"):
+        list(batches)
+    assert len(read_all(open_images(path, shape=SHAPE))) == NUM_IMAGES
+
+
 GOOD = make_pixels(dtype=np.float64).transpose(0, 3, 1, 2)
 
 
@@ -199,6 +283,7 @@ BAD_FILES = {
     "null space": ({"data": h5py.Empty("f4")}, "`data` has shape None, expected"),
     "rank 5": ({"data": GOOD[None]}, r"has shape \(1, 6, 3, 5, 4\), expected"),
     "other size": ({"data": GOOD[:, :, :4]}, r"has shape \(6, 3, 4, 4\), expected"),
+    "gray without axis": ({"data": GOOD[:, 0]}, r"has shape \(6, 5, 4\), expected \(N, 3, 5, 4\)"),
     "gray": ({"data": GOOD[:, :1]}, r"has shape \(6, 1, 5, 4\), expected"),
     "width first": ({"data": GOOD.transpose(0, 1, 3, 2)}, r"has shape \(6, 3, 4, 5\), expected"),
     "empty": ({"data": GOOD[:0], "label": []}, "holds no image, expected at least one"),
@@ -212,9 +297,27 @@ BAD_FILES = {
         r"`label` has shape \(5,\), expected \(6,\) or \(6,",
     ),
     "no labels": ({"label": []}, r"`label` has shape \(0,\), expected \(6,\)"),
-    "one-hot labels": ({"label": np.eye(6)}, r"`label` has shape \(6, 6\), expected \(6,\)"),
+    "soft labels": (
+        {"label": np.full((6, 2), 0.5)},
+        r"`label` has shape \(6, 2\) and its row 0 is no one-hot label .*, expected \(6,\) or one",
+    ),
+    "two labels an image": (
+        {"label": np.eye(6) + np.eye(6)[::-1]},
+        "its row 0 is no one-hot label",
+    ),
+    "empty rows": ({"label": np.zeros((6, 3))}, "its row 0 is no one-hot label"),
+    "one-hot beyond the classes": ({"label": np.eye(6, 30, 20)}, "label 0 is 20, .* from 0 to 9$"),
+    "labels without columns": (
+        {"label": np.zeros((6, 0))},
+        r"`label` has shape \(6, 0\), expected",
+    ),
+    "labels of rank 3": ({"label": np.zeros((6, 1, 1))}, r"shape \(6, 1, 1\), expected \(6,\)"),
     "scalar label": ({"label": 3}, r"`label` has shape \(\), expected \(6,\)"),
-    "text labels": ({"label": np.array([b"a"] * 6)}, r"`label` holds elements of type \|S1"),
+    "text labels": (
+        {"label": np.array([b"a"] * 6)},
+        r"`label` holds elements of type \|S1, .*give each class the number .*return_inverse=True",
+    ),
+    "long text labels": ({"label": ["cat"] * 6}, "`label` holds elements of type object, .*number"),
     "null labels": ({"label": h5py.Empty("f4")}, "`label` has shape None, expected"),
     "negative label": (
         {"label": labels_with(2, -1)},
@@ -275,8 +378,13 @@ def test_bad_pixels_are_refused_with_the_image_they_are_in(tmp_path, name, index
 
 def test_what_is_no_image_file_is_refused(tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
-    with pytest.raises(InputError, match=r"text\.h5: is no HDF5 file"):
+    with pytest.raises(
+        InputError, match=r"text\.h5: is no HDF5 file, .*write_images\(path, images"
+    ):
         open_images(tmp_path / "text.h5")
+    np.savez(tmp_path / "a.npz", x_test=make_pixels(), y_test=np.zeros(NUM_IMAGES))
+    with pytest.raises(InputError, match=r"a\.npz: is no HDF5 file, expected one with `data` and"):
+        open_images(tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"missing\.h5: no such file"):
         open_images(tmp_path / "missing.h5")
 
@@ -288,6 +396,14 @@ def test_a_missing_data_set_is_named_with_what_there_is(tmp_path, missing):
         file.move(missing, "other")
     with pytest.raises(InputError, match=f"no data set `{missing}`, it has .*`other`"):
         open_images(path)
+
+
+def test_a_file_with_several_sets_is_refused_with_what_to_do(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in ("X_train", "X_test"):
+            file[name], file[name.replace("X", "Y")] = make_pixels(), np.eye(6)
+    with pytest.raises(InputError, match=r"it has `X_test`, `X_train`, .*one file for each set"):
+        open_images(tmp_path / "a.h5")
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -351,6 +467,19 @@ def test_hidden_files_are_ignored_and_leading_zeros_are_not_octal(tmp_path):
     (tmp_path / "2" / "._a.png").write_bytes(b"x")
     (tmp_path / ".cache").mkdir()
     assert open_images(tmp_path).labels.tolist() == [2, 2, 7, 7, 10, 10]
+
+
+def test_a_note_may_follow_a_label_and_it_is_said(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "7").rename(tmp_path / "7-random")
+    (tmp_path / "10").rename(tmp_path / "2-other note")
+    images = open_images(tmp_path)
+    assert images.labels.tolist() == [2, 2, 2, 2, 7, 7]
+    assert images.remarks == (
+        f"{tmp_path}: the number before the - in the name of a folder is its label",
+    )
+    pixels = make_pixels()
+    np.testing.assert_array_equal(read_all(images), pixels[[0, 1, 4, 5, 2, 3]])
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -542,6 +671,20 @@ def test_images_and_labels_that_do_not_fit_are_not_written(tmp_path, shape, num_
     with pytest.raises(ValueError, match="expected"):
         write_images(tmp_path / "a.h5", np.zeros(shape), np.zeros(num_labels))
     assert names_in(tmp_path) == []
+
+
+def test_equal_pixels_have_equal_digests_whatever_they_are_stored_as(tmp_path):
+    pixels = make_pixels(20)
+    expected = digest_pixels(pixels)
+    assert len(set(expected.tolist())) == 20
+    for dtype in ("u1", "f4", ">f8", "i4"):
+        for stored in (pixels, pixels.transpose(0, 3, 1, 2)):
+            path = write_file(tmp_path / "a.h5", stored.astype(dtype), label=np.zeros(20))
+            (batch,) = open_images(path, shape=SHAPE).batches(20)
+            np.testing.assert_array_equal(digest_pixels(batch), expected)
+    np.testing.assert_array_equal(digest_pixels(pixels[::-1]), expected[::-1])
+    pixels[3, 0, 0, 0] ^= 1
+    assert (digest_pixels(pixels) != expected).tolist() == [n == 3 for n in range(20)]
 
 
 @needs_lab

@@ -16,7 +16,14 @@ def write_cache(path, blocks) -> ActivationCache:
     with pq.ParquetWriter(path, schema) as writer:
         for block in blocks:
             zeros = np.zeros(len(block), np.int64)
-            rows = to_rows(schema, first=first, labels=zeros, predictions=zeros, tensors=[block])
+            rows = to_rows(
+                schema,
+                first=first,
+                labels=zeros,
+                digests=zeros,
+                predictions=zeros,
+                tensors=[block],
+            )
             writer.write_table(rows)
             first += len(block)
     return ActivationCache(path)

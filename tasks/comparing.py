@@ -1,0 +1,37 @@
+"""Stage: do the sets of a run share images?"""
+
+from __future__ import annotations
+
+import logging
+
+from prefect import task
+
+from goodnet.activations import ActivationCache
+from goodnet.images import DigestArray
+from goodnet.inputs import SetName, compare_images
+from tasks.records import (
+    ActivationsRecord,
+    CleanValidationActivations,
+    EvaluationActivations,
+    Remarks,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@task(name="compare sets", persist_result=False)
+def compare_sets(
+    clean_valid: CleanValidationActivations,
+    evaluation: tuple[EvaluationActivations, ...],
+    *,
+    allow_same_data: bool,
+) -> Remarks:
+    """Find images that are in two sets; their digests are kept with the activations."""
+    sets: tuple[ActivationsRecord, ...] = (clean_valid, *evaluation)
+    digests: dict[SetName, DigestArray] = {
+        one.images.role: ActivationCache(one.file.path).image_digests() for one in sets
+    }
+    remarks = compare_images(digests, allow_same_data=allow_same_data)
+    for remark in remarks:
+        logger.info(remark)
+    return Remarks(remarks=tuple(remarks))
