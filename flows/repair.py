@@ -126,13 +126,15 @@ def repair(
     every: tuple[ActivationsRecord, ...] = (valid, *evaluation)
     reached = {step: drop for drop, step in steps.steps if step is not None}
     saved = {}
+    remarks = [*inputs.remarks, *compared.remarks]
     for step in reached:
         channels = order.channels[:step]
         saved[step] = stages.run(save_checkpoint, network, channels, artifacts=artifacts)
         full = verify == "full"
-        stages.run(
+        verified = stages.run(
             verify_checkpoint, network, every, saved[step], order, full=full, artifacts=artifacts
         )
+        remarks.extend(verified.remarks)
     samples = None
     if reached:
         step, drop = max(reached.items())
@@ -144,7 +146,7 @@ def repair(
         folder,
         parameters=flow_run.parameters,
         inputs=inputs,
-        remarks=(*inputs.remarks, *compared.remarks),
+        remarks=tuple(remarks),
         stage_log=stages.log,
         activations=valid,
         order=order,

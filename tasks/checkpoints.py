@@ -73,6 +73,7 @@ def verify_checkpoint(
     files = saved.b_prime, saved.goodnet
     b_prime, goodnet = (load_model(file.path, limits=network.limits) for file in files)
     found: list[Agreement] = []
+    remarks: list[str] = []
     for one in activations:
         with progress(f"check of saved nets on {one.images.role}") as advance:
             agreement = check_saved(
@@ -91,8 +92,15 @@ def verify_checkpoint(
                 f"the saved nets with {saved.step} channels pruned disagree with the sweep on "
                 f"{agreement.wrong} of {agreement.images} images of {one.images.role}"
             )
+        if agreement.near_ties:
+            remarks.append(
+                f"With {saved.step} channels pruned, two classes have the same score but for "
+                f"rounding on {agreement.near_ties} of {agreement.images} images of "
+                f"{one.images.role} that were checked: there the saved nets may answer either."
+            )
         found.append(agreement)
     return Verification(
         images=sum(agreement.images for agreement in found),
         near_ties=sum(agreement.near_ties for agreement in found),
+        remarks=tuple(remarks),
     )

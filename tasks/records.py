@@ -158,6 +158,7 @@ class Verification(Record):
 
     images: int
     near_ties: int
+    remarks: tuple[str, ...]
 
 
 class Samples(Record):
