@@ -63,7 +63,7 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
 
     cache = first_pass()
     order = prune_order(mean_activations(block_means(cache)))
-    moved = np.concatenate([block.base.any(axis=(1, 2)) for block in cache.blocks()])
+    moved = np.concatenate([block.start.any(axis=(1, 2)) for block in cache.blocks()])
     # B's own answers are known, and those without any channel are the same for all images.
     evaluations = float(np.maximum(moved.sum(axis=1) - 1, 0).mean())
     kernel, bias = model.get_layer("conv_3").weights

@@ -54,17 +54,17 @@ class Block:
         first: the number of its first image in the set.
         labels: (n,).
         predictions: (n,), B's answers.
-        ranked: (n, ..., C), the output of the ranked layer.
-        base: (n, ..., C), the activations that a sweep starts from; mostly `ranked` itself.
-        sides: further tensors that the head needs, each (n, ...).
+        ranking: (n, ..., C), the output of the ranked layer.
+        start: (n, ..., C), the activations that a sweep starts from; mostly `ranking` itself.
+        skips: further tensors that the head needs, each (n, ...).
     """
 
     first: int
     labels: IntArray
     predictions: IntArray
-    ranked: FloatArray
-    base: FloatArray
-    sides: tuple[FloatArray, ...]
+    ranking: FloatArray
+    start: FloatArray
+    skips: tuple[FloatArray, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,10 +121,10 @@ class ActivationCache:
             name: _flat(rows[name]).reshape(len(rows), *shape)
             for name, shape in self._description["shapes"].items()
         }
-        ranked = tensors.pop("activation")
-        base = tensors.pop("base", ranked)
+        ranking = tensors.pop("activation")
+        start = tensors.pop("base", ranking)
         labels, predictions = (rows[name].to_numpy() for name in ("label", "prediction"))
-        return Block(int(first), labels, predictions, ranked, base, tuple(tensors.values()))
+        return Block(int(first), labels, predictions, ranking, start, tuple(tensors.values()))
 
     @cached_property
     def _metadata(self) -> Any:

@@ -18,7 +18,7 @@ _GIGABYTE = 10**9
 
 def image_bytes(frontier: Frontier) -> int:
     """Return how much of the activation cache one image takes, at most: it is compressed."""
-    kept = {id(tensor): tensor for tensor in (frontier.ranked, frontier.base, *frontier.sides)}
+    kept = {id(tensor): tensor for tensor in (frontier.ranking, frontier.start, *frontier.skips)}
     return _FLOAT_BYTES * sum(math.prod(tensor.shape[1:]) for tensor in kept.values())
 
 

@@ -103,8 +103,8 @@ def block_size(frontier: Frontier) -> int:
 
     A power of two: two threads share out blocks of common sets evenly.
     """
-    consumed = [consumer.tensor for consumer in frontier.consumers]
-    swept = sum(_size(tensor) for tensor in (*consumed, *frontier.sources, *frontier.sides))
+    consumed = [head_input.tensor for head_input in frontier.head_inputs]
+    swept = sum(_size(tensor) for tensor in (*consumed, *frontier.sources, *frontier.skips))
     return _fitting(_SWEEP_BYTES, 3 * (swept + _size(frontier.model.outputs[0])))
 
 
@@ -124,9 +124,9 @@ def _size(tensor: Any) -> int:
 
 def _cached_tensors(frontier: Frontier) -> dict[str, Any]:
     """Return the symbolic tensors to keep, by column name."""
-    base = {} if frontier.base is frontier.ranked else {"base": frontier.base}
-    sides = {f"side_{number}": side for number, side in enumerate(frontier.sides)}
-    return {"activation": frontier.ranked, **base, **sides}
+    start = {} if frontier.start is frontier.ranking else {"base": frontier.start}
+    skips = {f"side_{number}": skip for number, skip in enumerate(frontier.skips)}
+    return {"activation": frontier.ranking, **start, **skips}
 
 
 @lru_cache(maxsize=4)

@@ -46,6 +46,8 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 def calls(model: keras.Model) -> list[Any]:
     """Return the calls (nodes) of a functional model in an order in which they can run."""
+    # By the depth that Keras itself runs them by: a node stands above all that it feeds. There is
+    # no public way to a model's calls; its layers alone do not tell which call feeds which.
     by_depth = model._nodes_by_depth
     return [
         node
@@ -133,6 +135,7 @@ def scores(model: keras.Model, values: Tensors) -> Any:
     import keras
 
     last = _last_call(model)
+    # Its input is missing where a sweep starts at the answer itself: that is taken as it is.
     before = id(last.input_tensors[0])
     if closes_with_softmax(model) and before in values:
         if isinstance(last.operation, keras.layers.Dense):

@@ -92,6 +92,7 @@ def _iterate_bottlenecks(description: ModelDescription) -> Iterator[str]:
 
     In graph order a layer is one exactly if no connection that matters leads past it.
     """
+    # From the output backwards: layers that feed nothing needed do not count as a way around.
     needed = {description.output}
     last_use: dict[str, int] = {}
     numbered = list(enumerate(description.layers))
@@ -121,6 +122,8 @@ def _iterate_channelwise(
 
 
 def _default_rank_at(chosen: LayerDescription, behind: list[LayerDescription]) -> str:
+    # The lab ranks behind pooling, which gives another order than before it. Pooling behind the
+    # next convolution, even one that keeps channels apart, ranks that one's features.
     near = list(takewhile(lambda item: item.class_name not in CONVOLUTIONS, behind))
     for item in near:
         if item.class_name in POOLINGS:

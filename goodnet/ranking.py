@@ -21,7 +21,7 @@ def block_means(cache: ActivationCache, blocks: Iterable[int] | None = None) -> 
     """
     shares = []
     for block in cache.blocks(blocks):
-        by_position = block.ranked.reshape(-1, cache.num_channels)
+        by_position = block.ranking.reshape(-1, cache.num_channels)
         positions = len(by_position) // len(block) * cache.num_images
         shares.append(by_position.sum(axis=0, dtype=np.float64) / positions)
     return np.array(shares)

@@ -78,17 +78,18 @@ def sweep_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> In
         (C + 1, n) classes.
     """
     state = _BlockState(block, frontier, order)
-    moved = np.logical_or.accumulate(state.moves)
+    # affected[k]: whether any of the first k + 1 channels matters to the image at all.
+    affected = np.logical_or.accumulate(state.matters)
     answers = np.empty((len(order) + 1, len(block)), np.int64)
     answers[-1] = state.answers
     for step in reversed(range(1, len(order))):
         answers[step] = answers[step + 1]
         # Images that no earlier step moves are as B sees them again.
-        rows = np.flatnonzero(state.moves[step] & moved[step - 1])
+        rows = np.flatnonzero(state.matters[step] & affected[step - 1])
         if rows.size:
-            answers[step, rows] = state.answer(state.give_back(step, rows), rows)
+            answers[step, rows] = state.answer(state.restore(step, rows), rows)
     answers[0] = block.predictions
-    np.copyto(answers[1:], block.predictions, where=~moved)
+    np.copyto(answers[1:], block.predictions, where=~affected)
     return answers
 
 
@@ -101,8 +102,8 @@ def answers_at(block: Block, *, frontier: Frontier, order: Sequence[int], step: 
         order: all C channels in prune order.
         step: how many of them are removed.
     """
-    scores, moved = scores_at(block, frontier=frontier, order=order, step=step)
-    return np.where(moved, scores.argmax(axis=1), block.predictions)
+    scores, affected = scores_at(block, frontier=frontier, order=order, step=step)
+    return np.where(affected, scores.argmax(axis=1), block.predictions)
 
 
 def scores_at(
@@ -121,37 +122,38 @@ def scores_at(
     """
     state = _BlockState(block, frontier, order)
     for other in reversed(range(step, len(order))):
-        rows = np.flatnonzero(state.moves[other])
+        rows = np.flatnonzero(state.matters[other])
         if rows.size:
-            state.give_back(other, rows)
-    return state.score(state.tensors, slice(None)), state.moves[:step].any(axis=0)
+            state.restore(other, rows)
+    return state.score(state.tensors, slice(None)), state.matters[:step].any(axis=0)
 
 
 class _BlockState:
     """What the head needs of a block of images, at first without any channel.
 
     Attributes:
-        tensors: for each consumer (n, features).
+        tensors: for each input of the head (n, features).
         answers: (n,), the classes that the net gives at first, or (1,) where all are the same.
-        moves: (C, n), whether removing the channel at a place in the order changes anything.
+        matters: (C, n), whether removing the channel at a place in the order changes anything.
     """
 
     def __init__(self, block: Block, frontier: Frontier, order: Sequence[int]) -> None:
         if sorted(order) != list(range(frontier.num_channels)):
             raise ValueError(f"the order must name each of {frontier.num_channels} channels once")
         self._frontier = frontier
-        self._sides = block.sides
+        self._skips = block.skips
         self._order = list(order)
-        tensors, sources, constants = frontier.prepare(block.base, block.sides)
-        self.answers = self.answer(tensors, slice(None))
-        self.tensors = [np.repeat(x, len(block) // len(x), axis=0) for x in tensors]
-        self._sources = [_by_channel(source, frontier) for source in sources]
+        begun = frontier.prepare(block.start, block.skips)
+        self.answers = self.answer(begun.states, slice(None))
+        self.tensors = [np.repeat(x, len(block) // len(x), axis=0) for x in begun.states]
+        self._sources = [_by_channel(source.activation, frontier) for source in begun.sources]
         self._changes = [
-            _change(source, _by_channel(constant, frontier))
-            for source, constant in zip(self._sources, constants, strict=True)
+            _change(by_channel, _by_channel(source.constant, frontier))
+            for by_channel, source in zip(self._sources, begun.sources, strict=True)
         ]
-        moves = np.logical_or.reduce([change.any(axis=2) for change in self._changes])
-        self.moves = moves[self._order]
+        # Bit for bit: a channel that is silent on an image adds exactly nothing to its answers.
+        matters = np.logical_or.reduce([change.any(axis=2) for change in self._changes])
+        self.matters = matters[self._order]
 
     def answer(self, tensors: list[FloatArray], rows: IntArray | slice) -> IntArray:
         """Return the classes that the head gives for some images, from their tensors."""
@@ -159,24 +161,25 @@ class _BlockState:
 
     def score(self, tensors: list[FloatArray], rows: IntArray | slice) -> FloatArray:
         """Return the scores of the classes for some images, from their tensors: (n, N)."""
-        sides = (side[rows] for side in self._sides)
-        return self._frontier.head(*tensors, *sides)
+        skips = (skip[rows] for skip in self._skips)
+        return self._frontier.head(*tensors, *skips)
 
-    def give_back(self, place: int, rows: IntArray) -> list[FloatArray]:
+    def restore(self, place: int, rows: IntArray) -> list[FloatArray]:
         """Give some images the channel at a place in the order; return their tensors."""
         channel = self._order[place]
-        moved = []
-        for consumer, tensor in zip(self._frontier.consumers, self.tensors, strict=True):
-            moving = tensor[rows]
-            number = self._frontier.sources.index(consumer.source)
-            if consumer.layer is not None:
-                moving += consumer.term(self._changes[number][channel][rows], channel)
+        restored = []
+        for head_input, tensor in zip(self._frontier.head_inputs, self.tensors, strict=True):
+            updated = tensor[rows]
+            number = self._frontier.sources.index(head_input.source)
+            if head_input.layer is not None:
+                updated += head_input.term(self._changes[number][channel][rows], channel)
             else:
+                # The activation itself is read, so the channel takes its place in it again.
                 source = self._sources[number][channel]
-                moving[:, channel :: self._frontier.num_channels] = source[rows]
-            tensor[rows] = moving
-            moved.append(moving)
-        return moved
+                updated[:, channel :: self._frontier.num_channels] = source[rows]
+            tensor[rows] = updated
+            restored.append(updated)
+        return restored
 
 
 def _by_channel(tensor: FloatArray, frontier: Frontier) -> FloatArray:

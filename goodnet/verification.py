@@ -101,8 +101,8 @@ def _compare(
         order: all channels in prune order.
         step: how many of them are pruned.
     """
-    scores, moved = scores_at(block, frontier=frontier, order=order, step=step)
-    pruned = np.where(moved, scores.argmax(axis=1), block.predictions)
+    scores, affected = scores_at(block, frontier=frontier, order=order, step=step)
+    pruned = np.where(affected, scores.argmax(axis=1), block.predictions)
     flagged = np.where(pruned == block.predictions, pruned, scores.shape[1])
     explained = explains(scores, pruned, b_prime)
     differs = goodnet.argmax(axis=1) != flagged
@@ -119,7 +119,7 @@ def _first(block: Block, num_images: int) -> Block:
         block,
         labels=block.labels[rows],
         predictions=block.predictions[rows],
-        ranked=block.ranked[rows],
-        base=block.base[rows],
-        sides=tuple(side[rows] for side in block.sides),
+        ranking=block.ranking[rows],
+        start=block.start[rows],
+        skips=tuple(skip[rows] for skip in block.skips),
     )

@@ -93,7 +93,7 @@ class Network(NamedTuple):
     """A net, images for it, and what is known of how its answers follow from a convolution.
 
     `linear` are the layers whose pre-activations a sweep updates, `activations` those whose
-    outputs it masks, `base` the one that it starts from, `sides` those that it needs besides.
+    outputs it masks, `start` the one that it starts from, `skips` those that it needs besides.
     """
 
     model: Any
@@ -102,16 +102,16 @@ class Network(NamedTuple):
     rank_at: str
     linear: set[str]
     activations: set[str]
-    base: str
-    sides: set[str]
+    start: str
+    skips: set[str]
 
 
 class Architecture(NamedTuple):
     build: Callable[[Any, Any], Any]
     linear: str = ""
     activations: str = ""
-    base: str = "rank"
-    sides: str = ""
+    start: str = "rank"
+    skips: str = ""
     rank_at: str = "rank"
     layer: str = "conv"
     shape: tuple[int, int, int] = (12, 12, 3)
@@ -416,22 +416,22 @@ ARCHITECTURES = (
     Architecture(global_average, linear="answer"),
     Architecture(residual_behind, linear="mix", activations="rank"),
     Architecture(residual_with_projection, linear="mix project"),
-    Architecture(residual_from_before, linear="mix", base="conv", sides="before"),
-    Architecture(skip_from_the_image, linear="mix", sides="pixels"),
+    Architecture(residual_from_before, linear="mix", start="conv", skips="before"),
+    Architecture(skip_from_the_image, linear="mix", skips="pixels"),
     Architecture(
         concatenated_with_the_image,
         activations="conv",
-        base="conv",
-        sides="image",
+        start="conv",
+        skips="image",
         rank_at="conv",
     ),
-    Architecture(merges_with_skips, linear="answer", base="conv", sides="before", rank_at="conv"),
+    Architecture(merges_with_skips, linear="answer", start="conv", skips="before", rank_at="conv"),
     Architecture(sigmoid, linear="mix"),
     Architecture(many_convolutions, linear="strided dilated padded both sparse mix"),
-    Architecture(branches_that_fall_silent_apart, linear="mix wide", base="conv", rank_at="conv"),
+    Architecture(branches_that_fall_silent_apart, linear="mix wide", start="conv", rank_at="conv"),
     Architecture(spatial_layers, linear="answer"),
-    Architecture(in_the_middle, linear="mix", base="conv", rank_at="conv"),
-    Architecture(ranked_on_a_branch, linear="mix wide", base="conv"),
+    Architecture(in_the_middle, linear="mix", start="conv", rank_at="conv"),
+    Architecture(ranked_on_a_branch, linear="mix wide", start="conv"),
     Architecture(softmax_over_channels, activations="rank"),
     Architecture(layer_normalization, activations="rank"),
     Architecture(grouped_convolution, activations="rank"),
@@ -447,19 +447,19 @@ ARCHITECTURES = (
     Architecture(channels_are_logits, activations="rank"),
     Architecture(dense_at_every_position, linear="mix"),
     Architecture(squeeze_and_excite, linear="mix", activations="rank"),
-    Architecture(operators, activations="pool", base="conv", sides="before max", rank_at="conv"),
-    Architecture(mean_over_channels, activations="conv", base="conv", rank_at="conv"),
+    Architecture(operators, activations="pool", start="conv", skips="before max", rank_at="conv"),
+    Architecture(mean_over_channels, activations="conv", start="conv", rank_at="conv"),
     Architecture(
-        broadcast_over_channels, activations="conv", base="conv", sides="gate", rank_at="conv"
+        broadcast_over_channels, activations="conv", start="conv", skips="gate", rank_at="conv"
     ),
     Architecture(nested_head, activations="rank"),
-    Architecture(layer_called_twice, linear="mix", base="conv", rank_at="conv"),
+    Architecture(layer_called_twice, linear="mix", start="conv", rank_at="conv"),
     Architecture(activation_is_a_layer, linear="answer"),
     Architecture(sequential, linear="answer"),
     Architecture(
         deepid,
         linear="fc_1 conv_4",
-        base="pool_3",
+        start="pool_3",
         rank_at="pool_3",
         layer="conv_3",
         shape=(55, 47, 3),
@@ -518,8 +518,8 @@ def _build(architecture: Architecture) -> Network:
         architecture.rank_at,
         set(architecture.linear.split()),
         set(architecture.activations.split()),
-        architecture.base,
-        set(architecture.sides.split()),
+        architecture.start,
+        set(architecture.skips.split()),
     )
 
 

@@ -59,7 +59,7 @@ def test_what_is_written_is_read(cache, tensors):
         rows = slice(block.first, block.first + len(block))
         np.testing.assert_array_equal(block.labels, LABELS[rows])
         np.testing.assert_array_equal(block.predictions, PREDICTIONS[rows])
-        found = (block.ranked, block.base, *block.sides)
+        found = (block.ranking, block.start, *block.skips)
         for tensor, expected in zip(found, tensors.values(), strict=True):
             assert tensor.dtype == np.float32
             np.testing.assert_array_equal(tensor, expected[rows])
@@ -68,8 +68,8 @@ def test_what_is_written_is_read(cache, tensors):
 def test_base_is_the_ranked_activation_where_there_is_no_other(tensors, tmp_path):
     cache = write(tmp_path / "cache.parquet", {"activation": tensors["activation"]})
     for block in cache.blocks():
-        assert block.base is block.ranked
-        assert block.sides == ()
+        assert block.start is block.ranking
+        assert block.skips == ()
 
 
 def test_blocks_can_be_chosen_in_any_order(cache):

@@ -55,8 +55,8 @@ def test_cache_holds_what_the_net_computes(net, first_pass, dtype, pixel_scale):
     np.testing.assert_array_equal(block.labels, labels)
     np.testing.assert_array_equal(cache.image_digests(), digest_pixels(IMAGES))
     np.testing.assert_array_equal(block.predictions, np.asarray(net(pixels)).argmax(1))
-    np.testing.assert_allclose(block.ranked, layer_output(net, "pool", pixels), rtol=1e-5)
-    assert block.ranked.any()
+    np.testing.assert_allclose(block.ranking, layer_output(net, "pool", pixels), rtol=1e-5)
+    assert block.ranking.any()
 
 
 def test_base_and_sides_are_kept(network, first_pass):
@@ -65,8 +65,8 @@ def test_base_and_sides_are_kept(network, first_pass):
     model = as_functional(network.model)
     passed = first_pass(model, network.images, layer=network.layer, rank_at=network.rank_at)
     kept = ["activation"]
-    kept += ["base"] * (network.base != network.rank_at)
-    kept += [f"side_{number}" for number in range(len(network.sides))]
+    kept += ["base"] * (network.start != network.rank_at)
+    kept += [f"side_{number}" for number in range(len(network.skips))]
     assert pq.read_schema(passed.cache.path).names == [
         "image",
         "label",
@@ -75,10 +75,10 @@ def test_base_and_sides_are_kept(network, first_pass):
         *kept,
     ]
     (block,) = passed.cache.blocks()
-    names = [network.rank_at, network.base]
-    names += [side._keras_history.operation.name for side in passed.frontier.sides]
+    names = [network.rank_at, network.start]
+    names += [side._keras_history.operation.name for side in passed.frontier.skips]
     pixels = network.images / np.float32(255)
-    for name, tensor in zip(names, (block.ranked, block.base, *block.sides), strict=True):
+    for name, tensor in zip(names, (block.ranking, block.start, *block.skips), strict=True):
         if name != "max":
             expected = layer_output(model, name, pixels)
             np.testing.assert_allclose(tensor, expected, rtol=1e-4, atol=1e-5)
@@ -94,8 +94,8 @@ def test_small_blocks_hold_the_same_rows(net, first_pass, monkeypatch):
     for name in ("labels", "predictions"):
         joined = np.concatenate([getattr(block, name) for block in blocks])
         np.testing.assert_array_equal(joined, getattr(whole, name))
-    joined = np.concatenate([block.ranked for block in blocks])
-    np.testing.assert_allclose(joined, whole.ranked, rtol=1e-5, atol=1e-3)
+    joined = np.concatenate([block.ranking for block in blocks])
+    np.testing.assert_allclose(joined, whole.ranking, rtol=1e-5, atol=1e-3)
 
 
 def test_the_same_input_gives_the_same_bytes(net, first_pass):
@@ -130,8 +130,8 @@ def test_a_block_holds_whole_batches(net, first_pass, monkeypatch, in_net, in_bl
     blocks = list(first_pass(net, IMAGES).cache.blocks())
     assert [len(block) for block in blocks] == [4, 3]
     assert [block.first for block in blocks] == [0, 4]
-    ranked = np.concatenate([block.ranked for block in blocks])
-    np.testing.assert_array_equal(ranked, whole.ranked)
+    ranked = np.concatenate([block.ranking for block in blocks])
+    np.testing.assert_array_equal(ranked, whole.ranking)
     predictions = np.concatenate([block.predictions for block in blocks])
     np.testing.assert_array_equal(predictions, whole.predictions)
 

@@ -15,13 +15,13 @@ def test_frontier_of_each_architecture(network):
 
     model = as_functional(network.model)
     frontier = find_frontier(model, layer=network.layer, rank_at=network.rank_at)
-    linear = {c.layer.name for c in frontier.consumers if c.layer is not None}
-    activations = {name_of(c.tensor) for c in frontier.consumers if c.layer is None}
+    linear = {c.layer.name for c in frontier.head_inputs if c.layer is not None}
+    activations = {name_of(c.tensor) for c in frontier.head_inputs if c.layer is None}
     assert (linear, activations) == (network.linear, network.activations)
     assert frontier.is_linear == (not activations)
-    assert name_of(frontier.ranked) == network.rank_at
-    assert name_of(frontier.base) == network.base
-    assert {name_of(side) for side in frontier.sides} == network.sides
+    assert name_of(frontier.ranking) == network.rank_at
+    assert name_of(frontier.start) == network.start
+    assert {name_of(skip) for skip in frontier.skips} == network.skips
     assert frontier.num_channels == model.get_layer(network.layer).output.shape[-1]
 
 
@@ -29,11 +29,11 @@ def test_deepid_has_one_source_for_both_consumers(lab_net):
     from goodnet.frontier import find_frontier
 
     frontier = find_frontier(lab_net, layer="conv_3", rank_at="pool_3")
-    assert [consumer.layer.name for consumer in frontier.consumers] == ["conv_4", "fc_1"]
+    assert [head_input.layer.name for head_input in frontier.head_inputs] == ["conv_4", "fc_1"]
     assert [name_of(source) for source in frontier.sources] == ["pool_3"]
-    assert frontier.base is frontier.ranked
+    assert frontier.start is frontier.ranking
     assert frontier.num_channels == 60
-    assert not frontier.base_constant.any()
+    assert not frontier.start_constant.any()
 
 
 def test_constants_come_from_batch_normalization_and_padding():
@@ -50,7 +50,7 @@ def test_constants_come_from_batch_normalization_and_padding():
     model.get_layer("norm").set_weights(
         np.array([[2.0, 1.0], [0.5, -1.0], [0.1, 0.5], [0.25, 4.0]])  # gamma, beta, mean, variance
     )
-    constant = find_frontier(model, layer="conv", rank_at="pad").base_constant
+    constant = find_frontier(model, layer="conv", rank_at="pad").start_constant
     assert constant.shape == (1, 5, 4, 2)
     assert not constant[0, 0].any()
     # sigmoid(0) = 0.5, then gamma * (0.5 - mean) / sqrt(variance) + beta
@@ -68,20 +68,21 @@ def test_a_term_is_the_change_of_the_pre_activation(network, first_pass):
     frontier = passed.frontier
     (block,) = passed.cache.blocks()
     channel = 1
-    masked = block.base.copy()
-    masked[..., channel] = frontier.base_constant[..., channel]
-    beside = dict(zip(map(id, frontier.sides), block.sides, strict=True))
+    masked = block.start.copy()
+    masked[..., channel] = frontier.start_constant[..., channel]
+    beside = dict(zip(map(id, frontier.skips), block.skips, strict=True))
     values, without = (
-        replay(frontier.model, {**beside, id(frontier.base): base}) for base in (block.base, masked)
+        replay(frontier.model, {**beside, id(frontier.start): start})
+        for start in (block.start, masked)
     )
     states = zip(frontier.states(values), frontier.states(without), strict=True)
-    for consumer, (before, after) in zip(frontier.consumers, states, strict=True):
-        if consumer.layer is None:
+    for head_input, (before, after) in zip(frontier.head_inputs, states, strict=True):
+        if head_input.layer is None:
             continue
-        change = np.asarray(values[id(consumer.source)] - without[id(consumer.source)])
+        change = np.asarray(values[id(head_input.source)] - without[id(head_input.source)])
         change = change.reshape(len(block), -1, frontier.num_channels)[..., channel]
         assert np.abs(before - after).max() > 1e-3
-        np.testing.assert_allclose(consumer.term(change, channel), before - after, atol=2e-5)
+        np.testing.assert_allclose(head_input.term(change, channel), before - after, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +92,13 @@ def test_a_sweep_starts_without_any_channel(network, first_pass):
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     frontier = passed.frontier
     (block,) = passed.cache.blocks()
-    nothing = np.broadcast_to(frontier.base_constant, block.base.shape)
-    beside = dict(zip(map(id, frontier.sides), block.sides, strict=True))
-    expected = frontier.states(replay(frontier.model, {**beside, id(frontier.base): nothing}))
-    states, sources, constants = frontier.prepare(block.base, block.sides)
-    assert {len(state) for state in states} == {len(block) if block.sides else 1}
-    assert len(sources) == len(constants) == len(frontier.sources)
-    for found, state in zip(states, expected, strict=True):
+    nothing = np.broadcast_to(frontier.start_constant, block.start.shape)
+    beside = dict(zip(map(id, frontier.skips), block.skips, strict=True))
+    expected = frontier.states(replay(frontier.model, {**beside, id(frontier.start): nothing}))
+    begun = frontier.prepare(block.start, block.skips)
+    assert {len(state) for state in begun.states} == {len(block) if block.skips else 1}
+    assert len(begun.sources) == len(frontier.sources)
+    for found, state in zip(begun.states, expected, strict=True):
         np.testing.assert_allclose(np.broadcast_to(found, state.shape), state, atol=1e-5)
 
 
@@ -142,7 +143,7 @@ def test_an_operation_named_like_a_merge_may_still_mix(build):
         return layers.Dense(3)(layers.Flatten()(ops.average(x, axis=-1)))
 
     frontier = find_frontier(build(answer), layer="conv", rank_at="conv")
-    assert [name_of(consumer.tensor) for consumer in frontier.consumers] == ["conv"]
+    assert [name_of(head_input.tensor) for head_input in frontier.head_inputs] == ["conv"]
 
 
 @pytest.mark.parametrize("rank_at", ["mix", "behind", "before", "flat", "flat_relu"])

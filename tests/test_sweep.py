@@ -113,7 +113,7 @@ def test_the_head_runs_only_where_an_answer_can_change(lab_passes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(vars(passed.frontier), "head", lambda *x: rows.append(len(x[0])) or head(*x))
         answers = sweep_block(block, frontier=passed.frontier, order=order)
-    active = block.base.any(axis=(1, 2))
+    active = block.start.any(axis=(1, 2))
     assert (~active[:, order[:32]]).all()
     # All channels removed, the images are alike; and B's own answers are known.
     assert sum(rows) == 1 + (active.sum(axis=1) - 1).sum()

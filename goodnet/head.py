@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goodnet.activations import FloatArray
-from goodnet.consumers import Consumer
 from goodnet.graph import calls, closes_with_softmax, compiled, replay, scores
+from goodnet.head_inputs import HeadInput
 
 if TYPE_CHECKING:
     import keras
@@ -25,52 +25,52 @@ Operation = Callable[..., FloatArray]
 
 
 def build_head(
-    model: keras.Model, consumers: Sequence[Consumer], sides: Sequence[Any]
+    model: keras.Model, head_inputs: Sequence[HeadInput], skips: Sequence[Any]
 ) -> Operation:
-    """Build the function of `(*states, *sides)` that gives the scores of the classes.
+    """Build the function of `(*states, *skips)` that gives the scores of the classes.
 
     Args:
         model: the functional model B.
-        consumers: those of its frontier. A state is the linear layer's pre-activation, or the
+        head_inputs: those of its frontier. A state is the linear layer's pre-activation, or the
             activation itself where there is no such layer, flattened: (n, features).
-        sides: the symbolic tensors that are read besides.
+        skips: the symbolic tensors that are read besides.
 
     Returns:
         A function to what B answers without a closing softmax, (n, N). It leaves its arguments as
         they are.
     """
-    if sides:
-        return _tensorflow_head(model, consumers, sides)
+    if skips:
+        return _tensorflow_head(model, head_inputs, skips)
     try:
-        return _numpy_head(model, consumers)
+        return _numpy_head(model, head_inputs)
     except _NotInNumpyError:
-        return _tensorflow_head(model, consumers, sides)
+        return _tensorflow_head(model, head_inputs, skips)
 
 
 def _tensorflow_head(
-    model: keras.Model, consumers: Sequence[Consumer], sides: Sequence[Any]
+    model: keras.Model, head_inputs: Sequence[HeadInput], skips: Sequence[Any]
 ) -> Operation:
     import tensorflow as tf
 
     def run(*tensors: Any) -> Any:
-        states, beside = tensors[: len(consumers)], tensors[len(consumers) :]
-        values = dict(zip(map(id, sides), beside, strict=True))
-        for consumer, state in zip(consumers, states, strict=True):
-            value = tf.reshape(state, (-1, *consumer.tensor.shape[1:]))
-            closes = consumer.tensor is model.outputs[0] and closes_with_softmax(model)
-            if consumer.layer is not None and not closes:
-                value = consumer.layer.activation(value)
-            values[id(consumer.tensor)] = value
+        states, beside = tensors[: len(head_inputs)], tensors[len(head_inputs) :]
+        values = dict(zip(map(id, skips), beside, strict=True))
+        for head_input, state in zip(head_inputs, states, strict=True):
+            value = tf.reshape(state, (-1, *head_input.tensor.shape[1:]))
+            closes = head_input.tensor is model.outputs[0] and closes_with_softmax(model)
+            if head_input.layer is not None and not closes:
+                value = head_input.layer.activation(value)
+            values[id(head_input.tensor)] = value
         return scores(model, replay(model, values))
 
-    features = [(None, int(np.prod(consumer.tensor.shape[1:]))) for consumer in consumers]
-    function = compiled(run, [*features, *(side.shape for side in sides)])
+    features = [(None, int(np.prod(head_input.tensor.shape[1:]))) for head_input in head_inputs]
+    function = compiled(run, [*features, *(skip.shape for skip in skips)])
     return lambda *tensors: np.asarray(function(*tensors))
 
 
-def _numpy_head(model: keras.Model, consumers: Sequence[Consumer]) -> Operation:
-    keys = [id(consumer.tensor) for consumer in consumers]
-    starts = [_start(model, consumer) for consumer in consumers]
+def _numpy_head(model: keras.Model, head_inputs: Sequence[HeadInput]) -> Operation:
+    keys = [id(head_input.tensor) for head_input in head_inputs]
+    starts = [_start(model, head_input) for head_input in head_inputs]
     steps = []
     known = set(keys)
     for node in calls(model):
@@ -89,11 +89,11 @@ def _numpy_head(model: keras.Model, consumers: Sequence[Consumer]) -> Operation:
     return head
 
 
-def _start(model: keras.Model, consumer: Consumer) -> Operation:
+def _start(model: keras.Model, head_input: HeadInput) -> Operation:
     """Return what makes a state the activation that it stands for."""
-    shape = consumer.tensor.shape[1:]
-    linear = consumer.layer is not None
-    activate = _activation(model, consumer.layer, consumer.tensor) if linear else _same
+    shape = head_input.tensor.shape[1:]
+    linear = head_input.layer is not None
+    activate = _activation(model, head_input.layer, head_input.tensor) if linear else _same
     return lambda state: activate(state).reshape(len(state), *shape)
 
 

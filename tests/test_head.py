@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from goodnet import heads
+from goodnet import head
 from goodnet.frontier import find_frontier
 from goodnet.graph import as_functional, replay
 
@@ -14,7 +14,7 @@ def frontier_of(network):
 def states_of(frontier, network, first_pass) -> list[np.ndarray]:
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     (block,) = passed.cache.blocks()
-    values = replay(frontier.model, {id(frontier.base): block.base})
+    values = replay(frontier.model, {id(frontier.start): block.start})
     return [np.asarray(state) for state in frontier.states(values)]
 
 
@@ -35,9 +35,9 @@ def test_numpy_gives_what_tensorflow_gives(network, first_pass):
     frontier = frontier_of(network)
     states = states_of(frontier, network, first_pass)
     before = [state.copy() for state in states]
-    parts = frontier.model, frontier.consumers
-    in_numpy = heads._numpy_head(*parts)(*states)
-    in_tensorflow = heads._tensorflow_head(*parts, ())(*states)
+    parts = frontier.model, frontier.head_inputs
+    in_numpy = head._numpy_head(*parts)(*states)
+    in_tensorflow = head._tensorflow_head(*parts, ())(*states)
     np.testing.assert_allclose(in_numpy, in_tensorflow, rtol=1e-5, atol=1e-5)
     assert len(np.unique(in_numpy.argmax(axis=1))) > 1
     for state, unchanged in zip(states, before, strict=True):
@@ -49,8 +49,8 @@ def test_numpy_gives_what_tensorflow_gives(network, first_pass):
 )
 def test_what_numpy_does_not_know_is_left_to_tensorflow(network, first_pass):
     frontier = frontier_of(network)
-    with pytest.raises(heads._NotInNumpyError):
-        heads._numpy_head(frontier.model, frontier.consumers)
+    with pytest.raises(head._NotInNumpyError):
+        head._numpy_head(frontier.model, frontier.head_inputs)
     scores = frontier.head(*states_of(frontier, network, first_pass))
     assert scores.shape == (len(network.images), network.model.output_shape[-1])
 
@@ -65,11 +65,11 @@ def test_a_relu_of_another_kind_is_not_taken_for_a_plain_one(options):
         x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
         x = layers.Dense(5)(layers.Flatten()(x))
         model = keras.Model(image, layers.Dense(3)(relu(x)))
-        return model, find_frontier(model, layer="conv", rank_at="conv").consumers
+        return model, find_frontier(model, layer="conv", rank_at="conv").head_inputs
 
     state = np.array([[-2.0, 0.5, 1.5, 7.0, 9.0]], np.float32)
-    model, consumers = net(layers.ReLU())
+    model, head_inputs = net(layers.ReLU())
     expected = np.maximum(state, 0) @ model.layers[-1].kernel.numpy()
-    np.testing.assert_allclose(heads._numpy_head(model, consumers)(state), expected, rtol=1e-5)
-    with pytest.raises(heads._NotInNumpyError):
-        heads._numpy_head(*net(layers.ReLU(**options)))
+    np.testing.assert_allclose(head._numpy_head(model, head_inputs)(state), expected, rtol=1e-5)
+    with pytest.raises(head._NotInNumpyError):
+        head._numpy_head(*net(layers.ReLU(**options)))

@@ -12,7 +12,7 @@ from goodnet.activations import FloatArray
 
 
 @dataclass(frozen=True)
-class Consumer:
+class HeadInput:
     """One tensor behind the pruned layer through which its channels reach the head.
 
     Attributes:
