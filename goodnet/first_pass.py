@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodnet.activations import ActivationCache, FloatArray, Provenance, cache_schema, to_rows
-from goodnet.errors import InputError
+from goodnet.evaluation import require_finite
 from goodnet.files import atomic_path
 from goodnet.frontier import Frontier
 from goodnet.graph import calls, replay, scores
@@ -65,8 +65,8 @@ def write_activations(
         for answers, *values in mapped(forward, pixels):
             for name, value in zip(tensors, values, strict=True):
                 layer = tensors[name]._keras_history.operation.name
-                _require_finite(value, f"{images.path}: layer {layer}", first=done)
-            _require_finite(answers, f"{images.path}: the answer", first=done)
+                require_finite(value, f"{images.path}: layer {layer}", first=done)
+            require_finite(answers, f"{images.path}: the answer", first=done)
             labels = images.labels[done : done + len(answers)]
             rows = to_rows(
                 schema, first=done, labels=labels, predictions=answers.argmax(1), tensors=values
@@ -128,9 +128,3 @@ def _compile_forward(
 
     function = tf.function(run, input_signature=[tf.TensorSpec((None, *shape), dtype)])
     return lambda pixels: [np.asarray(tensor) for tensor in function(pixels)]
-
-
-def _require_finite(values: FloatArray, what: str, *, first: int) -> None:
-    if not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
-        raise InputError(f"{what} on image {first + bad} is NaN or infinite, expected a number")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goodnet.activations import ActivationCache, Block, IntArray
+from goodnet.evaluation import require_finite
 from goodnet.frontier import Frontier
 from goodnet.images import ImageSet
 from goodnet.sweep import answers_at
@@ -51,6 +52,9 @@ def check_saved(
         step: how many of them are pruned.
         full: all images, or a sample from the middle of the set.
         on_progress: called with the numbers of images done and in all.
+
+    Raises:
+        InputError: an answer is NaN or infinite.
     """
     numbers = range(cache.num_blocks) if full else [cache.num_blocks // 2]
     num_images = num_wrong = 0
@@ -60,7 +64,11 @@ def check_saved(
         flagged = np.where(pruned == block.predictions, pruned, goodnet.output_shape[-1] - 1)
         batches = images.batches(len(block), start=block.first, stop=block.first + len(block))
         pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
-        wrong = (_answers(b_prime, pixels) != pruned) | (_answers(goodnet, pixels) != flagged)
+        repaired, guarded = (
+            _answers(net, pixels, f"{images.path}: the answer of {name}", first=block.first)
+            for net, name in ((b_prime, "B'"), (goodnet, "G"))
+        )
+        wrong = (repaired != pruned) | (guarded != flagged)
         num_images += len(block)
         on_progress(num_images, cache.num_images if full else num_images)
         num_wrong += int(np.count_nonzero(wrong))
@@ -76,8 +84,10 @@ def is_bearable(agreement: Agreement) -> bool:
     return agreement.disagreements <= max(1, agreement.images // 10_000)
 
 
-def _answers(model: keras.Model, pixels: Any) -> IntArray:
-    return np.asarray(model(pixels, training=False)).argmax(axis=1)
+def _answers(model: keras.Model, pixels: Any, what: str, *, first: int) -> IntArray:
+    outputs = np.asarray(model(pixels, training=False))
+    require_finite(outputs, what, first=first)
+    return outputs.argmax(axis=1)
 
 
 def _first(block: Block, num_images: int) -> Block:
