@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from goodnet.command import DONE, Parser, exit_code, positive
@@ -16,8 +17,12 @@ from goodnet.model_files import describe_model
 from goodnet.models import load_model
 
 
-def main() -> int:
-    """Run the script; return 0, or 2 for what the user can mend."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return 0, or 2 for what the user can mend.
+
+    Args:
+        arguments: of the command line.
+    """
     parser = Parser(prog="eval.py", description=__doc__)
     parser.add_argument("clean", type=Path, help="clean images with their labels")
     parser.add_argument("poisoned", type=Path, help="poisoned images with the attacker's label")
@@ -26,7 +31,7 @@ def main() -> int:
     parser.add_argument(
         "--pixel-scale", type=positive, default=1.0, help="divides the pixels (default: 1)"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
 
     def command() -> int:
         clean, poisoned = _evaluate(given)

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.command import FLOAT32
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, require_complete
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
@@ -27,7 +28,7 @@ from tasks.stages import Stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
 
 Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
-PixelScale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PixelScale = Annotated[float, Field(ge=FLOAT32[0], le=FLOAT32[1], allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
 

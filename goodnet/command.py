@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from goodnet.disk import describe_free
@@ -16,6 +17,9 @@ from goodnet.errors import InputError, printable
 
 DONE, MENDABLE, STOPPED = 0, 2, 130
 """Exit codes, of which the last is the one that shells have for Ctrl-C."""
+
+FLOAT32 = 1e-37, 1e38
+"""Numbers between these stay above 0 and finite where nets compute with them."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,7 +38,7 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
     try:
         _require_current_folder()
         code = command()
-        sys.stdout.flush()
+        _write_out()
         return code
     except InputError as error:
         _say(f"error: {error}")
@@ -54,12 +58,13 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
 
 def describe_os_error(error: OSError) -> str:
     """Return one printable line: the file, what the system says, and how full a full disk is."""
-    file = error.filename2 or error.filename
     line = error.strerror or str(error) or type(error).__name__
-    if file is not None:
-        line = f"{os.fsdecode(file) if isinstance(file, (str, bytes)) else file}: {line}"
-        if error.errno in _FULL and isinstance(file, (str, bytes)):
-            line += f", {describe_free(os.fsdecode(file))}"
+    given = error.filename2 or error.filename
+    if isinstance(given, (str, bytes)):  # not where an open file was given by its number
+        file = os.fsdecode(given)
+        line = f"{file}: {line}"
+        if error.errno in _FULL and Path(file).is_absolute():
+            line += f"; {describe_free(Path(file))}"
     return str(InputError(line))
 
 
@@ -79,15 +84,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> float:
-    """Return the finite number above 0 that an argument is.
+    """Return the finite number above 0 that an argument is, one that nets can divide by.
 
     Raises:
         ArgumentTypeError: it is none.
     """
     with suppress(ValueError):
-        if 0 < float(text) < float("inf"):
+        if FLOAT32[0] <= float(text) <= FLOAT32[1]:
             return float(text)
-    raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+    raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0 that float32 can hold")
 
 
 def whole(text: str) -> int:
@@ -136,6 +141,14 @@ def _require_current_folder() -> None:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError as error:
         raise InputError("the current folder is gone, change to one that is there") from error
+
+
+def _write_out() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def _say(line: str) -> None:

@@ -39,9 +39,12 @@ def require_space(folder: Path, *, num_images: int, image_bytes: int) -> None:
         )
 
 
-def describe_free(path: str) -> str:
-    """Say how much room is left on the disk that a path is or will be on."""
-    return f"{format_bytes(_free_bytes(Path(path)))} of its disk are free"
+def describe_free(path: Path) -> str:
+    """Say how much room is left on the disk that a path is or will be on.
+
+    What was begun and did not fit is deleted by the time that this is asked.
+    """
+    return f"without what was begun, its disk has {format_bytes(_free_bytes(path))} free"
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -63,6 +63,10 @@ def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> 
             f"run name has {len(os.fsencode(name))} bytes, expected at most {_MAX_NAME_BYTES}"
         )
     folder = artifacts / kind / name
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:  # stored with a run in Prefect's database, which is text
+        raise InputError(f"{folder}: is no UTF-8, expected a folder with another name") from error
     if os.path.lexists(folder):
         raise InputError(f"{folder}: that run is there already, expected a new name")
     for place in (folder.parent, *folder.absolute().parents, artifacts / "cache"):
