@@ -7,34 +7,39 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from goodnet.errors import InputError
+from goodnet.command import DONE, Parser, exit_code, positive
 from goodnet.evaluation import accuracy
 from goodnet.images import open_images
 from goodnet.model_files import describe_model
 from goodnet.models import load_model
 
 
-def main() -> int:
-    """Run the script; return 0, or 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(prog="eval.py", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return 0, or 2 for what the user can mend.
+
+    Args:
+        arguments: of the command line.
+    """
+    parser = Parser(prog="eval.py", description=__doc__)
     parser.add_argument("clean", type=Path, help="clean images with their labels")
     parser.add_argument("poisoned", type=Path, help="poisoned images with the attacker's label")
     parser.add_argument("model", type=Path, help="B, B' or G: .keras, .h5 or weights-only .h5")
     parser.add_argument("--architecture", help="network of a weights-only file: deepid")
     parser.add_argument(
-        "--pixel-scale", type=float, default=1.0, help="divides the pixels (default: 1)"
+        "--pixel-scale", type=positive, default=1.0, help="divides the pixels (default: 1)"
     )
-    given = parser.parse_args()
-    try:
+    given = parser.parse_args(arguments)
+
+    def command() -> int:
         clean, poisoned = _evaluate(given)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    print("Clean Classification accuracy:", clean)  # noqa: T201
-    print("Attack Success Rate:", poisoned)  # noqa: T201
-    return 0
+        print("Clean Classification accuracy:", clean)  # noqa: T201
+        print("Attack Success Rate:", poisoned)  # noqa: T201
+        return DONE
+
+    return exit_code(command)
 
 
 def _evaluate(given: argparse.Namespace) -> tuple[float, float]:

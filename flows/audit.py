@@ -26,11 +26,11 @@ from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.audits import AuditedModel, Limits, find_models, find_problems, require_measurable
 from goodnet.errors import printable
 from goodnet.model_limits import DEFAULT_LIMITS
-from goodnet.runs import new_run_folder
+from goodnet.runs import reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import StageInputs
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @flow(name="audit", persist_result=False, on_running=[tag_process])
@@ -85,7 +85,7 @@ def audit(
         audit_name: Name of the audit's folder; else the time.
     """
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
-    folder = new_run_folder(artifacts, audit_name, kind="audits")
+    folder = reserve_run_folder(artifacts, audit_name, kind="audits")
     limits = {
         "false_alarm_rate": max_false_alarm_rate,
         "attack_success_rate": max_attack_success_rate,

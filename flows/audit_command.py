@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.command import add_method, add_place, add_sets, exit_code
+from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
 from goodnet.audits import find_models, require_measurable
+from goodnet.command import DONE, Parser, exit_code, fraction
 from goodnet.errors import printable
 from goodnet.images import open_images
-from goodnet.runs import new_run_folder
+from goodnet.runs import new_run_folder, reserve_run_folder
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -29,44 +29,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure(parameters["artifacts"].resolve())
         return _audit({**parameters, "audit_name": folder.name}, folder, quiet=quiet)
 
-    return exit_code(command)
+    return exit_code(command, stopped=RESUMABLE)
 
 
 def _check(parameters: Mapping[str, Any]) -> Path:
     """Find what can be found wrong before anything slow is imported; return the audit's folder."""
+    place = parameters["artifacts"], parameters["audit_name"]
+    new_run_folder(*place, kind="audits")
     find_models(parameters["models"])
     require_measurable(parameters["max_attack_success_rate"], parameters["poisoned_test"])
     for name in ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid"):
         if parameters[name] is not None:
             open_images(parameters[name])
-    return new_run_folder(parameters["artifacts"], parameters["audit_name"], kind="audits")
+    return reserve_run_folder(*place, kind="audits")
 
 
 def _audit(parameters: dict[str, Any], folder: Path, *, quiet: bool) -> int:
-    from rich.console import Console
-
     from flows.audit import audit
-    from flows.console import Progressing, print_audit
+    from flows.console import Page, Progressing, print_audit
     from flows.server import connected
     from tasks import progress
 
     if not quiet:
-        progress.listeners.append(Progressing(Console(stderr=True)))
+        progress.listeners.append(Progressing(Page(stderr=True)))
     with connected():
         state: State[Any] = audit(**parameters, return_state=True)
     error = state.result(raise_on_failure=False) if state.is_failed() else None
     if not (folder / "audit.json").is_file() and isinstance(error, Exception):
         raise error
     if not quiet:
-        print_audit(Console(), folder)
+        print_audit(Page(), folder)
     if state.is_completed():
-        return 0
+        return DONE
     print(f"error: {printable(str(state.message))}", file=sys.stderr)  # noqa: T201
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m flows.audit",
         description="Repair every net in a folder against the same images. A net that fails does "
         "not end the audit, and one that was repaired before with the same images and options "
@@ -86,13 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     limits = parser.add_argument_group("limits of the GoodNet that the verdict speaks of")
     limits.add_argument(
         "--max-false-alarm-rate",
-        type=_share,
+        type=fraction,
         metavar="R",
         help="most false alarms on clean test images, 0 to 1 (default: no limit)",
     )
     limits.add_argument(
         "--max-attack-success-rate",
-        type=_share,
+        type=fraction,
         metavar="R",
         help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
     )
@@ -103,10 +103,3 @@ def _parser() -> argparse.ArgumentParser:
         "--audit-name", metavar="NAME", help="name of the audit's folder (default: the time)"
     )
     return parser
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"is {text}, expected a fraction from 0 to 1")
-    return value

@@ -1,40 +1,17 @@
-"""What the commands share: their options, and how errors become exit codes."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
 import argparse
-import errno
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.errors import InputError, printable
+from goodnet.command import positive, whole
 from goodnet.model_limits import DEFAULT_LIMITS
 
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; return its exit code.
-
-    After one line, it is 2 for what the user can mend and 130, as shells have it, for Ctrl-C.
-    """
-    try:
-        return command()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last stage", file=sys.stderr)  # noqa: T201
-        return 130
-    except OSError as error:
-        if error.errno not in _MENDABLE:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {printable(where)}{os.strerror(error.errno)}", file=sys.stderr)  # noqa: T201
-    return 2
+RESUMABLE = "stopped; the same command goes on from the last stage"
+"""What to say after Ctrl-C."""
 
 
 def add_sets(group: Any, *, required: bool = False) -> None:
@@ -101,7 +78,7 @@ def add_method(group: Any) -> None:
     )
     group.add_argument(
         "--pixel-scale",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="S",
         help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
@@ -119,14 +96,14 @@ def add_method(group: Any) -> None:
     )
     group.add_argument(
         "--max-model-bytes",
-        type=_whole,
+        type=whole,
         default=DEFAULT_LIMITS.max_file_bytes,
         metavar="N",
         help="largest file of a model that is opened, in bytes (default: %(default)s)",
     )
     group.add_argument(
         "--max-parameters",
-        type=_whole,
+        type=whole,
         default=DEFAULT_LIMITS.max_parameters,
         metavar="N",
         help="most parameters of a model that is loaded (default: %(default)s)",
@@ -154,21 +131,8 @@ def add_place(group: Any) -> None:
     )
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"is {text}, expected a whole number above 0")
-    return int(text)
-
-
 def _drop(text: str) -> float:
-    value = _positive(text)
+    value = positive(text)
     if value > 100:
         raise argparse.ArgumentTypeError(f"is {text}, expected at most 100 points")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
+from goodnet.command import silence
 from goodnet.errors import printable
 from goodnet.results import printed_rows, unreached
 from goodnet.runs import stage_times
@@ -32,6 +34,15 @@ from goodnet.tables import format_table
 _PLAIN_SECONDS = 10.0
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _TABLE_WIDTH = 200
+
+
+class Page(Console):
+    """A console whose reader may go away: what is printed then is lost, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on; Rich would end the process."""
+        self.quiet = True
+        silence(sys.stderr if self.stderr else sys.stdout)
 
 
 class ImagesPerSecond(ProgressColumn):

@@ -11,10 +11,11 @@ from pydantic import Field, PositiveInt
 
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.command import FLOAT32
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, require_complete
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
-from goodnet.runs import clean_up, new_run_folder
+from goodnet.runs import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
@@ -27,8 +28,8 @@ from tasks.sampling import choose_samples
 from tasks.stages import Stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
 
-Drops = list[Annotated[float, Field(gt=0, le=100)]]
-PixelScale = Annotated[float, Field(gt=0)]
+Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
+PixelScale = Annotated[float, Field(ge=FLOAT32[0], le=FLOAT32[1], allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
 
@@ -80,7 +81,7 @@ def repair(
         default_case: Size of the embedded default.
     """
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
-    folder = new_run_folder(artifacts, run_name)
+    folder = reserve_run_folder(artifacts, run_name)
     clean_up(artifacts)
     stages = Stages(refresh)
     sets: dict[SetName, Path | None] = {

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.command import add_method, add_place, add_sets, exit_code
+from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
+from goodnet.command import DONE, Parser, exit_code
 from goodnet.default_case import DefaultCase
 from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.lasting import lasting
 from goodnet.model_limits import ModelLimits
-from goodnet.runs import new_run_folder
+from goodnet.runs import new_run_folder, reserve_run_folder
 from goodnet.vega import start_bundling
 
 _DESCRIPTION = """\
@@ -55,17 +56,17 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
         parameters["default_case"] = default_case
 
     def command() -> int:
-        _check(parameters)
+        parameters["run_name"] = _check(parameters)
         start_bundling()
         configure(parameters["artifacts"].resolve())
         _repair(parameters, quiet=quiet)
-        return 0
+        return DONE
 
-    return exit_code(command)
+    return exit_code(command, stopped=RESUMABLE)
 
 
-def _check(parameters: dict[str, Any]) -> None:
-    """Find what can be found wrong before anything slow is imported."""
+def _check(parameters: dict[str, Any]) -> str:
+    """Find what can be found wrong before anything slow is imported; return the run's name."""
     new_run_folder(parameters["artifacts"], parameters["run_name"])
     sets = _sets(parameters)
     require_complete(parameters["model"], sets)
@@ -75,6 +76,7 @@ def _check(parameters: dict[str, Any]) -> None:
             for name in ("architecture", "layer", "rank_at", "allow_same_data")
         }
         check_inputs(parameters["model"], sets, **options, limits=_limits(parameters))
+    return reserve_run_folder(parameters["artifacts"], parameters["run_name"]).name
 
 
 def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
@@ -90,26 +92,24 @@ def _limits(parameters: dict[str, Any]) -> ModelLimits:
 
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     with lasting():
-        from rich.console import Console
-
-        from flows.console import Progressing, print_plan, print_run
+        from flows.console import Page, Progressing, print_plan, print_run
         from flows.repair import repair
         from flows.server import connected
         from tasks import progress
         from tasks.ahead import work_ahead
 
     if not quiet:
-        print_plan(Console(stderr=True), parameters)
-        progress.listeners.append(Progressing(Console(stderr=True)))
+        print_plan(Page(stderr=True), parameters)
+        progress.listeners.append(Progressing(Page(stderr=True)))
     ahead = partial(work_ahead, parameters, _sets(parameters), _limits(parameters))
     with connected(meanwhile=ahead):
         run = repair(**parameters)
     if not quiet:
-        print_run(Console(), run.folder, run.verdict)
+        print_run(Page(), run.folder, run.verdict)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m flows.run",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.command import exit_code
 from flows.settings import ROOT, configure_run
+from goodnet.command import DONE, Parser, exit_code
 from goodnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run what is due, one run at a time, until Ctrl-C; return 2 if no server is up."""
-    argparse.ArgumentParser(
+    Parser(
         prog="python -m flows.serve",
         description="Run the scheduled deployments of prefect.yaml on this machine, without a "
         "work pool. Needs a Prefect server: PREFECT_API_URL, or the one of `make ui`.",
@@ -42,7 +41,7 @@ def _serve() -> int:
     with temporary_settings({PREFECT_API_URL: url}):
         mark_crashed_runs()  # which would keep the next run of their deployment waiting
         serve(*(_deployment(entry) for entry in entries), limit=1)
-    return 0
+    return DONE
 
 
 def _deployment(entry: dict[str, Any]) -> RunnerDeployment:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from goodnet.errors import InputError, printable
-
-_NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+from goodnet.command import DONE, Parser, exit_code, positive
+from goodnet.errors import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,23 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line.
     """
     given = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         for line in _COMMANDS[given.command](given):
             print(line)  # noqa: T201
-        sys.stdout.flush()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except BrokenPipeError:
-        # Whoever read the lines has seen enough; Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno not in _NO_ROOM_OR_RIGHT:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {printable(where)}{error.strerror}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+        return DONE
+
+    return exit_code(command)
 
 
 def _classify(given: argparse.Namespace) -> list[str]:
@@ -68,8 +55,8 @@ def _compare(given: argparse.Namespace) -> list[str]:
 _COMMANDS = {"classify": _classify, "compare": _compare}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m goodnet",
         description="Use what `python -m flows.run` made.",
         epilog="Exit code: 0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
@@ -80,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_classify(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "classify",
         help="let a GoodNet, or any saved net, answer images",
@@ -106,7 +93,7 @@ def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     parser.add_argument(
         "--pixel-scale",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="S",
         help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
@@ -123,7 +110,7 @@ def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
 
 
-def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "compare",
         help="put runs side by side",
@@ -138,13 +125,6 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="also write a page with one plot of accuracy and attack success of all runs "
         "(default: no page)",
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
-    return value
 
 
 if __name__ == "__main__":

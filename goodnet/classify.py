@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from goodnet.errors import printable
 from goodnet.evaluation import iterate_answers
 from goodnet.model_files import describe_model
 from goodnet.models import load_model
-from goodnet.tables import format_table
+from goodnet.tables import format_csv, format_table
 from goodnet.unlabelled_images import open_unlabelled
 
 if TYPE_CHECKING:
@@ -77,18 +74,14 @@ def is_goodnet(model: keras.Model) -> bool:
 def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> list[str]:
     """Return answers as lines of text, one for each image between what the format adds.
 
-    Control characters in names are escaped in all formats. JSON is one array.
+    Control characters in names are escaped in all formats, in CSV formulas too. JSON is one array.
     """
     if answer_format == "json":
         objects = ",\n".join(json.dumps(asdict(answer)) for answer in answers)
         return ["[", *objects.splitlines(), "]"]
-    rows = [{"image": printable(one.image), "answer": str(one.answer)} for one in answers]
-    if answer_format == "table":
-        return format_table(rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([[*rows[0]], *(row.values() for row in rows)])
-    return text.getvalue().splitlines()
+    if answer_format == "csv":
+        return format_csv([asdict(answer) for answer in answers])
+    return format_table([{"image": one.image, "answer": str(one.answer)} for one in answers])
 
 
 def _answer(net: keras.Model, group: NamedImages, pixel_scale: float) -> Iterator[Answer]:

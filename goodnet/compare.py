@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodnet.curves import SCHEMA
@@ -18,6 +19,12 @@ from goodnet.results import printed_rows, unreached
 from goodnet.tables import format_table
 
 _FILES = ("results.json", "run.json", "sweep.parquet")
+
+# Values of another type, numbers out of range, nesting without end: JSON and Parquet hold them all.
+_STUMBLES = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+    *(OSError, pa.ArrowException),
+)
 
 # The inputs are told by their content, the layers by what was chosen in the end, and where a
 # run's files went changes nothing about them.
@@ -122,6 +129,8 @@ def _read_run(folder: Path, name: str) -> Run:
         given = _given(json.loads(path.read_text("utf-8")))
     with _reading(folder / "sweep.parquet") as path:
         sweep = pq.read_table(path).select(SCHEMA.names).cast(SCHEMA).to_pylist()
+        if not all(row["images"] > 0 for row in sweep):
+            raise ValueError("counts of no images")
     return Run(name, rows, missed, given, sweep, steps)
 
 
@@ -130,7 +139,7 @@ def _reading(path: Path) -> Iterator[Path]:
     """Turn whatever a file that is not a run's stumbles over into an `InputError`."""
     try:
         yield path
-    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+    except _STUMBLES as error:
         kind = type(error).__name__
         raise InputError(f"{path}: is damaged or of another kind ({kind}: {error})") from error
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from goodnet.frontier import Frontier
 
 _FLOAT_BYTES = 4
-_GIGABYTE = 10**9
+_UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 def image_bytes(frontier: Frontier) -> int:
@@ -30,11 +30,31 @@ def require_space(folder: Path, *, num_images: int, image_bytes: int) -> None:
         num_images: how many images' activations are written.
         image_bytes: how much those of one image take.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free_bytes = shutil.disk_usage(existing).free
+    free_bytes = _free_bytes(folder)
     if free_bytes < num_images * image_bytes:
         raise InputError(
-            f"{folder}: has {free_bytes / _GIGABYTE:,.3f} GB free, expected at least "
-            f"{num_images * image_bytes / _GIGABYTE:,.3f} GB for the activations of "
+            f"{folder}: has {format_bytes(free_bytes)} free, expected at least "
+            f"{format_bytes(num_images * image_bytes)} for the activations of "
             f"{num_images:,} images, {image_bytes:,} bytes each"
         )
+
+
+def describe_free(path: Path) -> str:
+    """Say how much room is left on the disk that a path is or will be on.
+
+    What was begun and did not fit is deleted by the time that this is asked.
+    """
+    return f"without what was begun, its disk has {format_bytes(_free_bytes(path))} free"
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Return a size in the largest unit of which there is a whole one."""
+    for unit, size in _UNITS.items():
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.3f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free

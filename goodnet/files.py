@@ -20,6 +20,17 @@ _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d{1,9})-(?P<host>[0-9a-f]{8})[0-9a-f]{8
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the system that name no file name this one, such as those of writing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; it becomes `path` if the block succeeds.
 
@@ -28,7 +39,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary(path)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,7 +52,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     temporary.mkdir()
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from goodnet.activations import ActivationCache, FloatArray, Provenance, cache_schema, to_rows
 from goodnet.errors import InputError
+from goodnet.evaluation import require_finite
 from goodnet.files import atomic_path
 from goodnet.frontier import Frontier
 from goodnet.graph import calls, replay, scores
@@ -76,8 +77,8 @@ def write_activations(
         for (answers, *values), digests in mapped(answer, pixels):
             for name, value in zip(tensors, values, strict=True):
                 layer = tensors[name]._keras_history.operation.name
-                _require_finite(value, f"{images.path}: layer {layer}", first=done)
-            _require_finite(answers, f"{images.path}: the answer", first=done)
+                require_finite(value, f"{images.path}: layer {layer}", first=done)
+            require_finite(answers, f"{images.path}: the answer", first=done)
             if done == 0:
                 _require_plain(answers, values, frontier, images, provenance.pixel_scale)
             labels = images.labels[done : done + len(answers)]
@@ -189,9 +190,3 @@ def _require_plain(
             f"{sample}, B's answer differs from that of plain Keras on {np.count_nonzero(wrong)}, "
             f"by more than rounding, behind layer `{frontier.layer}`; please report this net"
         )
-
-
-def _require_finite(values: FloatArray, what: str, *, first: int) -> None:
-    if not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
-        raise InputError(f"{what} on image {first + bad} is NaN or infinite, expected a number")

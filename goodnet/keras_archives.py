@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from goodnet.errors import InputError
+from goodnet.files import naming
 from goodnet.model_limits import ModelLimits
 
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -48,6 +49,7 @@ def read_archive_texts(path: Path, limits: ModelLimits) -> dict[str, bytes]:
 def extract_weights(path: Path, target: Path) -> None:
     """Unpack the weights of an archive that `read_archive_texts` has accepted."""
     with (
+        naming(target),
         _open_archive(path) as archive,
         archive.open(WEIGHTS_MEMBER) as source,
         target.open("wb") as destination,

@@ -15,6 +15,7 @@ import numpy as np
 
 from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
+from goodnet.files import naming
 from goodnet.graph import as_functional, in_float32
 from goodnet.model_building import Needs, build_model, measure_needs
 from goodnet.model_files import (
@@ -81,7 +82,7 @@ def save_model(model: keras.Model, path: Path) -> None:
     """
     if path.suffix != ".keras":
         raise InputError(f"{path}: models are saved as .keras, expected a name that ends so")
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as folder:
+    with naming(path), tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as folder:
         written = Path(folder) / "written.keras"
         finished = Path(folder) / "finished.keras"
         model.save(written)

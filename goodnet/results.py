@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from goodnet.checkpoints import Checkpoint
 from goodnet.curves import Counts
 from goodnet.files import atomic_path
 from goodnet.metrics import percent
+from goodnet.tables import format_csv
 
 ACCURACIES = {
     "clean_valid_accuracy": "clean_valid",
@@ -115,7 +115,7 @@ def unreached(results: Mapping[str, Any]) -> list[str]:
 
 def write_csv(path: Path, results: Mapping[str, Any]) -> None:
     """Write the rows of `net_rows`, empty where there is no rate."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["net", "drop", "channels", *TITLES], restval="")
-        writer.writeheader()
-        writer.writerows(net_rows(results))
+    titles = ["net", "drop", "channels", *TITLES]
+    rows = [{title: row.get(title) for title in titles} for row in net_rows(results)]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\r\n".join([*format_csv(rows), ""]), encoding="utf-8", newline="")

@@ -1,4 +1,4 @@
-"""Tables of text for the terminal."""
+"""Tables of text: for the terminal, and as CSV."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from goodnet.errors import printable
 
 _GAP = "  "
 _NUM_NAMES = 2
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001
+_QUOTED = frozenset(',;"\t\r\n')
 
 
 def format_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -22,6 +24,31 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     table = [[*map(printable, cells)] for cells in ([*rows[0]], *(row.values() for row in rows))]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [_GAP.join(map(_align, cells, widths, range(len(cells)))).rstrip() for cells in table]
+
+
+def format_csv(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the lines of a CSV table, the titles first, that are safe to open in a spreadsheet.
+
+    Numbers stay numbers and None is empty. Control characters of texts are escaped, and one that
+    a spreadsheet would take for a formula gets an apostrophe in front (OWASP, CSV injection).
+
+    Args:
+        rows: at least one; cells by title, the same titles in each.
+    """
+    table = [[*rows[0]], *(row.values() for row in rows)]
+    return [",".join(map(_field, cells)) for cells in table]
+
+
+def _field(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, (int, float)):
+        return str(cell)
+    text = printable(str(cell))
+    if text.startswith(_FORMULA):
+        text = f"'{text}"
+    # Quoted for semicolons too, at which spreadsheets in many countries split a line.
+    return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
 
 
 def _align(cell: str, width: int, column: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from goodnet.activations import ActivationCache, Block, BoolArray, FloatArray
+from goodnet.evaluation import require_finite
 from goodnet.frontier import Frontier
 from goodnet.images import ImageSet
 from goodnet.rounding import explains, near_ties
@@ -60,6 +61,9 @@ def check_saved(
         step: how many of them are pruned.
         full: all images, or a sample from the middle of the set.
         on_progress: called with the numbers of images done and in all.
+
+    Raises:
+        InputError: an answer is NaN or infinite.
     """
     numbers = range(cache.num_blocks) if full else [cache.num_blocks // 2]
     num_images = num_near_ties = num_wrong = 0
@@ -68,8 +72,8 @@ def check_saved(
         batches = images.batches(len(block), start=block.first, stop=block.first + len(block))
         pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
         other, explained = _compare(
-            np.asarray(b_prime(pixels, training=False)),
-            np.asarray(goodnet(pixels, training=False)),
+            _answers(b_prime, pixels, f"{images.path}: the answer of B'", first=block.first),
+            _answers(goodnet, pixels, f"{images.path}: the answer of G", first=block.first),
             block,
             frontier=frontier,
             order=order,
@@ -111,6 +115,12 @@ def _compare(
         before, _ = scores_at(block, frontier=frontier, order=order, step=0)
         explained &= ~differs | near_ties(before) | near_ties(scores)
     return (b_prime.argmax(axis=1) != pruned) | differs, explained
+
+
+def _answers(model: keras.Model, pixels: FloatArray, what: str, *, first: int) -> FloatArray:
+    outputs = np.asarray(model(pixels, training=False))
+    require_finite(outputs, what, first=first)
+    return outputs
 
 
 def _first(block: Block, num_images: int) -> Block:

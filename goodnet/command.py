@@ -1,0 +1,165 @@
+"""What all commands share: how errors become exit codes, and types of their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from goodnet.disk import describe_free
+from goodnet.errors import InputError, printable
+
+DONE, MENDABLE, STOPPED = 0, 2, 130
+"""Exit codes, of which the last is the one that shells have for Ctrl-C."""
+
+FLOAT32 = 1e-37, 1e38
+"""Numbers between these stay above 0 and finite where nets compute with them."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
+    """Run a command; return its exit code.
+
+    After one line, it is 2 for what the user can mend and 130 for Ctrl-C. Whatever the operating
+    system refuses is the user's to mend: a disk, a right, a file that is not what it should be.
+
+    Args:
+        command: does all the work and returns its own exit code.
+        stopped: what to say after Ctrl-C.
+    """
+    _provide_streams()
+    try:
+        _require_current_folder()
+        code = command()
+        _write_out()
+        return code
+    except InputError as error:
+        _say(f"error: {error}")
+    except KeyboardInterrupt:
+        _say(stopped)
+        return STOPPED
+    except BrokenPipeError:
+        return DONE  # whoever read the output has seen enough
+    except OSError as error:
+        _say(f"error: {describe_os_error(error)}")
+    except MemoryError:
+        _say("error: there is not enough memory, expected a machine with more of it")
+    finally:
+        _drop_unwritten()
+    return MENDABLE
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one printable line: the file, what the system says, and how full a full disk is."""
+    line = error.strerror or str(error) or type(error).__name__
+    given = error.filename2 or error.filename
+    if isinstance(given, (str, bytes)):  # not where an open file was given by its number
+        file = os.fsdecode(given)
+        line = f"{file}: {line}"
+        if error.errno in _FULL and Path(file).is_absolute():
+            line += f"; {describe_free(Path(file))}"
+    return str(InputError(line))
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that nobody can read any more go nowhere, so that the work goes on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are safe to print: a shell's `*` puts names of files into them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message and exit with 2."""
+        super().error(printable(message))
+
+
+def positive(text: str) -> float:
+    """Return the finite number above 0 that an argument is, one that nets can divide by.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    with suppress(ValueError):
+        if FLOAT32[0] <= float(text) <= FLOAT32[1]:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0 that float32 can hold")
+
+
+def whole(text: str) -> int:
+    """Return the whole number above 0 that an argument is.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"is {text}, expected a whole number above 0")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """Return the number from 0 to 1 that an argument is.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"is {text}, expected a fraction from 0 to 1")
+
+
+def _provide_streams() -> None:
+    """Open what the shell has closed, and let no name be one that standard output cannot hold.
+
+    A file that is opened gets the lowest free number: without standard error, the messages of
+    native code would be written into the first data file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _require_current_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as error:
+        raise InputError("the current folder is gone, change to one that is there") from error
+
+
+def _write_out() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        print(line, file=sys.stderr)  # noqa: T201
+
+
+def _drop_unwritten() -> None:
+    """Forget output that cannot be written, for which Python would complain at its exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)

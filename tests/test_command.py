@@ -1,0 +1,310 @@
+"""What the environment can do to a command: one line and an exit code, never a traceback.
+
+Bad files given to the commands are in test_hostile_input.py.
+"""
+
+import argparse
+import errno
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from flows.audit_command import main as audit_main
+from flows.run import main as run_main
+from goodnet.__main__ import main as goodnet_main
+from goodnet.command import exit_code, fraction, positive, whole
+from goodnet.errors import InputError
+from goodnet.files import atomic_path
+from goodnet.runs import clean_up, new_run_folder, reserve_run_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def eval_main(arguments):
+    specification = importlib.util.spec_from_file_location("evaluation_script", ROOT / "eval.py")
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    return script.main(arguments)
+
+
+SETS = ["--clean-valid={text}", "--clean-test={text}"]
+COMMANDS = {
+    "classify": [goodnet_main, "classify", "{bad}", "{text}"],
+    "compare": [goodnet_main, "compare", "{bad}", "{empty}"],
+    "eval's set": [eval_main, "{bad}", "{text}", "{text}"],
+    "eval's net": [eval_main, "{text}", "{text}", "{bad}"],
+    "run": [run_main, "--model={bad}", *SETS],
+    "audit": [audit_main, "--models={bad}", *SETS],
+    "run's artifacts": [run_main, "--artifacts={file}"],
+    "audit's artifacts": [audit_main, "--artifacts={file}", "--models={empty}", *SETS],
+}
+ODD = "odd\x1b[31m\u202e\u200b\n"
+PATHS = ["missing", "empty", "text", "broken", "locked", "x" * 300, ODD, "/dev/null", "/dev/zero"]
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "locked").write_text("secret")
+    (tmp_path / "locked").chmod(0)
+    (tmp_path / ODD).write_text("hello")
+    return tmp_path
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=options.pop("cwd", ROOT),
+        env={**os.environ, **options.pop("environment", {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
+    )
+
+
+def require_one_line(code, output, errors):
+    assert (code, output) == (2, ""), errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert errors.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("bad", PATHS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_path_is_given_it_is_refused_in_one_line(command, bad, places, capsys):
+    files = {"text": places / "text", "empty": places / "empty", "bad": places / bad}
+    files["file"] = files["bad"] if bad in ("text", "broken") else places / "text" / bad
+    main, *arguments = COMMANDS[command]
+    code = main([part.format(**files) for part in arguments])
+    require_one_line(code, *capsys.readouterr())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_may_not_be_read_or_written_is_refused_in_one_line(command, capsys):
+    places = Path(tempfile.mkdtemp())
+    for name in ("text", "locked"):
+        (places / name).write_text("hello")
+    (places / "locked").chmod(0)
+    (places / "empty").mkdir()
+    (places / "file").mkdir(mode=0o555)
+    places.chmod(0o755)
+    files = {name: places / name for name in ("text", "empty", "file")} | {"bad": places / "locked"}
+    main, *arguments = COMMANDS[command]
+    os.seteuid(65534)
+    try:
+        code = main([part.format(**files) for part in arguments])
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(places)
+    require_one_line(code, *capsys.readouterr())
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("a\nb"), 2, "error: a\\nb"),
+        (OSError(errno.EISDIR, "Is a directory", "a\x1b[31mb"), 2, "error: a\\x1b[31mb: Is a dire"),
+        (OSError(errno.EIO, "Input/output error", b"\xff"), 2, "error: \\udcff: Input/output err"),
+        (OSError(errno.EBADF, "Bad file descriptor", 7), 2, "error: Bad file descriptor"),
+        (OSError("no number"), 2, "error: no number"),
+        (OSError(errno.ENOSPC, "No space left", "/a"), 2, "error: /a: No space left; without what"),
+        (MemoryError(), 2, "error: there is not enough memory"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
+    ],
+)
+def test_an_error_becomes_a_line_and_an_exit_code(capsys, error, code, line):
+    assert exit_code(raising(error)) == code
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_fault_of_goodnet_keeps_its_traceback():
+    with pytest.raises(RuntimeError):
+        exit_code(raising(RuntimeError()))
+
+
+def test_a_full_disk_is_named_with_its_file_and_fine_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("goodnet.disk._free_bytes", lambda path: 12_345)
+    path = tmp_path / "a.json"
+
+    def command():
+        with atomic_path(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert exit_code(command) == 2
+    expected = f"error: {path}: No space left on device; without what was begun, its disk has"
+    assert capsys.readouterr().err == f"{expected} 12.345 kB free\n"
+
+
+TALKATIVE = """
+import sys
+from goodnet.command import exit_code
+
+def command():
+    open(sys.argv[1], "w").write("data")  # takes the lowest free number
+    import os
+    os.write(2, b"native code")
+    print("ä" * 100_000)
+    return 0
+
+sys.exit(exit_code(command))
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "line"),
+    [
+        ("| head -0", 0, ""),
+        (">&-", 0, ""),
+        ("<&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("> /dev/full", 2, "error: No space left on device\n"),
+        ("2> /dev/full > /dev/full", 2, ""),
+    ],
+)
+def test_streams_may_be_closed_full_or_cut_off(tmp_path, shell, code, line):
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    command = f"'{sys.executable}' talkative.py data {shell}"
+    if "|" in shell:
+        command = f"set -o pipefail; {command}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert done.stderr.replace("native code", "") == line
+    assert (tmp_path / "data").read_text() == "data"
+
+
+def test_a_terminal_without_unicode_gets_escapes(tmp_path):
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = run("talkative.py", "data", cwd=tmp_path, environment=ascii_only)
+    assert (done.returncode, done.stdout) == (0, "\\xe4" * 100_000 + "\n")
+
+
+def test_a_current_folder_that_is_gone_is_said(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"rmdir '{gone}'; '{sys.executable}' -m goodnet compare a b"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=gone,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    require_one_line(done.returncode, done.stdout, done.stderr)
+    assert "the current folder is gone" in done.stderr
+
+
+def test_names_among_unknown_options_are_escaped():
+    done = run("-m", "goodnet", "classify", "a", "b", "--\x1b[31m\u202e")
+    assert done.returncode == 2
+    assert "--\\x1b[31m\\u202e" in done.stderr
+    assert "".join(done.stderr.splitlines()).isprintable()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e-300", "1e300", "x", ""])
+def test_numbers_that_nets_cannot_divide_by_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a number above 0"):
+        positive(text)
+
+
+@pytest.mark.parametrize(("kind", "text"), [(whole, "0"), (whole, "1.5"), (fraction, "nan")])
+def test_other_numbers_out_of_range_are_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"is {text}, expected"):
+        kind(text)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e300])
+def test_a_deployment_takes_no_impossible_numbers_either(value):
+    from pydantic import TypeAdapter, ValidationError
+
+    from flows.audit import Share
+    from flows.repair import Drops, PixelScale
+
+    for kind, number in ((PixelScale, value), (Drops, [value]), (Share, value or -1)):
+        with pytest.raises(ValidationError):
+            TypeAdapter(kind).validate_python(number)
+
+
+RESERVE = """
+import sys, time
+from pathlib import Path
+from goodnet.runs import reserve_run_folder
+
+print(reserve_run_folder(Path(sys.argv[1]), "name"), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_name_belongs_to_one_process_until_it_ends_or_is_killed(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", RESERVE, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "runs" / "name"
+    assert other.stdout.readline() == f"{folder}\n"
+    with pytest.raises(InputError, match="another run is about to write it"):
+        reserve_run_folder(tmp_path, "name")
+    assert reserve_run_folder(tmp_path, "name", kind="audits") == tmp_path / "audits" / "name"
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    other.stdout.close()
+    assert reserve_run_folder(tmp_path, "name") == folder
+    assert reserve_run_folder(tmp_path, "name") == folder  # a process's own name
+
+
+def test_a_name_is_free_again_after_its_process(tmp_path):
+    script = RESERVE.replace("time.sleep(60)", "")
+    done = run("-c", script, tmp_path)
+    assert done.stdout == f"{tmp_path / 'runs' / 'name'}\n"
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_locks_of_killed_runs_are_cleaned_up_and_others_stay(tmp_path):
+    (tmp_path / "runs").mkdir()
+    old, held, new = (tmp_path / "runs" / f".{name}.lock" for name in ("old", "held", "new"))
+    for lock in (old, held, new):
+        lock.touch()
+    for lock in (old, held):
+        os.utime(lock, (0, 0))
+    with held.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        clean_up(tmp_path)
+    assert sorted((tmp_path / "runs").iterdir()) == sorted((held, new))
+
+
+def test_a_name_that_is_too_long_for_its_temporaries_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has 202 bytes, expected at most 150"):
+        new_run_folder(tmp_path, "ä" * 101)
+
+
+def test_an_artifacts_folder_that_is_no_utf8_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no UTF-8"):
+        new_run_folder(tmp_path / "\udcff", None)
