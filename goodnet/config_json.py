@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from goodnet.errors import InputError
@@ -31,6 +32,22 @@ def children(value: Any) -> list[Any]:
     """Return the objects and lists directly inside a JSON value."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [child for child in items if isinstance(child, dict | list)]
+
+
+def iterate_objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the objects in a JSON value, itself included, each before those in it."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield item
+        pending.extend(reversed(children(item)))
+
+
+def read_text(item: dict[str, Any], key: str) -> str:
+    """Return the text under a key of a JSON object, an empty one if there is none."""
+    value = item.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def require_object(value: Any, what: str) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from itertools import takewhile
 
 from goodnet.channelwise import CONVOLUTIONS, POOLINGS, acts_on_each_channel_alone
 from goodnet.errors import InputError
+from goodnet.keras_2 import MODELS
 from goodnet.layer_graph import LayerDescription
 from goodnet.model_files import ModelDescription
-from goodnet.stock_keras import MODELS
 
-_MIXING = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "Dense", *MODELS)
+_MIXING = (
+    "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Dense", "EinsumDense",
+    "GroupQueryAttention", "MultiHeadAttention", "SeparableConv1D", "SeparableConv2D", *MODELS,
+)  # fmt: skip
 """What computes new features of all channels."""
 
 _RANKING = ("Activation", "BatchNormalization", "ELU", "LeakyReLU", "PReLU", "ReLU")

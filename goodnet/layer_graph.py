@@ -121,9 +121,14 @@ def _read_functional(
     ends = {}
     for end in ("input", "output"):
         references = list(_iterate_references([config.get(f"{end}_layers")]))
-        if len(references) != 1 or references[0] not in calls:
+        if len(references) != 1:
             raise InputError(f"{where}: has {len(references)} {end}s, expected one")
-        ends[end] = references[0][0]
+        name, index = references[0]
+        if name in by_name and by_name[name].get("class_name") in ("Functional", "Model"):
+            index -= 1  # Keras counts the making of such a model as a call, here only.
+        if (name, index) not in calls:
+            raise InputError(f"{where}: has the unknown {end} `{name}`")
+        ends[end] = name
     return LayerGraph(layers, **ends)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from goodnet.channelwise import MERGES, POOLINGS
 from goodnet.errors import InputError
+from goodnet.keras_2 import MODELS
 from goodnet.layer_graph import LayerDescription, LayerGraph, read_graph
-from goodnet.stock_keras import MODELS
 
 Shape = tuple[int | None, ...] | None
 """A shape behind the batch axis; None where unknown, an axis None where its length is."""

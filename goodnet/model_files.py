@@ -6,7 +6,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,14 @@ from goodnet.deepid import IMAGE_SHAPE
 from goodnet.deepid_weights import DEEPID_LAYERS, count_deepid_classes
 from goodnet.errors import InputError
 from goodnet.hdf5_models import count_parameters, read_text_attribute
+from goodnet.inference_config import for_inference, require_fixed_answers
+from goodnet.keras_2 import MODELS
 from goodnet.keras_archives import WEIGHTS_MEMBER, extract_weights, is_archive, read_archive_texts
 from goodnet.layer_graph import LayerDescription, count_build_steps, read_graph
 from goodnet.layer_shapes import infer_shape, read_input_shape
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.safe_hdf5 import open_hdf5
-from goodnet.stock_keras import MODELS, check_stock
+from goodnet.stock_keras import check_stock
 
 ARCHITECTURES = ("deepid",)
 """The networks that goodnet can build itself when a file holds weights only."""
@@ -36,7 +38,8 @@ class ModelDescription:
 
     `input_shape` is (H, W, C). `num_classes` is None where the answer comes out of ops, whose
     shapes only Keras knows. `layers` are in graph order: each stands after those that feed it.
-    `num_parameters` counts the stored values without the optimizer's.
+    `num_parameters` counts the stored values without the optimizer's. `config` is what Keras is to
+    build, without what inference does not need; it is empty for weights alone.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class ModelDescription:
     num_parameters: int
     layers: tuple[LayerDescription, ...]
     output: str
+    config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 def describe_model(
@@ -97,18 +101,6 @@ def require_model_file(path: Path, limits: ModelLimits = DEFAULT_LIMITS) -> None
         raise InputError(
             f"{path}: has {status.st_size:,} bytes, expected 1 to {limits.max_file_bytes:,}"
         )
-
-
-def read_model_config(path: Path, limits: ModelLimits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """Return the configuration of a whole model that `describe_model` has accepted."""
-    if is_archive(path):
-        text: str | bytes = read_archive_texts(path, limits)["config.json"]
-    else:
-        with open_hdf5(path) as stored:
-            text = read_text_attribute(stored, "model_config", path, limits)
-    where = f"{path}: model configuration"
-    config: dict[str, Any] = parse_json(text, where=where, max_bytes=limits.max_config_bytes)
-    return config
 
 
 @contextmanager
@@ -176,7 +168,9 @@ def _describe_config(
     path: Path, config: Any, *, kind: ModelKind, num_parameters: int, limits: ModelLimits
 ) -> ModelDescription:
     where, max_layers = str(path), limits.max_layers
+    for_inference(config)
     check_stock(config, where=where)
+    require_fixed_answers(config, where=where)
     if not isinstance(config, dict) or config.get("class_name") not in MODELS:
         raise InputError(f"{path}: describes no model, expected a Sequential or Functional one")
     num_steps = count_build_steps(config)
@@ -206,4 +200,5 @@ def _describe_config(
         num_parameters=num_parameters,
         layers=graph.layers,
         output=graph.output,
+        config=config,
     )

@@ -16,7 +16,15 @@ class ModelLimits:
     max_build_steps: int = 40_000
     """Layers that Keras goes through while it builds the model, ten thousand in a few seconds."""
     max_values: int = 50_000_000
-    """In the output of a layer for one image: a few bytes can ask for a million times as many."""
+    """In one tensor for one image: a few bytes can ask for a million times as many."""
+    max_live_values: int = 100_000_000
+    """In all tensors for one image that are alive at once."""
+    max_multiplications: int = 50_000_000_000
+    """For one image, more than the largest EfficientNet takes; a second or so on two cores."""
+    max_building_seconds: int = 60
+    """Of computing, to build the model for measuring it; ordinary nets take up to five."""
+    max_building_bytes: int = 4 * 2**30
+    """Of memory beyond what this process has, for the same."""
 
 
 DEFAULT_LIMITS = ModelLimits()

@@ -16,17 +16,18 @@ import numpy as np
 from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
 from goodnet.files import naming
-from goodnet.graph import as_functional, in_float32
-from goodnet.model_building import Needs, build_model, measure_needs
+from goodnet.graph import in_float32
+from goodnet.measuring import measure, shorten
+from goodnet.model_building import build_model
 from goodnet.model_files import (
     ModelDescription,
     ModelKind,
     describe_model,
     errors_about,
-    read_model_config,
     require_model_file,
 )
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.model_needs import NUM_IMAGES, Needs
 from goodnet.tensorflow_start import import_tensorflow
 
 if TYPE_CHECKING:
@@ -100,15 +101,14 @@ def _private_copy(path: Path, limits: ModelLimits) -> Iterator[Path]:
 
 
 def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> keras.Model:
-    import keras
-
     if description.kind == "hdf5 weights":
         return load_deepid(path, description.num_classes or 0)
-    config = read_model_config(path, limits)
-    _require_acceptable(path, measure_needs(config), description, limits)
-    if description.kind == "keras archive":
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    model = build_model(config)
+    try:
+        needs = measure(description.config, limits)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    _require_acceptable(path, needs, description, limits)
+    model = build_model(description.config)
     model.load_weights(path)
     return model
 
@@ -120,28 +120,41 @@ def _build_errors(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{path}: Keras cannot build the model ({reason})") from error
+        raise InputError(f"{path}: Keras cannot build the model ({shorten(error)})") from error
 
 
 def _require_acceptable(
     path: Path, needs: Needs, description: ModelDescription, limits: ModelLimits
 ) -> None:
-    """Refuse layers that would fill the memory, or that the file holds too few weights for."""
-    if needs.num_parameters > limits.max_parameters:
+    """Refuse nets that would fill memory or time, or that the file holds too few weights for."""
+    if needs.num_made > limits.max_parameters:
         raise InputError(
-            f"{path}: its layers declare {needs.num_parameters:,} parameters, "
+            f"{path}: its layers declare {needs.num_made:,} parameters, "
             f"expected {limits.max_parameters:,} or less"
         )
     if needs.num_values > limits.max_values:
         raise InputError(
-            f"{path}: layer `{needs.widest}` gives {needs.num_values:,} values an image, "
+            f"{path}: layer `{needs.widest}` computes {needs.num_values:,} values an image, "
             f"expected {limits.max_values:,} or less"
+        )
+    if needs.num_live_values > limits.max_live_values:
+        raise InputError(
+            f"{path}: its layers keep {needs.num_live_values:,} values of an image at once, "
+            f"expected {limits.max_live_values:,} or less"
+        )
+    if needs.num_multiplications > limits.max_multiplications:
+        raise InputError(
+            f"{path}: takes {needs.num_multiplications:,} multiplications an image, most of them "
+            f"in layer `{needs.costliest}`, expected {limits.max_multiplications:,} or less"
         )
     if needs.num_parameters > description.num_parameters:
         raise InputError(
             f"{path}: holds {description.num_parameters:,} weights, "
             f"its layers need {needs.num_parameters:,}"
+        )
+    if needs.answers[0] != NUM_IMAGES:
+        raise InputError(
+            f"{path}: gives {needs.answers[0]} answers to {NUM_IMAGES} images, expected one each"
         )
 
 
@@ -159,18 +172,12 @@ def _require_numbers(model: keras.Model, path: Path) -> None:
 
 
 def _require_classifier(model: keras.Model, path: Path, input_shape: tuple[int, int, int]) -> None:
-    import tensorflow as tf
-
     expected = (None, *input_shape)
     if len(model.inputs) != 1 or tuple(model.input_shape) != expected:
         raise InputError(f"{path}: takes input of shape {model.input_shape}, expected {expected}")
     shape = model.output_shape
     if len(model.outputs) != 1 or len(shape) != 2 or shape[0] is not None or (shape[1] or 0) < 2:
         raise InputError(f"{path}: has an output of shape {shape}, expected (None, classes)")
-    # Compiled, because Keras would keep the outputs of all layers until the end.
-    answers = tf.function(as_functional(model))(np.zeros((2, *input_shape), np.float32))
-    if len(answers) != 2:
-        raise InputError(f"{path}: gives {len(answers)} answers to 2 images, expected one each")
 
 
 def _rewrite_archive(source: Path, target: Path) -> None:

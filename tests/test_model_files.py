@@ -328,7 +328,7 @@ BAD_CONFIGS = {
     ),
     "regularizer": (
         set_config(1, kernel_regularizer={"class_name": "Mine", "config": {}}),
-        "layer `conv` uses `Mine`",
+        "layer `conv` has a kernel_regularizer of class `Mine`, expected a stock regularizer",
     ),
     "constraint": (set_config(1, bias_constraint="mine"), "unknown bias_constraint `mine`"),
     "dtype": (set_config(1, dtype="object"), "layer `conv` has the unknown dtype `object`"),
@@ -338,15 +338,23 @@ BAD_CONFIGS = {
     ),
     "quantized": (
         set_config(1, dtype={"module": "keras", "class_name": "QuantizedDTypePolicy"}),
-        "layer `conv` uses `QuantizedDTypePolicy`",
+        "layer `conv` has a dtype of class `QuantizedDTypePolicy`, expected a stock dtype",
     ),
-    "compiled with": (
-        lambda net: net.update(compile_config={"loss": {"class_name": "Mine", "module": "mine"}}),
-        "uses `Mine` of module `mine`",
+    "unknown policy": (
+        set_config(1, dtype={"class_name": "DTypePolicy", "config": {"name": "mixed_evil"}}),
+        "layer `conv` has the unknown dtype `mixed_evil`",
+    ),
+    "layer as a dtype": (
+        set_config(1, dtype=make_layer("Dense", "wide", units=10**9)),
+        "has a dtype of class `Dense`, expected a stock dtype",
+    ),
+    "list as a dtype": (
+        set_config(1, dtype=["float32"]),
+        "has a dtype of class `None`, expected a stock dtype",
     ),
     "op that loops": (
         set_layer(2, class_name="WhileLoop", module="keras.src.ops.core"),
-        "layer `pool` uses `WhileLoop`",
+        "layer `pool` uses `WhileLoop` of module `keras.src.ops.core`, which calls a function of",
     ),
     "channels first": (
         set_config(1, data_format="channels_first"),
@@ -363,7 +371,10 @@ BAD_CONFIGS = {
     "two inputs": (set_model(input_layers=[["image", 0, 0], ["conv", 0, 0]]), "has 2 inputs"),
     "two outputs": (set_model(output_layers=[["pool", 0, 0], ["answer", 0, 0]]), "has 2 outputs"),
     "no output": (set_model(output_layers=[]), "has 0 outputs, expected one"),
-    "output unknown": (set_model(output_layers=["nobody", 0, 0]), "outputs, expected one"),
+    "output unknown": (
+        set_model(output_layers=["nobody", 0, 0]),
+        "has the unknown output `nobody`",
+    ),
     "output of 4 axes": (
         set_answer(make_layer("Dense", "map", "pool", units=5)),
         "has an output of 4 axes at `map`, expected (None, classes)",
