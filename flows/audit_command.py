@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.command import add_method, add_place, add_sets, exit_code
+from flows.command import add_method, add_place, add_sets, exit_code, share
 from flows.settings import configure
 from goodnet.audits import find_models, require_measurable
 from goodnet.errors import printable
 from goodnet.images import open_images
 from goodnet.runs import new_run_folder
+from goodnet.targets import require_target
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(parameters: Mapping[str, Any]) -> Path:
     """Find what can be found wrong before anything slow is imported; return the audit's folder."""
     find_models(parameters["models"])
-    require_measurable(parameters["max_attack_success_rate"], parameters["poisoned_test"])
+    poisoned = parameters["poisoned_test"]
+    require_measurable(parameters["max_attack_success_rate"], poisoned)
+    require_target(parameters["target"], num_classes=None, poisoned=poisoned is not None)
     for name in ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid"):
         if parameters[name] is not None:
             open_images(parameters[name])
@@ -86,13 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     limits = parser.add_argument_group("limits of the GoodNet that the verdict speaks of")
     limits.add_argument(
         "--max-false-alarm-rate",
-        type=_share,
+        type=share,
         metavar="R",
         help="most false alarms on clean test images, 0 to 1 (default: no limit)",
     )
     limits.add_argument(
         "--max-attack-success-rate",
-        type=_share,
+        type=share,
         metavar="R",
         help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
     )
@@ -103,10 +106,3 @@ def _parser() -> argparse.ArgumentParser:
         "--audit-name", metavar="NAME", help="name of the audit's folder (default: the time)"
     )
     return parser
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"is {text}, expected a fraction from 0 to 1")
-    return value

@@ -70,6 +70,13 @@ def add_sets(group: Any, *, required: bool = False) -> None:
         "--poisoned-valid", type=Path, metavar="SET", help="more of them (default: none)"
     )
     group.add_argument(
+        "--target",
+        type=_class,
+        metavar="CLASS",
+        help="the attacker's label; poisoned images may then keep the labels from before the "
+        "trigger (default: the labels of the poisoned images are the attacker's)",
+    )
+    group.add_argument(
         "--architecture",
         metavar="NAME",
         help="network of a weights-only file: deepid (default: the one in the file)",
@@ -112,6 +119,13 @@ def add_method(group: Any) -> None:
         help="take the same images for validation and for evaluation (default: an error)",
     )
     group.add_argument(
+        "--min-clean-accuracy",
+        type=share,
+        metavar="R",
+        help="least clean accuracy of the net as given, 0 to 1 (default: a fifth of the way from "
+        "guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283)",
+    )
+    group.add_argument(
         "--verify",
         choices=("sample", "full"),
         default="sample",
@@ -152,6 +166,20 @@ def add_place(group: Any) -> None:
         action="store_true",
         help="print nothing but errors (default: progress and results)",
     )
+
+
+def share(text: str) -> float:
+    """Read a fraction from 0 to 1, as the type of an option."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"is {text}, expected a fraction from 0 to 1")
+    return value
+
+
+def _class(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text}, expected the number of a class, 0 or above")
+    return int(text)
 
 
 def _positive(text: str) -> float:

@@ -7,15 +7,16 @@ from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.default_case import DefaultCase
-from goodnet.inputs import SetName, require_complete
+from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.runs import clean_up, new_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
+from tasks.answers import check_clean_answers, check_sets
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.default_case import render_default, train_default
 from tasks.loading import load_inputs
@@ -28,6 +29,7 @@ from tasks.sweeping import sweep_evaluation, sweep_validation
 
 Drops = list[Annotated[float, Field(gt=0, le=100)]]
 PixelScale = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Verify = Literal["sample", "full"]
 
 
@@ -44,6 +46,8 @@ def repair(
     drops: Drops = [2, 4, 10],  # noqa: B006
     pixel_scale: PixelScale = 1,
     allow_same_data: bool = False,
+    target: NonNegativeInt | None = None,
+    min_clean_accuracy: Share | None = None,
     verify: Verify = "sample",
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
@@ -62,7 +66,8 @@ def repair(
         clean_valid: Clean validation images, all that the repair itself sees: HDF5 or a folder
             <label>/<image>.png.
         clean_test: Clean test images, for evaluation only.
-        poisoned_test: Poisoned test images under the attacker's label, if there are any.
+        poisoned_test: Poisoned test images under the attacker's label, or with `target` under
+            their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
         architecture: Network of a file with weights only: deepid.
         layer: Convolution to prune; else the last one that all paths go through.
@@ -70,6 +75,9 @@ def repair(
         drops: Drops of clean validation accuracy to stop at, in points.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
         allow_same_data: Take the same images for validation and for evaluation.
+        target: The attacker's label; else the labels of the poisoned images are that.
+        min_clean_accuracy: Least clean accuracy of the net as given, 0 to 1; else a fifth of the
+            way from guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283.
         verify: Check the saved nets on a sample of every set or on all images.
         max_model_bytes: Largest file of a model that is opened, in bytes.
         max_parameters: Most parameters of a model that is loaded.
@@ -102,6 +110,7 @@ def repair(
         rank_at=rank_at,
         pixel_scale=pixel_scale,
         allow_same_data=allow_same_data,
+        target=target,
         limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
         refresh=refresh,
         artifacts=artifacts,
@@ -110,6 +119,8 @@ def repair(
     valid = stages.run(
         compute_validation_activations, network, inputs.clean_valid, artifacts=artifacts
     )
+    poisoned = tuple(images for images in inputs.evaluation if images.role in POISONED_SETS)
+    check = stages.run(check_clean_answers, network, valid, poisoned, min_clean_accuracy)
     order = stages.run(rank_channels, valid)
     valid_sweep = stages.run(sweep_validation, network, valid, order, artifacts=artifacts)
     steps = stages.run(find_checkpoints, valid_sweep, tuple(drops))
@@ -117,8 +128,25 @@ def repair(
         stages.run(compute_evaluation_activations, network, images, artifacts=artifacts)
         for images in inputs.evaluation
     )
+    clean = tuple(one for one in evaluation if one.images.role not in POISONED_SETS)
+    attacked = tuple(one for one in evaluation if one.images.role in POISONED_SETS)
+    checks = (
+        check,
+        *(
+            stages.run(check_clean_answers, network, one, poisoned, min_clean_accuracy)
+            for one in clean
+        ),
+        stages.run(check_sets, (valid, *clean), attacked),
+    )
     sweeps = tuple(
-        stages.run(sweep_evaluation, network, activations, order, artifacts=artifacts)
+        stages.run(
+            sweep_evaluation,
+            network,
+            activations,
+            order,
+            target=target if activations in attacked else None,
+            artifacts=artifacts,
+        )
         for activations in evaluation
     )
     every: tuple[ActivationsRecord, ...] = (valid, *evaluation)
@@ -133,7 +161,14 @@ def repair(
     if reached:
         step, drop = max(reached.items())
         samples = stages.run(
-            choose_samples, network, evaluation, order, step, drop, artifacts=artifacts
+            choose_samples,
+            network,
+            evaluation,
+            order,
+            step,
+            drop,
+            target=target,
+            artifacts=artifacts,
         )
     run = stages.run(
         write_run,
@@ -142,6 +177,9 @@ def repair(
         inputs=inputs,
         stage_log=stages.log,
         activations=valid,
+        evaluation=evaluation,
+        checks=checks,
+        target=target,
         order=order,
         sweeps=(valid_sweep, *sweeps),
         steps=steps,

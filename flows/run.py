@@ -72,7 +72,7 @@ def _check(parameters: dict[str, Any]) -> None:
     if parameters["model"] is not None:
         options = {
             name: parameters[name]
-            for name in ("architecture", "layer", "rank_at", "allow_same_data")
+            for name in ("architecture", "layer", "rank_at", "allow_same_data", "target")
         }
         check_inputs(parameters["model"], sets, **options, limits=_limits(parameters))
 

@@ -110,6 +110,11 @@ class ActivationCache:
             for number in range(self.num_blocks) if numbers is None else numbers:
                 yield self._block(file.read_row_group(number, use_threads=False), firsts[number])
 
+    def answers(self) -> tuple[IntArray, IntArray]:
+        """Read the labels and B's answers of all images, (N,) each, and nothing else."""
+        rows = pq.read_table(self.path, columns=["label", "prediction"])
+        return rows["label"].to_numpy(), rows["prediction"].to_numpy()
+
     def _block(self, rows: pa.Table, first: int) -> Block:
         tensors = {
             name: _flat(rows[name]).reshape(len(rows), *shape)

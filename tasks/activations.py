@@ -12,6 +12,7 @@ from goodnet.activations import Provenance
 from goodnet.digests import digest_file
 from goodnet.errors import InputError
 from goodnet.images import open_images
+from goodnet.inputs import label_limit
 from tasks.caching import activations_file, cached
 from tasks.progress import progress
 from tasks.records import (
@@ -55,7 +56,9 @@ def _first_pass(
         write_activations(
             path,
             frontier=frontier,
-            images=open_images(images.file.path, shape=shape, num_classes=num_classes),
+            images=open_images(
+                images.file.path, shape=shape, num_classes=label_limit(images.role, num_classes)
+            ),
             provenance=Provenance(
                 model=network.file.sha256,
                 images=images.file.sha256,

@@ -24,14 +24,17 @@ from goodnet.checkpoints import Checkpoint, drop_label
 from goodnet.curves import read_counts
 from goodnet.files import atomic_folder, write_json
 from goodnet.plots import curve_png
+from goodnet.poisoned import describe_attack
 from goodnet.report import write_report
 from goodnet.results import make_results, printed_rows, unreached, write_csv
 from goodnet.runs import git_commit, software_versions
 from goodnet.samples import read_samples
-from goodnet.verdict import verdict
+from goodnet.verdict import remarks, verdict
 from tasks.records import (
+    CheckedAnswers,
     CheckpointSteps,
     CleanValidationActivations,
+    EvaluationActivations,
     Inputs,
     PruneOrder,
     PublishedRun,
@@ -49,6 +52,9 @@ def write_run(
     inputs: Inputs,
     stage_log: list[dict[str, Any]],
     activations: CleanValidationActivations,
+    evaluation: tuple[EvaluationActivations, ...],
+    checks: tuple[CheckedAnswers, ...],
+    target: int | None,
     order: PruneOrder,
     sweeps: tuple[SweepRecord, ...],
     steps: CheckpointSteps,
@@ -63,17 +69,24 @@ def write_run(
         inputs: what was given.
         stage_log: name, seconds and state of each stage so far.
         activations: of clean validation.
+        evaluation: activations of the other sets.
+        checks: of B's answers.
+        target: the attacker's label, None where the labels of the poisoned sets are that.
         order: the prune order.
         sweeps: of all sets.
         steps: of the checkpoints.
         saved: B' and G by step.
         samples: images for the report, if any checkpoint was reached.
     """
+    poisoned = [one.file.path for one in evaluation if one.images.role == "poisoned_test"]
+    attacks = [describe_attack(ActivationCache(path), target) for path in poisoned]
     results = make_results(
         {sweep.role: read_counts(sweep.file.path) for sweep in sweeps},
         [Checkpoint(drop, step) for drop, step in steps.steps],
         order=order.channels,
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
+        attack=next(iter(attacks), None),
+        remarks=[remark for check in checks for remark in check.remarks],
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as unfinished:
@@ -102,6 +115,7 @@ def _about(
         "parameters": to_jsonable_python(parameters),
         "layer": inputs.network.layer,
         "rank_at": inputs.network.rank_at,
+        "chosen": {name: _how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
         "inputs": {
             role: {"path": str(file.path), "sha256": file.sha256, "size": file.size}
             for role, file in files.items()
@@ -110,6 +124,10 @@ def _about(
         "git_commit": git_commit(),
         "stages": stage_log,
     }
+
+
+def _how_chosen(asked: object) -> str:
+    return "by default" if asked is None else "as asked"
 
 
 def _copy_nets(saved: SavedCheckpoint, folder: Path, label: str) -> None:
@@ -123,7 +141,7 @@ def publish_artifacts(run: PublishedRun) -> PublishedRun:
     results = json.loads((run.folder / "results.json").read_text("utf-8"))
     sweep = pq.read_table(run.folder / "sweep.parquet")
     curve = base64.b64encode(curve_png(sweep, results["checkpoints"])).decode()
-    lines = [f"# {run.folder.name}", run.verdict, *unreached(results)]
+    lines = [f"# {run.folder.name}", run.verdict, *remarks(results), *unreached(results)]
     lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
     create_table_artifact(printed_rows(results), key="results", description=run.verdict)
     create_markdown_artifact("\n\n".join(lines), key="summary")

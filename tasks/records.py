@@ -97,6 +97,12 @@ class Inputs(Record):
     evaluation: tuple[EvaluationSet, ...]
 
 
+class CheckedAnswers(Record):
+    """B's answers passed a check; what is to be said of them nevertheless, a sentence each."""
+
+    remarks: tuple[str, ...]
+
+
 class CleanValidationActivations(Record):
     """The activation cache of clean validation."""
 
