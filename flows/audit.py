@@ -12,25 +12,24 @@ if __name__ == "__main__":
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import Task, flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import Field, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from flows import repair as repair_module
-from flows.repair import Drops, PixelScale, Verify, repair
+from flows.repair import Drops, PixelScale, Share, Verify, repair
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.audits import AuditedModel, Limits, find_models, find_problems, require_measurable
 from goodnet.errors import printable
 from goodnet.model_limits import DEFAULT_LIMITS
 from goodnet.runs import reserve_run_folder
+from goodnet.targets import require_target
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import StageInputs
-
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @flow(name="audit", persist_result=False, on_running=[tag_process])
@@ -48,6 +47,8 @@ def audit(
     drops: Drops = [2, 4, 10],  # noqa: B006
     pixel_scale: PixelScale = 1,
     allow_same_data: bool = False,
+    target: NonNegativeInt | None = None,
+    min_clean_accuracy: Share | None = None,
     verify: Verify = "sample",
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
@@ -58,6 +59,8 @@ def audit(
     """Repair every net in a folder and fail if one cannot be repaired or is over a limit.
 
     A net that was repaired before with the same images and parameters is not repaired again.
+    Failed has also one that is hardly right on clean images, or that gives poisoned images another
+    class than their labels name: its rates would keep any limit.
     Limits apply to the GoodNet that the verdict on a net speaks of.
 
     Args:
@@ -65,18 +68,22 @@ def audit(
         clean_valid: Clean validation images, all that the repairs themselves see: HDF5 or a
             folder <label>/<image>.png.
         clean_test: Clean test images, for evaluation only.
-        poisoned_test: Poisoned test images under the attacker's label, if there are any.
+        poisoned_test: Poisoned test images under the attacker's label, or with `target` under
+            their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
         max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
             audit fails if there are more.
         max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
             the audit fails if there are more.
         architecture: Network of files with weights only: deepid.
-        layer: Convolution to prune; else the last one that all paths go through.
+        layer: Convolution to prune; else the last hidden one that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
         allow_same_data: Take the same images for validation and for evaluation.
+        target: The attacker's label; else the labels of the poisoned images are that.
+        min_clean_accuracy: Least clean accuracy of a net as given, 0 to 1; else a fifth of the
+            way from guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283.
         verify: Check the saved nets on a sample of every set or on all images.
         max_model_bytes: Largest file of a model that is opened, in bytes.
         max_parameters: Most parameters of a model that is loaded.
@@ -91,6 +98,7 @@ def audit(
         "attack_success_rate": max_attack_success_rate,
     }
     require_measurable(max_attack_success_rate, poisoned_test)
+    require_target(target, num_classes=None, poisoned=poisoned_test is not None)
     sets = {
         "clean_valid": clean_valid,
         "clean_test": clean_test,
@@ -104,6 +112,8 @@ def audit(
         "drops": drops,
         "pixel_scale": pixel_scale,
         "allow_same_data": allow_same_data,
+        "target": target,
+        "min_clean_accuracy": min_clean_accuracy,
         "verify": verify,
     }
     parameters = method | _stage_versions()

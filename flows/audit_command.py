@@ -14,6 +14,7 @@ from goodnet.command import DONE, Parser, exit_code, fraction
 from goodnet.errors import printable
 from goodnet.images import open_images
 from goodnet.runs import new_run_folder, reserve_run_folder
+from goodnet.targets import require_target
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -37,7 +38,9 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     place = parameters["artifacts"], parameters["audit_name"]
     new_run_folder(*place, kind="audits")
     find_models(parameters["models"])
-    require_measurable(parameters["max_attack_success_rate"], parameters["poisoned_test"])
+    poisoned = parameters["poisoned_test"]
+    require_measurable(parameters["max_attack_success_rate"], poisoned)
+    require_target(parameters["target"], num_classes=None, poisoned=poisoned is not None)
     for name in ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid"):
         if parameters[name] is not None:
             open_images(parameters[name])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.command import positive, whole
+from goodnet.command import fraction, positive, whole
 from goodnet.model_limits import DEFAULT_LIMITS
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
@@ -47,6 +47,13 @@ def add_sets(group: Any, *, required: bool = False) -> None:
         "--poisoned-valid", type=Path, metavar="SET", help="more of them (default: none)"
     )
     group.add_argument(
+        "--target",
+        type=_class,
+        metavar="CLASS",
+        help="the attacker's label; poisoned images may then keep the labels from before the "
+        "trigger (default: the labels of the poisoned images are the attacker's)",
+    )
+    group.add_argument(
         "--architecture",
         metavar="NAME",
         help="network of a weights-only file: deepid (default: the one in the file)",
@@ -58,7 +65,7 @@ def add_method(group: Any) -> None:
     group.add_argument(
         "--layer",
         metavar="L",
-        help="name of the convolution to prune (default: the last one that every path goes "
+        help="name of the convolution to prune (default: the last hidden one that every path goes "
         "through)",
     )
     group.add_argument(
@@ -87,6 +94,13 @@ def add_method(group: Any) -> None:
         "--allow-same-data",
         action="store_true",
         help="take the same images for validation and for evaluation (default: an error)",
+    )
+    group.add_argument(
+        "--min-clean-accuracy",
+        type=fraction,
+        metavar="R",
+        help="least clean accuracy of the net as given, 0 to 1 (default: a fifth of the way from "
+        "guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283)",
     )
     group.add_argument(
         "--verify",
@@ -129,6 +143,12 @@ def add_place(group: Any) -> None:
         action="store_true",
         help="print nothing but errors (default: progress and results)",
     )
+
+
+def _class(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text}, expected the number of a class, 0 or above")
+    return int(text)
 
 
 def _drop(text: str) -> float:

@@ -30,6 +30,7 @@ from goodnet.errors import printable
 from goodnet.results import printed_rows, unreached
 from goodnet.runs import stage_times
 from goodnet.tables import format_table
+from goodnet.verdict import remarks
 
 _PLAIN_SECONDS = 10.0
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -127,16 +128,24 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     """Print the table of a finished run, what it means, where its files are and what took time."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
     about = json.loads((folder / "run.json").read_text("utf-8"))
-    for remark in about.get("remarks", []):
-        console.print(printable(remark), soft_wrap=True, markup=False, highlight=False)
     _print_whole(console, _table(printed_rows(results)))
-    for line in (*unreached(results), verdict):
+    for line in (*unreached(results), verdict, *remarks(results), *_layers(about)):
         console.print(_wrapped(line, console.width), markup=False, highlight=False)
     console.print()
     console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
     console.print()
     for line in _times(about["stages"]):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _layers(about: Mapping[str, Any]) -> list[str]:
+    """Return a line with the pruned layer, and who chose it, from run.json."""
+    if "chosen" not in about:
+        return []
+    layer, rank_at = (
+        f"{printable(about[name])} ({about['chosen'][name]})" for name in ("layer", "rank_at")
+    )
+    return [f"Pruned: channels of {layer}, ranked at {rank_at}."]
 
 
 def print_audit(console: Console, folder: Path) -> None:

@@ -7,16 +7,17 @@ from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.command import FLOAT32
 from goodnet.default_case import DefaultCase
-from goodnet.inputs import SetName, require_complete
+from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.runs import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
+from tasks.answers import check_clean_answers, check_sets
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
@@ -30,6 +31,7 @@ from tasks.sweeping import sweep_evaluation, sweep_validation
 
 Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
 PixelScale = Annotated[float, Field(ge=FLOAT32[0], le=FLOAT32[1], allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
 
@@ -46,6 +48,8 @@ def repair(
     drops: Drops = [2, 4, 10],  # noqa: B006
     pixel_scale: PixelScale = 1,
     allow_same_data: bool = False,
+    target: NonNegativeInt | None = None,
+    min_clean_accuracy: Share | None = None,
     verify: Verify = "sample",
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
@@ -64,14 +68,18 @@ def repair(
         clean_valid: Clean validation images, all that the repair itself sees: HDF5 or a folder
             <label>/<image>.png.
         clean_test: Clean test images, for evaluation only.
-        poisoned_test: Poisoned test images under the attacker's label, if there are any.
+        poisoned_test: Poisoned test images under the attacker's label, or with `target` under
+            their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
         architecture: Network of a file with weights only: deepid.
-        layer: Convolution to prune; else the last one that all paths go through.
+        layer: Convolution to prune; else the last hidden one that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
         allow_same_data: Take the same images for validation and for evaluation.
+        target: The attacker's label; else the labels of the poisoned images are that.
+        min_clean_accuracy: Least clean accuracy of the net as given, 0 to 1; else a fifth of the
+            way from guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283.
         verify: Check the saved nets on a sample of every set or on all images.
         max_model_bytes: Largest file of a model that is opened, in bytes.
         max_parameters: Most parameters of a model that is loaded.
@@ -104,6 +112,7 @@ def repair(
         rank_at=rank_at,
         pixel_scale=pixel_scale,
         allow_same_data=allow_same_data,
+        target=target,
         limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
         refresh=refresh,
         artifacts=artifacts,
@@ -111,6 +120,10 @@ def repair(
     network = inputs.network
     valid = stages.run(
         compute_validation_activations, network, inputs.clean_valid, artifacts=artifacts
+    )
+    poisoned = tuple(images for images in inputs.evaluation if images.role in POISONED_SETS)
+    check = stages.run(
+        check_clean_answers, network, valid, poisoned, min_clean_accuracy, artifacts=artifacts
     )
     order = stages.run(rank_channels, valid)
     valid_sweep = stages.run(sweep_validation, network, valid, order, artifacts=artifacts)
@@ -120,14 +133,34 @@ def repair(
         for images in inputs.evaluation
     )
     compared = stages.run(compare_sets, valid, evaluation, allow_same_data=allow_same_data)
+    clean = tuple(one for one in evaluation if one.images.role not in POISONED_SETS)
+    attacked = tuple(one for one in evaluation if one.images.role in POISONED_SETS)
+    checks = (
+        check,
+        *(
+            stages.run(
+                check_clean_answers, network, one, poisoned, min_clean_accuracy, artifacts=artifacts
+            )
+            for one in clean
+        ),
+        stages.run(check_sets, (valid, *clean), attacked),
+    )
     sweeps = tuple(
-        stages.run(sweep_evaluation, network, activations, order, artifacts=artifacts)
+        stages.run(
+            sweep_evaluation,
+            network,
+            activations,
+            order,
+            target=target if activations in attacked else None,
+            artifacts=artifacts,
+        )
         for activations in evaluation
     )
     every: tuple[ActivationsRecord, ...] = (valid, *evaluation)
     reached = {step: drop for drop, step in steps.steps if step is not None}
     saved = {}
     remarks = [*inputs.remarks, *compared.remarks]
+    remarks += [remark for check in checks for remark in check.remarks]
     for step in reached:
         channels = order.channels[:step]
         saved[step] = stages.run(save_checkpoint, network, channels, artifacts=artifacts)
@@ -140,7 +173,14 @@ def repair(
     if reached:
         step, drop = max(reached.items())
         samples = stages.run(
-            choose_samples, network, evaluation, order, step, drop, artifacts=artifacts
+            choose_samples,
+            network,
+            evaluation,
+            order,
+            step,
+            drop,
+            target=target,
+            artifacts=artifacts,
         )
     run = stages.run(
         write_run,
@@ -150,6 +190,8 @@ def repair(
         remarks=tuple(remarks),
         stage_log=stages.log,
         activations=valid,
+        evaluation=evaluation,
+        target=target,
         order=order,
         sweeps=(valid_sweep, *sweeps),
         steps=steps,

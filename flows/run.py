@@ -73,7 +73,7 @@ def _check(parameters: dict[str, Any]) -> str:
     if parameters["model"] is not None:
         options = {
             name: parameters[name]
-            for name in ("architecture", "layer", "rank_at", "allow_same_data")
+            for name in ("architecture", "layer", "rank_at", "allow_same_data", "target")
         }
         check_inputs(parameters["model"], sets, **options, limits=_limits(parameters))
     return reserve_run_folder(parameters["artifacts"], parameters["run_name"]).name

@@ -116,6 +116,11 @@ class ActivationCache:
         """Return (N,) what `goodnet.images.digest_pixels` gives for the images, in their order."""
         return np.asarray(pq.read_table(self.path, columns=["digest"])["digest"].to_numpy())
 
+    def answers(self) -> tuple[IntArray, IntArray]:
+        """Read the labels and B's answers of all images, (N,) each, and nothing else."""
+        rows = pq.read_table(self.path, columns=["label", "prediction"])
+        return rows["label"].to_numpy(), rows["prediction"].to_numpy()
+
     def _block(self, rows: pa.Table, first: int) -> Block:
         tensors = {
             name: _flat(rows[name]).reshape(len(rows), *shape)

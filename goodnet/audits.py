@@ -10,7 +10,7 @@ from typing import Any, Literal
 from goodnet.errors import InputError, printable
 from goodnet.metrics import percent
 from goodnet.results import FLAG_RATES, TITLES
-from goodnet.verdict import best_checkpoint, verdict
+from goodnet.verdict import attack_doubt, best_checkpoint, verdict
 
 Limits = Mapping[str, float | None]
 """The most that G may show of a rate of results.json, a fraction; None where anything goes."""
@@ -49,13 +49,17 @@ class AuditedModel:
     def of(
         cls, model: Path, state: State, *, run: Path, results: Mapping[str, Any], limits: Limits
     ) -> AuditedModel:
-        """Judge the results of a repair, the contents of results.json."""
-        checkpoint = best_checkpoint(results)
+        """Judge the results of a repair, the contents of results.json.
+
+        Where they do not measure the attack, the net has failed: its rates keep any limit.
+        """
+        checkpoint, doubt = best_checkpoint(results), attack_doubt(results)
         return cls(
             model=model.name,
-            state=state,
+            state="failed" if doubt else state,
             run=str(run),
-            verdict=verdict(results),
+            error=doubt,
+            verdict=None if doubt else verdict(results),
             baseline=results["baseline"],
             checkpoint=checkpoint,
             crossed=crossed_limits(checkpoint, limits),

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from goodnet.curves import SCHEMA
+from goodnet.curves import read_sweep
 from goodnet.errors import InputError, printable
 from goodnet.reference import recognise
 from goodnet.results import printed_rows, unreached
@@ -128,7 +127,7 @@ def _read_run(folder: Path, name: str) -> Run:
     with _reading(folder / "run.json") as path:
         given = _given(json.loads(path.read_text("utf-8")))
     with _reading(folder / "sweep.parquet") as path:
-        sweep = pq.read_table(path).select(SCHEMA.names).cast(SCHEMA).to_pylist()
+        sweep = read_sweep(path).to_pylist()
         if not all(row["images"] > 0 for row in sweep):
             raise ValueError("counts of no images")
     return Run(name, rows, missed, given, sweep, steps)

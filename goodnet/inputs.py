@@ -15,6 +15,7 @@ from goodnet.images import DigestArray, ImageSet, open_images
 from goodnet.layer_choice import choose_layers
 from goodnet.model_files import describe_model
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.targets import require_attack_labels, require_target
 
 SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
 _COUNTERPARTS: dict[SetName, SetName] = {
@@ -29,6 +30,7 @@ test by half a point, a quarter of the smallest usual drop.
 """
 
 EVALUATION_SETS: tuple[SetName, ...] = ("clean_test", "poisoned_test", "poisoned_valid")
+POISONED_SETS: tuple[SetName, ...] = ("poisoned_test", "poisoned_valid")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def check_inputs(
     layer: str | None,
     rank_at: str | None,
     allow_same_data: bool,
+    target: int | None = None,
     limits: ModelLimits = DEFAULT_LIMITS,
 ) -> CheckedInputs:
     """Check all that can be checked without running the net and return what was found.
@@ -67,6 +70,7 @@ def check_inputs(
         layer: the convolution to prune, or None for the default.
         rank_at: the layer that ranks its channels, or None for the default.
         allow_same_data: whether one file may serve for validation and for evaluation.
+        target: the attacker's label, or None where the labels of the poisoned sets are that.
         limits: how large the model may be.
 
     Raises:
@@ -77,12 +81,25 @@ def check_inputs(
     given = {name: path for name, path in sets.items() if path is not None}
     if not allow_same_data:
         _require_different_files(given)
+    num_classes = description.num_classes
+    require_target(target, num_classes=num_classes, poisoned="poisoned_test" in given)
     opened = {
-        name: open_images(path, shape=description.input_shape, num_classes=description.num_classes)
+        name: open_images(
+            path, shape=description.input_shape, num_classes=label_limit(name, num_classes)
+        )
         for name, path in given.items()
     }
+    for name in POISONED_SETS:
+        if name in opened:
+            labels = opened[name].labels
+            require_attack_labels(given[name], labels, target=target, num_classes=num_classes)
     remarks = [remark for images in opened.values() for remark in images.remarks]
     return CheckedInputs(layer, rank_at, opened, (*remarks, *remark_labels(opened)))
+
+
+def label_limit(name: SetName, num_classes: int | None) -> int | None:
+    """Return what the labels of a set must be below: of poisoned images, class N is one too."""
+    return num_classes + 1 if num_classes is not None and name in POISONED_SETS else num_classes
 
 
 def require_complete(model: Path | None, sets: Mapping[SetName, Path | None]) -> None:

@@ -23,7 +23,7 @@ from goodnet.reference import compare_to_published, recognise
 from goodnet.runs import stage_times
 from goodnet.samples import SAMPLES_PER_KIND, Sample, SampleKind
 from goodnet.vega import vega_script
-from goodnet.verdict import verdict
+from goodnet.verdict import remarks, verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,12 +35,13 @@ COLUMNS = (
     ("clean_valid_accuracy", "clean validation", "clean_valid"),
     ("clean_test_accuracy", "clean test", "clean_test"),
     ("attack_success_rate", "attack success", "poisoned_test"),
+    ("recovery_rate", "recovery", "poisoned_test"),
     ("detection_rate", "detection", "poisoned_test"),
     ("false_alarm_rate", "false alarms", "clean_test"),
 )
 """The rates of results.json: key, heading, and the set of the sweep that they were counted on."""
 
-_SHOWN_APART = ("run", "inputs", "stages", "seconds")
+_SHOWN_APART = ("run", "inputs", "stages", "seconds", "chosen")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
         .render(
             name=run.get("run", run_folder.resolve().name),
             verdict=verdict(results),
+            remarks=remarks(results),
             results=results,
             rows=_result_rows(results, sizes),
             sizes=sizes,
@@ -94,6 +96,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
             samples=_sample_groups(samples, results["baseline"]),
             sample_drop=samples[0].drop if samples else None,
             stages=stage_times(run.get("stages", [])),
+            chosen=run.get("chosen"),
             settings={key: run[key] for key in run if key not in _SHOWN_APART},
             vega=vega_script(),
         )
@@ -126,20 +129,28 @@ def _set_sizes(sweep: pa.Table) -> dict[str, int]:
 
 
 def _result_rows(results: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Row]:
-    rows = [Row(None, "B", 0, _cells(results["baseline"], sizes))]
+    # Recovery is known only where poisoned images keep the labels from before the trigger.
+    nets = [
+        c[net] for c in results["checkpoints"] if c["reached"] for net in ("b_prime", "goodnet")
+    ]
+    known = any(rates.get("recovery_rate") is not None for rates in nets)
+    columns = [column for column in COLUMNS if column[0] != "recovery_rate" or known]
+    rows = [Row(None, "B", 0, _cells(results["baseline"], sizes, columns))]
     for checkpoint in results["checkpoints"]:
         drop, step = checkpoint["drop"], checkpoint["step"]
         if not checkpoint["reached"]:
             rows.append(Row(drop, "", None, ()))
             continue
-        rows.append(Row(drop, "B'", step, _cells(checkpoint["b_prime"], sizes)))
-        rows.append(Row(drop, "G", step, _cells(checkpoint["goodnet"], sizes)))
+        rows.append(Row(drop, "B'", step, _cells(checkpoint["b_prime"], sizes, columns)))
+        rows.append(Row(drop, "G", step, _cells(checkpoint["goodnet"], sizes, columns)))
     return rows
 
 
-def _cells(rates: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Cell]:
+def _cells(
+    rates: Mapping[str, Any], sizes: Mapping[str, int], columns: Sequence[tuple[str, str, str]]
+) -> list[Cell]:
     cells = []
-    for key, heading, images in COLUMNS:
+    for key, heading, images in columns:
         rate, size = rates.get(key), sizes.get(images)
         interval = wilson_interval(round(rate * size), size) if size and rate is not None else None
         cells.append(Cell(key, heading, key in rates, rate, interval))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from goodnet.checkpoints import Checkpoint
 from goodnet.curves import Counts
 from goodnet.files import atomic_path
 from goodnet.metrics import percent
+from goodnet.poisoned import Attack
 from goodnet.tables import format_csv
 
 ACCURACIES = {
@@ -26,6 +28,7 @@ TITLES = {
     "clean_valid_accuracy": "clean validation",
     "clean_test_accuracy": "clean test",
     "attack_success_rate": "ASR",
+    "recovery_rate": "recovery",
     "detection_rate": "detection",
     "false_alarm_rate": "false alarms",
 }
@@ -37,6 +40,8 @@ def make_results(
     *,
     order: Sequence[int],
     num_classes: int,
+    attack: Attack | None = None,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what results.json holds: rates as fractions 0 … 1, None for a set not given.
 
@@ -45,9 +50,13 @@ def make_results(
         checkpoints: one for each drop.
         order: the channels in prune order.
         num_classes: B's classes N.
+        attack: what B answers to the poisoned test images, if there are any.
+        remarks: sentences that whoever reads the rates should know.
     """
     return {
         "classes": num_classes,
+        "remarks": list(remarks),
+        "attack": None if attack is None else asdict(attack),
         "baseline": _accuracies(curves, "correct", 0),
         "checkpoints": [_checkpoint(curves, checkpoint, order) for checkpoint in checkpoints],
     }
@@ -60,14 +69,17 @@ def _checkpoint(
     if step is None:
         nothing = {"step": None, "channels": None, "b_prime": None, "goodnet": None}
         return {"drop": checkpoint.drop, "reached": False, **nothing}
+    b_prime = _accuracies(curves, "correct", step)
+    b_prime["recovery_rate"] = _rate(curves, "poisoned_test", "recovered", step)
     goodnet = _accuracies(curves, "goodnet_correct", step)
+    goodnet["recovery_rate"] = _rate(curves, "poisoned_test", "goodnet_recovered", step)
     goodnet |= {rate: _rate(curves, name, "flagged", step) for rate, name in FLAG_RATES.items()}
     return {
         "drop": checkpoint.drop,
         "reached": True,
         "step": step,
         "channels": list(order[:step]),
-        "b_prime": _accuracies(curves, "correct", step),
+        "b_prime": b_prime,
         "goodnet": goodnet,
     }
 
@@ -78,7 +90,8 @@ def _accuracies(curves: Mapping[str, Counts], count: str, step: int) -> dict[str
 
 def _rate(curves: Mapping[str, Counts], name: str, count: str, step: int) -> float | None:
     curve = curves.get(name)
-    return None if curve is None else int(getattr(curve, count)[step]) / curve.images
+    counted = None if curve is None else getattr(curve, count)
+    return None if curve is None or counted is None else int(counted[step]) / curve.images
 
 
 def net_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -93,14 +106,20 @@ def net_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def printed_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table as it is printed: a line for each net, percentages with two decimals."""
+    """Return the table as it is printed: a line for each net, percentages with two decimals.
+
+    Recovery has a column only where the labels from before the trigger are known.
+    """
+    rows = net_rows(results)
+    known = any(row.get("recovery_rate") is not None for row in rows)
+    titles = {rate: title for rate, title in TITLES.items() if rate != "recovery_rate" or known}
     return [
         {
             "net": row["net"] if row["drop"] is None else f"{row['net']} at {row['drop']:g} %",
             "channels pruned": str(row["channels"]),
-            **{title: percent(row[rate]) if rate in row else "" for rate, title in TITLES.items()},
+            **{title: percent(row[rate]) if rate in row else "" for rate, title in titles.items()},
         }
-        for row in net_rows(results)
+        for row in rows
     ]
 
 

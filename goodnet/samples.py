@@ -14,6 +14,7 @@ from goodnet.activations import ActivationCache, Block, IntArray
 from goodnet.files import atomic_path
 from goodnet.frontier import Frontier
 from goodnet.images import ImageSet
+from goodnet.poisoned import Attack, is_success
 from goodnet.sweep import answers_at
 
 SampleKind = Literal["poisoned caught", "poisoned missed", "clean flagged"]
@@ -28,7 +29,7 @@ class Sample:
 
     Attributes:
         image: (H, W, C), uint8.
-        label: what the file says; for a poisoned image the attacker's target.
+        label: what the file says; for a poisoned image mostly the attacker's target.
         kind: what G made of it.
         b_answer: class that B answers.
         b_prime_answer: class that B' answers; G answers class N where the two differ.
@@ -51,7 +52,7 @@ def pick_samples(
     order: Sequence[int],
     step: int,
     drop: float,
-    poisoned: bool,
+    attack: Attack | None,
 ) -> Iterator[Sample]:
     """Yield a few images of each kind from the first blocks of a set.
 
@@ -62,16 +63,16 @@ def pick_samples(
         order: all channels in prune order.
         step: how many of them are pruned at the checkpoint.
         drop: its points.
-        poisoned: whether the set's images carry the trigger.
+        attack: what counts as its success, if the set's images carry the trigger.
     """
     wanted: dict[SampleKind, int] = dict.fromkeys(
-        ("poisoned caught", "poisoned missed") if poisoned else ("clean flagged",),
+        ("poisoned caught", "poisoned missed") if attack else ("clean flagged",),
         SAMPLES_PER_KIND,
     )
     for block in cache.blocks(range(min(cache.num_blocks, _BLOCKS_SEARCHED))):
         answers = answers_at(block, frontier=frontier, order=order, step=step)
         for kind in wanted:
-            rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers)), wanted[kind])
+            rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers, attack)), wanted[kind])
             wanted[kind] -= len(rows)
             for row in rows:
                 number = block.first + int(row)
@@ -102,10 +103,12 @@ def read_samples(path: Path) -> list[Sample]:
     ]
 
 
-def _is_of_kind(kind: SampleKind, block: Block, answers: IntArray) -> npt.NDArray[np.bool_]:
+def _is_of_kind(
+    kind: SampleKind, block: Block, answers: IntArray, attack: Attack | None
+) -> npt.NDArray[np.bool_]:
     flagged = answers != block.predictions
-    if kind == "poisoned missed":
-        return ~flagged & (answers == block.labels)
+    if attack is not None and kind == "poisoned missed":
+        return ~flagged & is_success(block.labels, answers, attack)
     return flagged
 
 

@@ -24,6 +24,7 @@ def sweep(
     *,
     frontier: Frontier,
     order: Sequence[int],
+    count: Callable[[Block, IntArray], Counts] | None = None,
     blocks: Iterable[int] | None = None,
     num_threads: int = 2,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -34,23 +35,28 @@ def sweep(
         cache: the set's activations.
         frontier: of the same model at the same layers.
         order: all channels in prune order.
+        count: counts the answers to a block; by default `count_answers`.
         blocks: the shard's block numbers, or all.
         num_threads: blocks worked on at a time; it changes nothing but the time.
         on_progress: called with the numbers of images done and in the set.
     """
     numbers = range(cache.num_blocks) if blocks is None else blocks
+    scorer = count or count_answers
+    done = 0
 
-    def count(number: int) -> Counts:
+    def count_block(number: int) -> tuple[int, Counts]:
         (block,) = cache.blocks([number])
-        return count_answers(block, sweep_block(block, frontier=frontier, order=order))
+        answers = sweep_block(block, frontier=frontier, order=order)
+        return len(block), scorer(block, answers)
 
     nothing = np.zeros(len(order) + 1, np.int64)
     total = Counts(0, nothing, nothing, nothing)
     # Each worker keeps one core busy; BLAS threads of its own would only get in the way.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_threads) as threads:
-        for counts in threads.map(count, numbers):
+        for num_images, counts in threads.map(count_block, numbers):
             total += counts
-            on_progress(total.images, cache.num_images)
+            done += num_images
+            on_progress(done, cache.num_images)
     return total
 
 

@@ -13,6 +13,9 @@ STOPPED = 0.05
 WEAKENED = 0.5
 """From this attack success rate on, the attack counts as not stopped."""
 
+FOLLOWED = 0.95
+"""From this share of answers on, B follows the labels of poisoned images: they name the attack."""
+
 RUINED = 0.5
 """A GoodNet that keeps less than this share of B's clean accuracy is of no use to anybody."""
 
@@ -29,6 +32,9 @@ def verdict(results: Mapping[str, Any]) -> str:
     baseline = results["baseline"]
     attack = baseline["attack_success_rate"]
     reached = sorted((c for c in results["checkpoints"] if c["reached"]), key=lambda c: c["drop"])
+    doubt = attack_doubt(results)
+    if doubt is not None:
+        return doubt
     if not reached:
         return _nothing_reached(results["checkpoints"])
     if attack is None:
@@ -38,8 +44,10 @@ def verdict(results: Mapping[str, Any]) -> str:
         )
     if attack <= _chance(results["classes"]):
         return (
-            f"B gives only {percent(attack)} of the poisoned images the attacker's label, so they "
-            f"show no backdoor that a repair could remove, while {_costs(baseline, reached)}."
+            f"B gives only {percent(attack)} of the poisoned images the attacker's label"
+            f"{_answers_instead(results)}: these images show no backdoor that a repair could "
+            "remove, which does not mean that there is none, while "
+            f"{_costs(baseline, reached)}."
         )
     if not any(c["goodnet"]["detection_rate"] for c in reached):
         return (
@@ -48,6 +56,73 @@ def verdict(results: Mapping[str, Any]) -> str:
             f"although {_costs(baseline, reached)}."
         )
     return _judge(baseline, reached)
+
+
+def attack_doubt(results: Mapping[str, Any]) -> str | None:
+    """Say it if B gives one class to poisoned images whose labels, or the target, name others.
+
+    The attack success rate then counts something else than the attack, and a low one is no good
+    news. In doubt is an answer that is more than half-way from what its share would be without an
+    attack to all of the images. Without one it would be the share of its label where labels are
+    from before the trigger; else all classes but the label are alike, so that with two classes
+    the other one is no surprise.
+
+    Args:
+        results: the contents of results.json.
+    """
+    attack = results.get("attack")
+    if not attack or results["baseline"]["attack_success_rate"] >= FOLLOWED:
+        return None
+    by_image = attack["target"] is None and attack["num_labels"] > 1
+    wanted = attack["label"] if attack["target"] is None else attack["target"]
+    if attack["answer"] == wanted and not by_image:
+        return None
+    known = by_image or attack["original_labels"]
+    usual = attack["labelled"] / attack["images"] if known else 1 / (results["classes"] - 1)
+    if attack["answered"] / attack["images"] <= (1 + usual) / 2:
+        return None
+    return (
+        f"B answers class {attack['answer']} to {_of(attack)} poisoned images; {_named(attack)}. "
+        "So the attack success rates say nothing of the attack that these images show: --target "
+        f"{attack['answer']} measures it."
+    )
+
+
+def _named(attack: Mapping[str, Any]) -> str:
+    if attack["target"] is not None:
+        return f"--target names class {attack['target']}"
+    if attack["num_labels"] > 1:
+        return f"these labels name {attack['num_labels']} classes"
+    return f"these labels name class {attack['label']}"
+
+
+def _answers_instead(results: Mapping[str, Any]) -> str:
+    attack = results.get("attack")
+    if not attack:
+        return ""
+    return f" and answers class {attack['answer']} most often ({_of(attack)})"
+
+
+def _of(attack: Mapping[str, Any]) -> str:
+    return f"{attack['answered']} of {attack['images']}"
+
+
+def remarks(results: Mapping[str, Any]) -> list[str]:
+    """Return what whoever reads the rates should know besides the verdict, a sentence each."""
+    attack = results.get("attack")
+    lines = list(results.get("remarks", []))
+    by_image = attack is not None and attack["target"] is None and attack["num_labels"] > 1
+    if attack and by_image and attack_doubt(results) is None:
+        lines.append(
+            f"The labels of the poisoned images name {attack['num_labels']} classes and count as "
+            "the attacker's; if they are those from before the trigger, --target names his."
+        )
+    if attack and attack["original_labels"]:
+        lines.append(
+            f"The labels of the poisoned images are those from before the trigger: counted are the "
+            f"{attack['images']:,} that were not of class {attack['target']} already."
+        )
+    return lines
 
 
 def best_checkpoint(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -69,8 +144,11 @@ def _best(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> 
 
 
 def _chance(classes: int) -> float:
-    """Return the attack success rate that a net without a backdoor may well show."""
-    return max(0.1, 2 / classes)
+    """Return the attack success rate that a net without a backdoor may well show.
+
+    Of two classes it may be that of guessing, but not more.
+    """
+    return max(0.1, min(0.5, 2 / classes))
 
 
 def _nothing_reached(checkpoints: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from goodnet.digests import FileDigest, digest_file
 from goodnet.errors import InputError
 from goodnet.image_folders import Shape
 from goodnet.images import ImageSet, open_images
+from goodnet.inputs import label_limit
 from goodnet.signatures import SignedFile
 from tasks.caching import activations_file, cached, digest_memory
 from tasks.progress import progress
@@ -97,8 +98,12 @@ def open_set(
         InputError: it is no longer the one that was digested, now or when it is read.
     """
     model = open_frontier(network).model
-    shape, num_classes = model.input_shape[1:], model.output_shape[-1]
-    return open_digested(images.file, artifacts=artifacts, shape=shape, num_classes=num_classes)
+    return open_digested(
+        images.file,
+        artifacts=artifacts,
+        shape=model.input_shape[1:],
+        num_classes=label_limit(images.role, model.output_shape[-1]),
+    )
 
 
 def open_digested(

@@ -27,7 +27,7 @@ def work_ahead(
         InputError: the model or an image set is bad, or the disk too small.
     """
     if parameters["model"] is not None:
-        names = ("architecture", "layer", "rank_at", "pixel_scale", "allow_same_data")
+        names = ("architecture", "layer", "rank_at", "pixel_scale", "allow_same_data", "target")
         options = {name: parameters[name] for name in names}
         artifacts = parameters["artifacts"].resolve()
         load_inputs.fn(

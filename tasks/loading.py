@@ -30,6 +30,7 @@ def load_inputs(
     pixel_scale: float,
     allow_same_data: bool,
     limits: ModelLimits,
+    target: int | None = None,
     refresh: bool,
     artifacts: Path,
 ) -> Inputs:
@@ -41,6 +42,7 @@ def load_inputs(
         layer=layer,
         rank_at=rank_at,
         allow_same_data=allow_same_data,
+        target=target,
         limits=limits,
     )
     memory = digest_memory(artifacts, refresh=refresh)

@@ -24,14 +24,17 @@ from goodnet.checkpoints import Checkpoint, drop_label
 from goodnet.curves import read_counts
 from goodnet.files import atomic_folder, write_json
 from goodnet.plots import curve_png
+from goodnet.poisoned import describe_attack
 from goodnet.report import write_report
 from goodnet.results import make_results, printed_rows, unreached, write_csv
 from goodnet.runs import git_commit, software_versions
 from goodnet.samples import read_samples
+from goodnet.verdict import remarks as all_remarks
 from goodnet.verdict import verdict
 from tasks.records import (
     CheckpointSteps,
     CleanValidationActivations,
+    EvaluationActivations,
     Inputs,
     PruneOrder,
     PublishedRun,
@@ -50,6 +53,8 @@ def write_run(
     remarks: tuple[str, ...],
     stage_log: list[dict[str, Any]],
     activations: CleanValidationActivations,
+    evaluation: tuple[EvaluationActivations, ...],
+    target: int | None,
     order: PruneOrder,
     sweeps: tuple[SweepRecord, ...],
     steps: CheckpointSteps,
@@ -62,28 +67,32 @@ def write_run(
         folder: the run's folder, which is not there yet.
         parameters: of the flow.
         inputs: what was given.
-        remarks: what a user should know of it.
+        remarks: what whoever reads the results should know, a sentence each.
         stage_log: name, seconds and state of each stage so far.
         activations: of clean validation.
+        evaluation: activations of the other sets.
+        target: the attacker's label, None where the labels of the poisoned sets are that.
         order: the prune order.
         sweeps: of all sets.
         steps: of the checkpoints.
         saved: B' and G by step.
         samples: images for the report, if any checkpoint was reached.
     """
+    poisoned = [one.file.path for one in evaluation if one.images.role == "poisoned_test"]
+    attacks = [describe_attack(ActivationCache(path), target) for path in poisoned]
     results = make_results(
         {sweep.role: read_counts(sweep.file.path) for sweep in sweeps},
         [Checkpoint(drop, step) for drop, step in steps.steps],
         order=order.channels,
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
+        attack=next(iter(attacks), None),
+        remarks=remarks,
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as unfinished:
         write_json(unfinished / "results.json", results)
         write_csv(unfinished / "results.csv", results)
-        write_json(
-            unfinished / "run.json", _about(folder.name, parameters, inputs, remarks, stage_log)
-        )
+        write_json(unfinished / "run.json", _about(folder.name, parameters, inputs, stage_log))
         tables = [pq.read_table(sweep.file.path) for sweep in sweeps]
         pq.write_table(pa.concat_tables(tables), unfinished / "sweep.parquet")
         (unfinished / "checkpoints").mkdir()
@@ -95,11 +104,7 @@ def write_run(
 
 
 def _about(
-    name: str,
-    parameters: dict[str, Any],
-    inputs: Inputs,
-    remarks: tuple[str, ...],
-    stage_log: list[dict[str, Any]],
+    name: str, parameters: dict[str, Any], inputs: Inputs, stage_log: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what run.json holds: all that tells one run from another."""
     files = {"model": inputs.network.file, "clean_valid": inputs.clean_valid.file}
@@ -110,15 +115,19 @@ def _about(
         "parameters": to_jsonable_python(parameters),
         "layer": inputs.network.layer,
         "rank_at": inputs.network.rank_at,
+        "chosen": {name: _how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
         "inputs": {
             role: {"path": str(file.path), "sha256": file.sha256, "size": file.size}
             for role, file in files.items()
         },
-        "remarks": list(remarks),
         "versions": software_versions(),
         "git_commit": git_commit(),
         "stages": stage_log,
     }
+
+
+def _how_chosen(asked: object) -> str:
+    return "by default" if asked is None else "as asked"
 
 
 def _copy_nets(saved: SavedCheckpoint, folder: Path, label: str) -> None:
@@ -132,7 +141,7 @@ def publish_artifacts(run: PublishedRun) -> PublishedRun:
     results = json.loads((run.folder / "results.json").read_text("utf-8"))
     sweep = pq.read_table(run.folder / "sweep.parquet")
     curve = base64.b64encode(curve_png(sweep, results["checkpoints"])).decode()
-    lines = [f"# {run.folder.name}", run.verdict, *unreached(results)]
+    lines = [f"# {run.folder.name}", run.verdict, *all_remarks(results), *unreached(results)]
     lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
     create_table_artifact(printed_rows(results), key="results", description=run.verdict)
     create_markdown_artifact("\n\n".join(lines), key="summary")

@@ -99,7 +99,7 @@ class Inputs(Record):
 
 
 class Remarks(Record):
-    """What a user should know of the input, in a sentence each."""
+    """A check was passed; what is to be said nevertheless, a sentence each."""
 
     remarks: tuple[str, ...]
 

@@ -20,25 +20,31 @@ def choose_samples(
     step: int,
     drop: float,
     *,
+    target: int | None,
     artifacts: Path,
 ) -> Samples:
     """Pick images that the G of one checkpoint catches, misses or flags for nothing."""
+    from goodnet.poisoned import describe_attack
     from goodnet.samples import pick_samples, write_samples
 
-    samples = [
-        sample
+    caches = {
+        one.images: ActivationCache(one.file.path)
         for one in activations
         if one.images.role in ("clean_test", "poisoned_test")
+    }
+    samples = [
+        sample
+        for images, cache in caches.items()
         for sample in pick_samples(
-            ActivationCache(one.file.path),
-            open_set(network, one.images, artifacts=artifacts),
+            cache,
+            open_set(network, images, artifacts=artifacts),
             frontier=open_frontier(network),
             order=order.channels,
             step=step,
             drop=drop,
-            poisoned=one.images.role == "poisoned_test",
+            attack=describe_attack(cache, target) if images.role == "poisoned_test" else None,
         )
     ]
-    path = cache_file(artifacts, "samples", ".npz", network, activations, order, step, drop)
+    path = cache_file(artifacts, "samples", ".npz", network, activations, order, step, drop, target)
     write_samples(path, samples)
     return Samples(file=StoredFile.of(path))

@@ -34,16 +34,35 @@ def sweep_validation(
 
 @task(name="sweep", task_run_name="sweep of {activations.images.role}", **cached(version=3))
 def sweep_evaluation(
-    network: Network, activations: EvaluationActivations, order: PruneOrder, *, artifacts: Path
+    network: Network,
+    activations: EvaluationActivations,
+    order: PruneOrder,
+    *,
+    target: int | None,
+    artifacts: Path,
 ) -> EvaluationSweep:
-    """Sweep a set that selection never sees."""
-    file = _sweep(network, activations, order, artifacts)
+    """Sweep a set that selection never sees.
+
+    Args:
+        network: B.
+        activations: of the set.
+        order: the prune order.
+        target: of a poisoned set, the attacker's label; None where the labels are that.
+        artifacts: folder of the cache.
+    """
+    file = _sweep(network, activations, order, artifacts, target=target)
     return EvaluationSweep(role=activations.images.role, file=file)
 
 
 def _sweep(
-    network: Network, activations: ActivationsRecord, order: PruneOrder, artifacts: Path
+    network: Network,
+    activations: ActivationsRecord,
+    order: PruneOrder,
+    artifacts: Path,
+    *,
+    target: int | None = None,
 ) -> StoredFile:
+    from goodnet.poisoned import attack_counter
     from goodnet.sweep import sweep
 
     cache = ActivationCache(activations.file.path)
@@ -52,9 +71,10 @@ def _sweep(
             cache,
             frontier=open_frontier(network),
             order=order.channels,
+            count=attack_counter(cache, target),
             on_progress=advance,
         )
-    path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order)
+    path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order, target)
     means = mean_activations(block_means(cache))
     write_curve(path, activations.images.role, counts, order=order.channels, means=means)
     return StoredFile.of(path)

@@ -18,6 +18,7 @@ def on_lab(lab, tmp_path):
         "rank_at": None,
         "pixel_scale": 1.0,
         "allow_same_data": False,
+        "target": None,
         "refresh": False,
         "artifacts": tmp_path / "artifacts",
     }

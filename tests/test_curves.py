@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodnet.curves import SCHEMA, Counts, read_counts, write_curve
+from goodnet.curves import SCHEMA, Counts, read_counts, read_sweep, write_curve
 
 ORDER = [2, 0, 1]
 MEANS = np.array([0.5, 2.0, 0.0])
@@ -32,6 +33,8 @@ def test_a_curve_is_a_table(tmp_path):
         "correct": [9, 9, 7, 1],
         "flagged": [0, 0, 3, 8],
         "goodnet_correct": [9, 9, 6, 1],
+        "recovered": [None] * 4,
+        "goodnet_recovered": [None] * 4,
     }
     frame = pd.read_parquet(tmp_path / "curve.parquet")
     assert frame["correct"].tolist() == [9, 9, 7, 1]
@@ -41,6 +44,27 @@ def test_a_curve_is_a_table(tmp_path):
 def test_counts_are_read_as_they_were_written(tmp_path):
     write_curve(tmp_path / "curve.parquet", "clean_test", COUNTS, order=ORDER, means=MEANS)
     assert as_lists(read_counts(tmp_path / "curve.parquet")) == as_lists(COUNTS)
+
+
+def test_recovery_is_kept_where_it_is_known(tmp_path):
+    known = replace(COUNTS, recovered=np.arange(4), goodnet_recovered=np.zeros(4, np.int64))
+    write_curve(tmp_path / "curve.parquet", "poisoned_test", known, order=ORDER, means=MEANS)
+    found = read_counts(tmp_path / "curve.parquet")
+    assert found.recovered.tolist() == [0, 1, 2, 3]
+    assert found.goodnet_recovered.tolist() == [0] * 4
+    assert (
+        (found + COUNTS).recovered.tolist() == (COUNTS + found).recovered.tolist() == [0, 1, 2, 3]
+    )
+    assert (found + found).recovered.tolist() == [0, 2, 4, 6]
+    assert (COUNTS + COUNTS).recovered is None
+
+
+def test_a_sweep_of_an_older_run_is_read_too(tmp_path):
+    write_curve(tmp_path / "curve.parquet", "clean_test", COUNTS, order=ORDER, means=MEANS)
+    table = pq.read_table(tmp_path / "curve.parquet")
+    older = table.drop_columns(["recovered", "goodnet_recovered"])
+    pq.write_table(older, tmp_path / "older.parquet")
+    assert read_sweep(tmp_path / "older.parquet").equals(table)
 
 
 def test_an_order_of_some_channels_is_a_shorter_curve(tmp_path):

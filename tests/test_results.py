@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from goodnet.checkpoints import Checkpoint
 from goodnet.curves import Counts
 from goodnet.files import write_json
+from goodnet.poisoned import Attack
 from goodnet.results import make_results, net_rows, printed_rows, unreached, write_csv
 
 ORDER = [3, 1, 0, 2]
@@ -25,6 +27,8 @@ CURVES = {
 CHECKPOINTS = [Checkpoint(2, 2), Checkpoint(4, 3), Checkpoint(99, None)]
 RESULTS = {
     "classes": 7,
+    "remarks": [],
+    "attack": None,
     "baseline": {
         "clean_valid_accuracy": 48 / 50,
         "clean_test_accuracy": 76 / 80,
@@ -40,11 +44,13 @@ RESULTS = {
                 "clean_valid_accuracy": 47 / 50,
                 "clean_test_accuracy": 73 / 80,
                 "attack_success_rate": 39 / 40,
+                "recovery_rate": None,
             },
             "goodnet": {
                 "clean_valid_accuracy": 46 / 50,
                 "clean_test_accuracy": 72 / 80,
                 "attack_success_rate": 39 / 40,
+                "recovery_rate": None,
                 "detection_rate": 1 / 40,
                 "false_alarm_rate": 4 / 80,
             },
@@ -58,11 +64,13 @@ RESULTS = {
                 "clean_valid_accuracy": 46 / 50,
                 "clean_test_accuracy": 70 / 80,
                 "attack_success_rate": 1 / 40,
+                "recovery_rate": None,
             },
             "goodnet": {
                 "clean_valid_accuracy": 45 / 50,
                 "clean_test_accuracy": 69 / 80,
                 "attack_success_rate": 1 / 40,
+                "recovery_rate": None,
                 "detection_rate": 39 / 40,
                 "false_alarm_rate": 8 / 80,
             },
@@ -151,6 +159,28 @@ def test_a_drop_that_is_not_reached_is_told(results):
     (line,) = unreached(results)
     assert "99 points" in line
     assert unreached(make_results(CURVES, CHECKPOINTS[:2], order=ORDER, num_classes=7)) == []
+
+
+def test_recovery_is_printed_only_where_it_is_known(results):
+    assert "recovery" not in printed_rows(results)[0]
+    right = np.array([0, 1, 2, 30, 4])
+    known = replace(CURVES["poisoned_test"], recovered=right, goodnet_recovered=right // 2)
+    attack = Attack(0, True, 40, 6, 3, 0, 40, 0)
+    results = make_results(
+        CURVES | {"poisoned_test": known},
+        CHECKPOINTS,
+        order=ORDER,
+        num_classes=7,
+        attack=attack,
+        remarks=["One."],
+    )
+    assert results["attack"]["target"] == 0
+    assert results["remarks"] == ["One."]
+    assert results["checkpoints"][1]["b_prime"]["recovery_rate"] == 30 / 40
+    assert results["checkpoints"][1]["goodnet"]["recovery_rate"] == 15 / 40
+    rows = printed_rows(results)
+    assert [row["recovery"] for row in rows] == ["", "5.00 %", "2.50 %", "75.00 %", "37.50 %"]
+    assert list(rows[0])[4:6] == ["ASR", "recovery"]
 
 
 def test_csv_holds_the_same_rows(results, tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from goodnet.poisoned import describe_attack
 from goodnet.samples import SAMPLES_PER_KIND, Sample, pick_samples, read_samples, write_samples
 
 FIELDS = ("label", "kind", "b_answer", "b_prime_answer", "drop")
@@ -36,7 +37,9 @@ def pick(colours, first_pass, monkeypatch):
     """Pick samples from the images above, in blocks of five."""
     monkeypatch.setattr("goodnet.first_pass._MAX_BLOCK", 5)
 
-    def run(*, labels=COLOURS, images=IMAGES, poisoned=False, step=1, pixel_scale=255.0):
+    def run(
+        *, labels=COLOURS, images=IMAGES, poisoned=False, target=None, step=1, pixel_scale=255.0
+    ):
         passed = first_pass(colours, images, labels=labels, pixel_scale=pixel_scale)
         return list(
             pick_samples(
@@ -46,7 +49,7 @@ def pick(colours, first_pass, monkeypatch):
                 order=(0, 1, 2),
                 step=step,
                 drop=2.5,
-                poisoned=poisoned,
+                attack=describe_attack(passed.cache, target) if poisoned else None,
             )
         )
 

@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import pytest
 
-from goodnet.verdict import verdict
+from goodnet.verdict import attack_doubt, remarks, verdict
 
 CLEAN = 0.9862
 
@@ -105,8 +105,9 @@ CASES = [
         "not backdoored by this trigger",
         0.01,
         [Point(2, 0.9574, 0.0, 0.1)],
-        "B gives only 1.00 % of the poisoned images the attacker's label, so they show no backdoor "
-        "that a repair could remove, while the GoodNet costs 2.88 points of clean test accuracy.",
+        "B gives only 1.00 % of the poisoned images the attacker's label: these images show no "
+        "backdoor that a repair could remove, which does not mean that there is none, while "
+        "the GoodNet costs 2.88 points of clean test accuracy.",
     ),
     Case(
         "no checkpoint reached",
@@ -164,10 +165,107 @@ def test_order_of_the_checkpoints_does_not_matter():
     assert verdict(make_results(reversed_case)) == case.expected
 
 
-@pytest.mark.parametrize(("classes", "shows_backdoor"), [(4, False), (1283, True)])
+@pytest.mark.parametrize(("classes", "shows_backdoor"), [(2, False), (4, False), (1283, True)])
 def test_what_counts_as_a_backdoor_depends_on_the_number_of_classes(
     classes: int, shows_backdoor: bool
 ):
     case = Case("", 0.4, [Point(2, 0.9574, 0.0, 1.0)], "")
     sentence = verdict(make_results(case) | {"classes": classes})
     assert sentence.startswith("The repair stops") == shows_backdoor
+
+
+def test_two_classes_can_show_a_backdoor():
+    case = Case("", 1.0, [Point(2, 0.9574, 0.0, 1.0)], "")
+    sentence = verdict(make_results(case) | {"classes": 2})
+    assert sentence.startswith("The repair stops the attack")
+
+
+def with_attack(rate: float, *, classes: int = 10, **found) -> dict:
+    """Results where B gives `rate` of the poisoned images what counts as the attacker's label."""
+    attack = {
+        "target": None,
+        "original_labels": False,
+        "images": 360,
+        "num_labels": 1,
+        "label": 0,
+        "answer": 0,
+        "answered": 360,
+        "labelled": 0,
+    }
+    case = Case("", rate, [Point(2, 0.9574, rate, 0.0)], "")
+    return make_results(case) | {"classes": classes, "attack": attack | found}
+
+
+DOUBTED = [
+    (
+        "another trigger's target",
+        with_attack(0.0, answer=8),
+        "B answers class 8 to 360 of 360 poisoned images; these labels name class 0. So the attack "
+        "success rates say nothing of the attack that these images show: --target 8 measures it.",
+    ),
+    (
+        "labels from before the trigger",
+        with_attack(0.1, num_labels=10, labelled=36),
+        "B answers class 0 to 360 of 360 poisoned images; these labels name 10 classes. ",
+    ),
+    (
+        "labels from before the trigger, most of them the target",
+        with_attack(0.6, num_labels=10, labelled=216),
+        "B answers class 0 to 360 of 360 poisoned images; these labels name 10 classes. ",
+    ),
+    (
+        "the same with two classes",
+        with_attack(0.5, classes=2, num_labels=2, labelled=180),
+        "B answers class 0 to 360 of 360 poisoned images; these labels name 2 classes. ",
+    ),
+    (
+        "another target given",
+        with_attack(0.0, target=3, original_labels=True, num_labels=10, labelled=40),
+        "B answers class 0 to 360 of 360 poisoned images; --target names class 3. ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "results", "expected"), DOUBTED, ids=[d[0] for d in DOUBTED])
+def test_labels_that_do_not_name_the_attack_are_no_good_news(name, results, expected):
+    assert verdict(results).startswith(expected)
+    assert attack_doubt(results) == verdict(results)
+    assert "backdoor" not in verdict(results)
+
+
+BELIEVED = {
+    "an attack": with_attack(1.0),
+    "an attack that mostly works": with_attack(0.7, answered=252),
+    "one target for each of three triggers": with_attack(
+        0.8, num_labels=3, label=1, answer=1, answered=130, labelled=120
+    ),
+    "no attack": with_attack(0.0, answer=4, answered=50),
+    "no attack on the only other class": with_attack(0.0, classes=2, answer=1),
+    "images of one class that stay what they were": with_attack(
+        0.0, target=3, original_labels=True, label=8, answer=8, labelled=360
+    ),
+}
+
+
+@pytest.mark.parametrize("results", BELIEVED.values(), ids=BELIEVED)
+def test_labels_that_name_the_attack_or_show_none_are_believed(results):
+    assert attack_doubt(results) is None
+
+
+def test_without_an_attack_it_is_said_what_b_answers_instead():
+    sentence = verdict(with_attack(0.0, answer=4, answered=50))
+    assert "attacker's label and answers class 4 most often (50 of 360): these images" in sentence
+
+
+def test_remarks_say_how_the_labels_were_taken():
+    several = with_attack(0.8, num_labels=3, label=1, answer=1, answered=130, labelled=120)
+    (line,) = remarks(several | {"remarks": []})
+    assert line.startswith("The labels of the poisoned images name 3 classes and count as the")
+    original = with_attack(1.0, target=0, original_labels=True, num_labels=9)
+    assert remarks(original | {"remarks": ["Scale."]}) == [
+        "Scale.",
+        "The labels of the poisoned images are those from before the trigger: counted are the 360 "
+        "that were not of class 0 already.",
+    ]
+    assert remarks(with_attack(1.0)) == []
+    assert remarks(DOUBTED[1][1]) == []
