@@ -79,6 +79,7 @@ def test_the_results_on_the_lab_are_the_published_counts(on_lab):
         "clean_valid_accuracy": 36 / 40,
         "clean_test_accuracy": 26 / 28,
         "attack_success_rate": 1,
+        "recovery_rate": None,
         "detection_rate": 0,
         "false_alarm_rate": 2 / 28,
     }
