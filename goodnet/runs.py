@@ -44,8 +44,15 @@ def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> 
         kind: folder that the run belongs in.
 
     Raises:
-        InputError: the name is no file name, or a run has it already.
+        InputError: the name is no file name, or a run has it already, or the path of the folder
+            is no UTF-8, as the libraries that write Parquet files and nets need it.
     """
+    try:
+        str(artifacts.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{artifacts.resolve()}: is no UTF-8, expected a folder whose path is, for artifacts"
+        ) from error
     if name is None:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if name != Path(name).name or name.startswith(".") or not name.isprintable():

@@ -9,6 +9,7 @@ from prefect import task
 from goodnet.activations import ActivationCache
 from goodnet.images import DigestArray
 from goodnet.inputs import SetName, compare_images
+from tasks.caching import cached
 from tasks.records import (
     ActivationsRecord,
     CleanValidationActivations,
@@ -19,7 +20,7 @@ from tasks.records import (
 logger = logging.getLogger(__name__)
 
 
-@task(name="compare sets", persist_result=False)
+@task(name="compare sets", **cached(version=1))
 def compare_sets(
     clean_valid: CleanValidationActivations,
     evaluation: tuple[EvaluationActivations, ...],
