@@ -20,11 +20,19 @@ from prefect.states import Completed, Failed
 from pydantic import NonNegativeInt, PositiveInt
 
 from flows import repair as repair_module
+from flows.paths import AnyPath, sendable_parameters
 from flows.repair import Drops, PixelScale, Share, Verify, repair
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.audits import AuditedModel, Limits, find_models, find_problems, require_measurable
-from goodnet.errors import printable
+from goodnet.audits import (
+    AuditedModel,
+    Limits,
+    find_models,
+    find_problems,
+    require_inside,
+    require_measurable,
+)
+from goodnet.errors import InputError, printable
 from goodnet.model_limits import DEFAULT_LIMITS
 from goodnet.runs import reserve_run_folder
 from goodnet.targets import require_target
@@ -34,11 +42,11 @@ from tasks.caching import StageInputs
 
 @flow(name="audit", persist_result=False, on_running=[tag_process])
 def audit(
-    models: Path,
-    clean_valid: Path,
-    clean_test: Path,
-    poisoned_test: Path | None = None,
-    poisoned_valid: Path | None = None,
+    models: AnyPath,
+    clean_valid: AnyPath,
+    clean_test: AnyPath,
+    poisoned_test: AnyPath | None = None,
+    poisoned_valid: AnyPath | None = None,
     max_false_alarm_rate: Share | None = None,
     max_attack_success_rate: Share | None = None,
     architecture: str | None = None,
@@ -53,7 +61,7 @@ def audit(
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
     refresh: bool = False,
-    artifacts: Path | None = None,
+    artifacts: AnyPath | None = None,
     audit_name: str | None = None,
 ) -> State[None]:
     """Repair every net in a folder and fail if one cannot be repaired or is over a limit.
@@ -140,14 +148,18 @@ def audit(
 def _audit_model(
     model: Path, finished: FinishedRepairs, *, options: dict[str, Any], limits: Limits
 ) -> AuditedModel:
-    run = finished.find(model)
+    try:
+        require_inside(model)
+        run = finished.find(model)
+    except InputError as error:
+        return AuditedModel(model=model.name, state="failed", error=str(error))
     unchanged = run is not None
     if run is None:
         named = repair.with_options(flow_run_name=lambda: printable(f"repair {model.name}"))
-        state = named(model=model, **options, return_state=True)
+        state = named(**sendable_parameters({"model": model, **options}), return_state=True)
         if not state.is_completed():
-            error = str(state.result(raise_on_failure=False))
-            return AuditedModel(model=model.name, state="failed", error=error)
+            found = str(state.result(raise_on_failure=False))
+            return AuditedModel(model=model.name, state="failed", error=found)
         run = state.result().folder
         finished.add(model, run)
     return AuditedModel.of(

@@ -50,13 +50,14 @@ def _check(parameters: Mapping[str, Any]) -> Path:
 def _audit(parameters: dict[str, Any], folder: Path, *, quiet: bool) -> int:
     from flows.audit import audit
     from flows.console import Page, Progressing, print_audit
+    from flows.paths import sendable_parameters
     from flows.server import connected
     from tasks import progress
 
     if not quiet:
         progress.listeners.append(Progressing(Page(stderr=True)))
     with connected():
-        state: State[Any] = audit(**parameters, return_state=True)
+        state: State[Any] = audit(**sendable_parameters(parameters), return_state=True)
     error = state.result(raise_on_failure=False) if state.is_failed() else None
     if not (folder / "audit.json").is_file() and isinstance(error, Exception):
         raise error

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from flows.paths import AnyPath
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.command import FLOAT32
@@ -37,11 +38,11 @@ Verify = Literal["sample", "full"]
 
 @flow(name="repair", persist_result=False, on_running=[tag_process])
 def repair(
-    model: Path | None = None,
-    clean_valid: Path | None = None,
-    clean_test: Path | None = None,
-    poisoned_test: Path | None = None,
-    poisoned_valid: Path | None = None,
+    model: AnyPath | None = None,
+    clean_valid: AnyPath | None = None,
+    clean_test: AnyPath | None = None,
+    poisoned_test: AnyPath | None = None,
+    poisoned_valid: AnyPath | None = None,
     architecture: str | None = None,
     layer: str | None = None,
     rank_at: str | None = None,
@@ -54,7 +55,7 @@ def repair(
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
     refresh: bool = False,
-    artifacts: Path | None = None,
+    artifacts: AnyPath | None = None,
     run_name: str | None = None,
     default_case: DefaultCase = DefaultCase(),  # noqa: B008
 ) -> PublishedRun:

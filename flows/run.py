@@ -93,6 +93,7 @@ def _limits(parameters: dict[str, Any]) -> ModelLimits:
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     with lasting():
         from flows.console import Page, Progressing, print_plan, print_run
+        from flows.paths import sendable_parameters
         from flows.repair import repair
         from flows.server import connected
         from tasks import progress
@@ -103,7 +104,7 @@ def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
         progress.listeners.append(Progressing(Page(stderr=True)))
     ahead = partial(work_ahead, parameters, _sets(parameters), _limits(parameters))
     with connected(meanwhile=ahead):
-        run = repair(**parameters)
+        run = repair(**sendable_parameters(parameters))
     if not quiet:
         print_run(Page(), run.folder, run.verdict)
 

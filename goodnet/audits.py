@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from goodnet.errors import InputError, printable
+from goodnet.image_folders import require_link_inside
 from goodnet.metrics import percent
 from goodnet.results import FLAG_RATES, TITLES
 from goodnet.verdict import attack_doubt, best_checkpoint, verdict
@@ -75,10 +76,17 @@ def find_models(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    models = [path for path in files if path.suffix in _SUFFIXES and path.is_file()]
+    # Whatever is no folder: a pipe or a link to nothing is a model that fails, not none.
+    models = [path for path in files if path.suffix in _SUFFIXES and not path.is_dir()]
     if not models:
         raise InputError(f"{folder}: holds no model, expected .keras, .h5 or .hdf5 files")
     return models
+
+
+def require_inside(model: Path) -> None:
+    """Raise InputError if a model of a folder is a link that leads out of it, or to nothing."""
+    if model.is_symlink():
+        require_link_inside(model, model.parent.resolve())
 
 
 def require_measurable(max_attack_success_rate: float | None, poisoned_test: Path | None) -> None:

@@ -71,16 +71,25 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON of whoever wrote it.
+    """Read a JSON file of whoever wrote it.
 
     Raises:
         OSError: there is no such file.
         ValueError: it is no JSON, or nested deeper than any that is written here.
     """
+    return parse_json(path.read_bytes())
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON of whoever wrote it.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than any that is written here.
+    """
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
+        raise ValueError("JSON is nested too deeply") from error
 
 
 def write_json(path: Path, value: object) -> None:

@@ -61,7 +61,7 @@ def list_visible(folder: Path, *, inside: Path) -> list[Path]:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
     for path in paths:
         if path.is_symlink():
-            _require_inside(path, inside)
+            require_link_inside(path, inside)
     return paths
 
 
@@ -119,7 +119,8 @@ def _number(label: Path) -> int:
     return int(label.name.partition("-")[0])
 
 
-def _require_inside(link: Path, folder: Path) -> None:
+def require_link_inside(link: Path, folder: Path) -> None:
+    """Raise InputError if a link leads to nothing or out of a folder, which is resolved."""
     if not link.exists():
         raise InputError(f"{link}: is a link to nothing")
     if not link.resolve().is_relative_to(folder):

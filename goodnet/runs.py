@@ -51,8 +51,8 @@ def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> 
         kind: folder that the run belongs in.
 
     Raises:
-        InputError: the name is no file name, a run has it already, or files stand where folders
-            have to be.
+        InputError: the name is no file name, a run has it already, files stand where folders have
+            to be, or the path is no UTF-8.
     """
     if name is None:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

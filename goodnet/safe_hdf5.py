@@ -26,12 +26,13 @@ KNOWN_FILTERS = frozenset(
         h5py.h5z.FILTER_DEFLATE,
         h5py.h5z.FILTER_SHUFFLE,
         h5py.h5z.FILTER_FLETCHER32,
-        h5py.h5z.FILTER_SZIP,
-        h5py.h5z.FILTER_SCALEOFFSET,
         h5py.h5z.FILTER_LZF,
     }
 )
-"""The filters that HDF5 and h5py bring along; any other would load a plug-in."""
+"""Filters that come with h5py and bear whatever a file tells them. Any other would load a plug-in,
+code from wherever HDF5_PLUGIN_PATH points; SZIP divides by numbers from the file, and 0 of them
+ends the process.
+"""
 
 
 @contextmanager
@@ -64,6 +65,11 @@ def hdf5_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if not _comes_from_h5py(error):
             raise
+        if isinstance(error, BlockingIOError) or "already open for write" in str(error):
+            raise InputError(
+                f"{path}: another program has it open for writing, or ended before it closed it; "
+                "close it there, or mend it with h5clear -s"
+            ) from error
         raise InputError(f"{path}: cannot be read as HDF5, it is damaged ({error})") from error
 
 
@@ -182,7 +188,9 @@ def _check_storage(dataset: h5py.Dataset, path: Path) -> None:
     filters = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
     unknown = [str(number) for number in filters if number not in KNOWN_FILTERS]
     if unknown:
-        raise InputError(f"{where} uses filter {unknown[0]}, which HDF5 does not bring along")
+        raise InputError(
+            f"{where} uses filter {unknown[0]}, expected none, gzip, lzf, shuffle or fletcher32"
+        )
     if len(set(filters)) < len(filters):
         raise InputError(f"{where} uses the same filter twice")
     _check_size(dataset, where, compressed=bool(filters))

@@ -136,7 +136,7 @@ def _save(path: Path, digest: str, epochs_done: int, variables: list[Any]) -> No
 
 def _restore(path: Path, digest: str, variables: list[Any]) -> int:
     """Set `variables` from the file and return the epochs done; 0 where it is of no use."""
-    if not path.exists():
+    if not path.is_file():
         return 0
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -145,9 +145,25 @@ def _restore(path: Path, digest: str, variables: list[Any]) -> int:
                 return 0
             values = [file[f"variable_{i}"] for i in range(len(variables))]
             epochs_done = int(file["epochs_done"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        _require_alike(values, variables)
+    except (
+        *(OSError, EOFError, KeyError, ValueError, TypeError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    ) as error:
         logger.warning("%s: is unreadable (%s), starting over", path, error)
         return 0
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return epochs_done
+
+
+def _require_alike(values: list[NDArray[Any]], variables: list[Any]) -> None:
+    """Raise ValueError unless the values could be those of the variables."""
+    for value, variable in zip(values, variables, strict=True):
+        if value.shape != tuple(variable.shape) or value.dtype != np.dtype(variable.dtype):
+            raise ValueError(
+                f"{variable.path} has {value.dtype} of shape {value.shape}, expected "
+                f"{variable.dtype} of shape {tuple(variable.shape)}"
+            )
+        if not np.isfinite(value).all():
+            raise ValueError(f"{variable.path} is NaN or infinite")

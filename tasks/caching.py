@@ -19,6 +19,7 @@ from prefect.tasks import Task
 from prefect.utilities.dispatch import get_registry_for_type
 
 from goodnet.digests import DigestMemory, digest_file
+from goodnet.files import parse_json
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
 
@@ -67,7 +68,7 @@ class RecordSerializer(Serializer):
         Raises:
             ValueError: it is no record, or a file of it is gone or altered.
         """
-        name, fields = json.loads(blob)
+        name, fields = parse_json(blob)
         kind = getattr(records, name, None)
         if not (isinstance(kind, type) and issubclass(kind, Record)):
             raise ValueError(f"no record is called {name}")

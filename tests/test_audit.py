@@ -252,6 +252,41 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
     assert {"repair a.keras", "repair broken.keras"} <= {run["name"] for run in repairs}
 
 
+def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_path, ui_server):
+    name, place = os.fsdecode(b"a\xff\x1b.keras"), tmp_path / os.fsdecode(b"d\xfe")
+    (place / "models").mkdir(parents=True)
+    shutil.copy(given / "models" / "a.keras", place / "models" / name)
+    for images in given.glob("clean_*.h5"):
+        shutil.copy(images, place)
+    os.mkfifo(place / "models" / "pipe.keras")
+    for link, target in (
+        ("out.keras", given / "models" / "a.keras"),
+        ("endless.keras", "endless.keras"),
+        ("device.h5", "/dev/zero"),
+    ):
+        (place / "models" / link).symlink_to(target)
+    environment = {"PREFECT_HOME": str(ui_server.home)}
+    named = [*options(place)[:-1], tmp_path / "artifacts", "--audit-name", "odd"]
+    done = run_audit(*named, environment=environment)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "a\\udcff\\x1b.keras: repaired\n" in done.stdout
+    models = {one["model"]: one for one in contents(tmp_path, "odd")["models"]}
+    assert models[name]["state"] == "repaired"
+    errors = {
+        model: one["error"].rpartition(": ")[2] for model, one in models.items() if one["error"]
+    }
+    assert errors == {
+        "pipe.keras": "is a folder or a device, expected a file",
+        "out.keras": "is a link that leads out of the folder",
+        "endless.keras": "is a link to nothing",
+        "device.h5": "is a link that leads out of the folder",
+    }
+    run = json.loads((Path(models[name]["run"]) / "run.json").read_text())
+    assert run["inputs"]["model"]["path"] == str(place / "models" / name)
+    assert run["inputs"]["clean_test"]["path"] == str(place / "clean_test.h5")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -259,6 +294,7 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
         (["--clean-test", "gone.h5"], "gone.h5: no such file"),
         (["--max-attack-success-rate", "0.1"], "without poisoned_test"),
         (["--audit-name", "a/b"], "plain folder name"),
+        (["--artifacts", os.fsdecode(b"a\xff")], "a\\udcff: is no UTF-8, expected a folder whose"),
     ],
 )
 def test_what_can_be_mended_gets_one_line(changes, message, given):

@@ -148,7 +148,7 @@ def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(
     assert finish(start(undisturbed, prefect_server, *options, name="changed")) == (0, "")
     reached = {point["step"] for point in checkpoints(undisturbed, "changed")} - {None}
     assert sorted(stages_run(undisturbed, "changed")) == sorted(
-        ["load", "activations of clean_test", "sweep of clean_test", "samples"]
+        ["load", "activations of clean_test", "compare sets", "sweep of clean_test", "samples"]
         + ["verify checkpoint"] * len(reached)
     )
 

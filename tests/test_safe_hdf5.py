@@ -1,4 +1,7 @@
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,7 +137,6 @@ def test_names_with_control_characters_are_escaped(tmp_path):
         {},
         {"compression": "gzip", "compression_opts": 9, "shuffle": True},
         {"compression": "lzf", "fletcher32": True},
-        {"scaleoffset": 0},
     ],
     ids=str,
 )
@@ -145,6 +147,112 @@ def test_reads_what_is_stored_with_known_filters(tmp_path, options):
     )
     with open_hdf5(path) as file:
         np.testing.assert_array_equal(get_dataset(file, "data")[()], numbers)
+
+
+def write_filtered(path, filter_number):
+    """Write a chunk as if it had gone through a filter, with no parameters of the filter."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((10,))
+    creation.set_filter(filter_number, h5py.h5z.FLAG_OPTIONAL, ())
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((10,))
+        data = h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_FLOAT, space, creation)
+        data.write_direct_chunk((0,), np.zeros(10, "f4").tobytes())
+    return path
+
+
+PLUG_IN = """
+#include <stdio.h>
+#include <stddef.h>
+__attribute__((constructor)) static void loaded(void) { fclose(fopen("MARK", "w")); }
+static size_t filter(unsigned f, size_t n, const unsigned *c, size_t bytes, size_t *s, void **b)
+{ return bytes; }
+static struct { int v, id; unsigned encodes, decodes; const char *name; void *a, *b, *f; } it =
+    {1, NUMBER, 1, 1, "it", 0, 0, filter};
+int H5PLget_plugin_type(void) { return 0; }
+const void *H5PLget_plugin_info(void) { return &it; }
+"""
+READ = """
+import sys
+from pathlib import Path
+from goodnet.errors import InputError
+from goodnet.safe_hdf5 import get_dataset, open_hdf5
+try:
+    with open_hdf5(Path(sys.argv[1])) as file:
+        get_dataset(file, "data")[()]
+except InputError as error:
+    print(error)
+"""
+READ_PLAINLY = "import h5py, sys; print(h5py.File(sys.argv[1])['data'][0])"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_no_plug_in_of_the_environment_is_loaded(tmp_path):
+    mark, number = tmp_path / "loaded", 305
+    source = PLUG_IN.replace("MARK", str(mark)).replace("NUMBER", str(number))
+    (tmp_path / "it.c").write_text(source)
+    (tmp_path / "plug-ins").mkdir()
+    built = ["cc", "-shared", "-fPIC", "-o", tmp_path / "plug-ins" / "libit.so", tmp_path / "it.c"]
+    subprocess.run(built, check=True)
+    path = write_filtered(tmp_path / "a.h5", number)
+
+    def read(program):
+        return subprocess.run(
+            [sys.executable, "-c", program, path],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"HDF5_PLUGIN_PATH": str(tmp_path / "plug-ins")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert "uses filter 305, expected none, gzip, lzf, shuffle or fletcher32" in read(READ)
+    assert not mark.exists()
+    assert read(READ_PLAINLY) == "0.0\n"
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("number", [h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_SCALEOFFSET, 5])
+def test_filters_that_trust_the_file_are_refused(tmp_path, number):
+    """Reading through SZIP without its parameters ends the process: it divides by them."""
+    path = write_filtered(tmp_path / "a.h5", number)
+    with (
+        pytest.raises(InputError, match=f"`/data` uses filter {number}, expected"),
+        open_hdf5(path),
+    ):
+        pass
+
+
+HOLD = """
+import sys, h5py
+file = h5py.File(sys.argv[1], "a", libver=sys.argv[2])
+file.flush()
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+@pytest.mark.parametrize("ends", ["later", "killed"])
+def test_a_file_that_is_open_for_writing_elsewhere_is_no_damaged_one(tmp_path, version, ends):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=version) as file:
+        file["data"] = np.zeros(3)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, path, version], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        holder.stdout.readline()
+        if ends == "killed":
+            holder.kill()
+            holder.wait()
+        if (version, ends) == ("earliest", "killed"):  # No trace of it is left in such a file.
+            with open_hdf5(path) as file:
+                assert len(get_dataset(file, "data")) == 3
+        else:
+            with pytest.raises(InputError, match="another program has it open"), open_hdf5(path):
+                pass
+        holder.kill()
 
 
 def test_accepts_the_tightest_honest_compression(tmp_path):

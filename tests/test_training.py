@@ -1,4 +1,5 @@
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -69,6 +70,46 @@ def test_an_unreadable_state_means_start_over(uninterrupted, tmp_path, caplog, d
     content[len(content) // 2] ^= 1
     damaged = {"empty": b"", "text": b"weights", "truncated": content[:-100], "bit": content}
     state.write_bytes(damaged[damage])
+    with caplog.at_level(logging.WARNING, logger="goodnet.training"):
+        assert same_weights(train(state=state), uninterrupted)
+    assert "starting over" in caplog.text
+
+
+def plant(state, **changes):
+    with np.load(state) as file:
+        arrays = {**file, **changes}
+    np.savez(state, **arrays)
+
+
+def bomb(state):
+    """An array that declares more than any memory holds, in a member of a few bytes."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }" % 10**15
+    header += b" " * (118 - len(header) - 1) + b"\n"
+    with zipfile.ZipFile(state) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["variable_0.npy"] = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(state, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: plant(state, variable_0=np.zeros((2, 2), "f4")),
+        lambda state: plant(state, variable_0=np.array([{"a": 1}], object)),
+        lambda state: plant(state, variable_1=np.array(["text"])),
+        lambda state: plant(state, epochs_done=np.array(["many"])),
+        lambda state: plant(state, epochs_done=np.array([1, 2])),
+        lambda state: plant(state, digest=np.array([[1, 2], [3, 4]])),
+        bomb,
+    ],
+    ids=["shape", "pickle", "text", "no number", "numbers", "digest", "bomb"],
+)
+def test_a_planted_state_means_start_over(uninterrupted, tmp_path, caplog, change):
+    state = tmp_path / "training.npz"
+    train(state=state, epochs=2)
+    change(state)
     with caplog.at_level(logging.WARNING, logger="goodnet.training"):
         assert same_weights(train(state=state), uninterrupted)
     assert "starting over" in caplog.text
