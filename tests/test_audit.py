@@ -163,11 +163,16 @@ def given(tmp_path_factory):
     labels = net.predict(images.astype("float32"), verbose=0).argmax(1)
     write_images(folder / "clean_valid.h5", images[:60], labels[:60])
     write_images(folder / "clean_test.h5", images[60:], labels[60:])
+    write_images(folder / "shifted.h5", images[:60], (labels[:60] + 1) % 4)
     (folder / "models").mkdir()
     net.save(folder / "models" / "a.keras")
     net.layers[-1].bias.assign([1e-6, 0, 0, 0])
     net.save(folder / "models" / "b.keras")
     (folder / "models" / "broken.keras").write_text("no model")
+    # Images that all nets answer with one class, under the label of another.
+    alike = images[labels == np.bincount(labels).argmax()]
+    other = (np.bincount(labels).argmax() + 1) % 4
+    write_images(folder / "poisoned_test.h5", alike, np.full(len(alike), other))
     return folder
 
 
@@ -187,6 +192,32 @@ def audits(given, ui_server):
     again = run_audit(*options(given), "--audit-name", "again", environment=environment)
     limit = ["--max-false-alarm-rate", "0", "--audit-name", "limit", "--quiet"]
     return first, again, run_audit(*options(given), *limit, environment=environment)
+
+
+def test_labels_that_are_not_what_b_answers_fail_the_audit(given, audits, ui_server):
+    done = run_audit(
+        *options(given), "--poisoned-test", given / "poisoned_test.h5",
+        "--max-attack-success-rate", "1", "--audit-name", "labels", "--verify", "sample",
+        environment={"PREFECT_HOME": str(ui_server.home)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "2 of 2 models failed: a.keras (B answers class" in done.stderr
+    for one in contents(given, "labels")["models"]:
+        assert (one["state"], one["verdict"]) == ("failed", None)
+        assert "these labels name class" in one["error"]
+        assert Path(one["run"]).is_dir()
+
+
+def test_a_net_that_is_hardly_right_fails_the_audit(given, audits, ui_server):
+    done = run_audit(
+        "--models", given / "models", "--clean-valid", given / "shifted.h5",
+        "--clean-test", given / "clean_test.h5", "--artifacts", given / "artifacts",
+        "--audit-name", "shifted",
+        environment={"PREFECT_HOME": str(ui_server.home)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "2 of 2 models failed: a.keras (" in done.stderr
+    assert "B answers 0 of 60 images with their label, 0.00 %" in done.stderr
 
 
 def contents(folder, name):
@@ -293,6 +324,7 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
         (["--models", "gone"], "gone: no such folder"),
         (["--clean-test", "gone.h5"], "gone.h5: no such file"),
         (["--max-attack-success-rate", "0.1"], "without poisoned_test"),
+        (["--target", "1"], "target 1 is given without poisoned images"),
         (["--audit-name", "a/b"], "plain folder name"),
         (["--artifacts", os.fsdecode(b"a\xff")], "a\\udcff: is no UTF-8, expected a folder whose"),
     ],

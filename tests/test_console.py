@@ -122,6 +122,22 @@ def test_the_end_names_files_and_the_time_of_each_stage(tmp_path):
     ]
 
 
+def test_the_layer_and_remarks_are_told_after_the_verdict(tmp_path):
+    results = {"classes": 3, "baseline": NET, "checkpoints": [], "remarks": ["Mind the scale."]}
+    write_json(tmp_path / "results.json", results)
+    chosen = {"layer": "by default", "rank_at": "as asked"}
+    about = {"stages": STAGES, "layer": "conv\x1b", "rank_at": "pool", "chosen": chosen}
+    write_json(tmp_path / "run.json", about)
+    page = on_page()
+    print_run(page, tmp_path, "The verdict.")
+    lines = page.file.getvalue().splitlines()
+    first = lines.index("The verdict.")
+    assert lines[first + 1 : first + 3] == [
+        "Mind the scale.",
+        "Pruned: channels of conv\\x1b (by default), ranked at pool (as asked).",
+    ]
+
+
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_number_of_the_table_is_cut_off(tmp_path, width):
     rates = dict.fromkeys(NET, 1.0) | {"detection_rate": 1.0, "false_alarm_rate": 1.0}

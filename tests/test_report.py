@@ -429,6 +429,26 @@ def test_report_of_a_run_that_reached_nothing(tmp_path: Path):
     assert "load_model" not in text.partition("<body>")[2].partition("<script")[0]
 
 
+def test_recovery_layers_and_remarks_are_shown_where_they_are_known(tmp_path: Path):
+    run = make_run(tmp_path / "run", hostile=True)
+    assert "recovery" not in write_report(run).read_text().partition("<script")[0]
+    results = json.loads((run / "results.json").read_text())
+    results["remarks"] = [f"Mind {HOSTILE}."]
+    for checkpoint in results["checkpoints"]:
+        for net in ("b_prime", "goodnet"):
+            checkpoint[net]["recovery_rate"] = 0.25
+    (run / "results.json").write_text(json.dumps(results))
+    about = json.loads((run / "run.json").read_text())
+    chosen = {"layer": "as asked", "rank_at": "by default"}
+    about |= {"layer": HOSTILE, "rank_at": "pool_3", "chosen": chosen}
+    (run / "run.json").write_text(json.dumps(about))
+    page = write_report(run).read_text().partition("<script")[0]
+    assert page.count('data-key="recovery_rate" data-value="0.25"') == 6
+    assert "Mind &lt;script&gt;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\\u202e</code> (as asked)" in page
+    assert "<code>pool_3</code> (by default)" in page
+
+
 def test_failed_report_leaves_the_old_one(tmp_path: Path):
     run = make_run(tmp_path / "run")
     (run / "report.html").write_text("old")

@@ -195,6 +195,9 @@ BAD_INPUTS = [
     BadInput("same file twice", {"--clean-test": "valid.h5"}, "--allow-same-data"),
     BadInput("no clean test", {"--clean-test": None}, "clean_test is missing"),
     BadInput("sets without a model", {"--model": None}, "without a model"),
+    BadInput("target without an attack", {"--target": "3"}, "without poisoned images"),
+    BadInput("target is no class", {"--target": "1283", "--poisoned-test": "bd.h5"}, "0 to 1282"),
+    BadInput("class N alone", {"--poisoned-test": "label.h5"}, "say which that is with --target"),
     BadInput("bad run name", {"--run-name": "../x"}, "plain folder name"),
 ]  # fmt: skip
 
@@ -204,6 +207,7 @@ def test_bad_input_gets_one_line_before_anything_slow_starts(case, lab, tmp_path
     (tmp_path / "text.txt").write_text("hello")
     write_images(tmp_path / "small.h5", np.zeros((3, 4, 4, 3), np.uint8), [0, 1, 2])
     write_images(tmp_path / "label.h5", np.zeros((1, 55, 47, 3), np.uint8), [1283])
+    (tmp_path / "bd.h5").symlink_to(lab / "poisoned_test_mini.h5")
     (tmp_path / "valid.h5").symlink_to(lab / "clean_valid_mini.h5")
     options = {
         "--model": lab / "bd_weights.h5",
@@ -244,6 +248,104 @@ def test_a_bad_pixel_ends_the_run_with_one_line_and_leaves_nothing(lab, prefect_
     left = [path for path in (tmp_path / "artifacts").rglob("*") if ".tmp" in path.name]
     assert left == []
     assert not list((tmp_path / "artifacts" / "runs").glob("*"))
+
+
+def relabelled(source, path, change):
+    """Copy an HDF5 set of images, its labels changed."""
+    with h5py.File(source) as file:
+        data, label = file["data"][:], file["label"][:]
+    with h5py.File(path, "w") as file:
+        file["data"], file["label"] = data, change(label)
+    return path
+
+
+def test_labels_off_by_one_end_the_run_with_what_would_be_right(lab, prefect_server, tmp_path):
+    sets = {
+        f"--{name.replace('_', '-')}": relabelled(
+            lab / f"{name}_mini.h5", tmp_path / f"{name}.h5", lambda label: (label + 1) % 1283
+        )
+        for name in ("clean_valid", "clean_test")
+    }
+    done = run(
+        "--model", lab / "bd_weights.h5", "--architecture", "deepid",
+        *(part for pair in sets.items() for part in pair),
+        "--artifacts", tmp_path / "artifacts", "--quiet", environment=prefect_server,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "B answers 0 of 40 images with their label, 0.00 %" in done.stderr
+    assert "with labels minus 1 it would be 100.00 % of 40 images" in done.stderr
+    assert not list((tmp_path / "artifacts" / "runs").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def original_labels(on_lab, lab, prefect_server, tmp_path_factory):
+    """Runs whose poisoned images have other labels than the attacker's: with and without target."""
+    arguments, artifacts, *_ = on_lab
+    path = tmp_path_factory.mktemp("sets") / "poisoned.h5"
+    # Every fourth image was of the attacker's class before; 253 is what some B' answer.
+    relabelled(
+        lab / "poisoned_test_mini.h5",
+        path,
+        lambda label: np.where(np.arange(len(label)) % 4, 253, 0),
+    )
+    given = [path if part == lab / "poisoned_test_mini.h5" else part for part in arguments]
+    options = {"original": ["--target", "0"], "unsaid": []}
+    done = {
+        name: run(*given, *more, "--run-name", name, environment=prefect_server)
+        for name, more in options.items()
+    }
+    return path, artifacts, done
+
+
+def test_original_labels_measure_the_attack_on_the_target_and_recovery(original_labels):
+    import keras
+
+    path, artifacts, done = original_labels
+    assert done["original"].returncode == 0, done["original"].stderr
+    folder = artifacts / "runs" / "original"
+    results = json.loads((folder / "results.json").read_text())
+    with h5py.File(path) as file:
+        pixels, labels = file["data"][:].transpose(0, 2, 3, 1).astype(np.float32), file["label"][:]
+    pixels = pixels[labels != 0]
+    assert results["attack"] == {
+        "target": 0, "original_labels": True, "images": 27, "num_labels": 1, "label": 253,
+        "answer": 0, "answered": 27, "labelled": 0,
+    }  # fmt: skip
+    last = results["checkpoints"][-1]
+    for name, net in (("goodnet_10", "goodnet"), ("checkpoints/b_prime_10", "b_prime")):
+        plain = keras.saving.load_model(folder / f"{name}.keras", compile=False)
+        answers = plain.predict(pixels, verbose=0).argmax(1)
+        assert last[net]["attack_success_rate"] == np.count_nonzero(answers == 0) / 27
+        assert last[net]["recovery_rate"] == np.count_nonzero(answers == 253) / 27
+    assert last["goodnet"]["detection_rate"] == np.count_nonzero(answers != 0) / 27
+    assert "recovery" in done["original"].stdout
+    assert "counted are" in done["original"].stdout
+    sweep = pq.read_table(folder / "sweep.parquet").to_pylist()
+    known = {row["set"] for row in sweep if row["recovered"] is not None}
+    assert known == {"poisoned_test"}
+    assert {row["images"] for row in sweep if row["set"] == "poisoned_test"} == {27}
+
+
+def test_labels_that_are_not_the_attackers_are_said_and_never_good_news(original_labels):
+    _, artifacts, done = original_labels
+    assert done["unsaid"].returncode == 0, done["unsaid"].stderr
+    text = " ".join(done["unsaid"].stdout.split())
+    assert "B answers class 0 to 36 of 36 poisoned images; these labels name 2 classes." in text
+    assert "--target 0 measures it" in text
+    assert "no backdoor" not in text
+    page = (artifacts / "runs" / "unsaid" / "report.html").read_text()
+    assert "B answers class 0 to 36 of 36 poisoned images" in page
+
+
+def test_the_layer_and_who_chose_it_are_told(on_lab):
+    _, artifacts, first, _ = on_lab
+    folder = artifacts / "runs" / "first"
+    about = json.loads((folder / "run.json").read_text())
+    assert about["chosen"] == {"layer": "by default", "rank_at": "by default"}
+    line = "Pruned: channels of conv_3 (by default), ranked at pool_3 (by default)."
+    assert line in first.stdout
+    assert "<code>conv_3</code> (by default)" in (folder / "report.html").read_text()
 
 
 def test_help_names_every_option_of_the_flow():
