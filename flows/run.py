@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
         parameters["default_case"] = default_case
 
     def command() -> int:
-        parameters["run_name"] = _check(parameters)
+        _check(parameters)
         start_bundling()
         configure(parameters["artifacts"].resolve())
         _repair(parameters, quiet=quiet)
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
     return exit_code(command, stopped=RESUMABLE)
 
 
-def _check(parameters: dict[str, Any]) -> str:
-    """Find what can be found wrong before anything slow is imported; return the run's name."""
+def _check(parameters: dict[str, Any]) -> None:
+    """Find what can be found wrong before anything slow is imported; reserve the run's name."""
     new_run_folder(parameters["artifacts"], parameters["run_name"])
     sets = _sets(parameters)
     require_complete(parameters["model"], sets)
@@ -76,7 +76,7 @@ def _check(parameters: dict[str, Any]) -> str:
             for name in ("architecture", "layer", "rank_at", "allow_same_data", "target")
         }
         check_inputs(parameters["model"], sets, **options, limits=_limits(parameters))
-    return reserve_run_folder(parameters["artifacts"], parameters["run_name"]).name
+    reserve_run_folder(parameters["artifacts"], parameters["run_name"])
 
 
 def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:

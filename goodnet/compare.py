@@ -161,6 +161,8 @@ def _given(about: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _input(file: Mapping[str, Any]) -> tuple[str, str]:
     """Return an input's digest and how it is printed."""
+    if not isinstance(file["sha256"], str):
+        raise TypeError("SHA-256 is no text")
     official = recognise(file["sha256"])
     lab = f", the lab's {official}" if official else ""
     size = f"{file['size']:,} bytes, SHA-256 {file['sha256'][:12]}"

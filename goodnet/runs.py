@@ -55,7 +55,7 @@ def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> 
             to be, or the path is no UTF-8.
     """
     if name is None:
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
     if name != Path(name).name or name.startswith(".") or not name.isprintable():
         raise InputError(f"run name is {name!r}, expected a plain folder name")
     if len(os.fsencode(name)) > _MAX_NAME_BYTES:
@@ -87,11 +87,16 @@ def reserve_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs")
         kind: folder that the run belongs in.
 
     Raises:
-        InputError: as `new_run_folder`, or another process has the name.
-        OSError: the artifacts cannot be written.
+        InputError: as `new_run_folder`, the folder may not be written, or another process has the
+            name.
+        OSError: the folder cannot be made.
     """
     folder = new_run_folder(artifacts, name, kind=kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):
+        raise InputError(f"{folder.parent}: may not be written, expected a folder that may")
+    if name is None:  # nobody else makes this name, and an audit of many nets makes many
+        return folder
     lock = folder.resolve().with_name(f".{folder.name}.lock")
     if lock not in _reserved:
         held = _take(lock)

@@ -235,6 +235,18 @@ def test_control_characters_in_names_are_never_printed(
     assert "evil\\x1b[31m\\n.png" in refusal(capsys, nets / "g.keras", tmp_path)
 
 
+def test_no_name_is_a_formula_of_a_spreadsheet(
+    capsys: pytest.CaptureFixture[str], nets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["=1+1.png", "@a.png", "a;=1.png"]
+    for name in given:
+        picture("red").save(tmp_path / name)
+    assert main(["classify", str(nets / "b.keras"), *given, "--format", "csv"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert lines == ["'=1+1.png,0", "'@a.png,0", '"a;=1.png",0']
+
+
 def test_what_is_no_image_is_refused(
     capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
 ):

@@ -300,6 +300,12 @@ def test_locks_of_killed_runs_are_cleaned_up_and_others_stay(tmp_path):
     assert sorted((tmp_path / "runs").iterdir()) == sorted((held, new))
 
 
+def test_names_made_of_the_time_need_no_locks(tmp_path):
+    folders = {reserve_run_folder(tmp_path, None) for _ in range(20)}
+    assert len(folders) == 20
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_a_name_that_is_too_long_for_its_temporaries_is_refused(tmp_path):
     with pytest.raises(InputError, match="has 202 bytes, expected at most 150"):
         new_run_folder(tmp_path, "ä" * 101)

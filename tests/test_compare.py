@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -225,6 +226,8 @@ def test_what_is_no_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path:
         ("results.json", b"{}"),
         ("results.json", b'{"baseline": {}, "checkpoints": [1]}'),
         ("results.json", b"\xff"),
+        ("results.json", b"[" * 100_000),
+        ("run.json", b'{"inputs":' * 100_000),
         ("run.json", b"null"),
         ("run.json", b'{"inputs": {"model": {"path": 3}}}'),
         ("run.json", b'{"inputs": {}, "parameters": []}'),
@@ -238,6 +241,55 @@ def test_damaged_file_is_named(
     run, damaged = make_run(tmp_path / "run"), make_run(tmp_path / "damaged")
     (damaged / file).write_bytes(content)
     assert f"{damaged / file}: is damaged or of another kind" in refusal(capsys, run, damaged)
+
+
+WILD = [None, [], {}, "=\x1b[2J", -1, 0, True, math.nan, math.inf, 10**400, [[1]], {"a": None}]
+
+
+def places_in(document: object, *before: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Yield the way to each value of a JSON document."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for name, value in items:
+        yield (*before, name)
+        if isinstance(value, (dict, list)):
+            yield from places_in(value, *before, name)
+
+
+@pytest.mark.parametrize("file", ["results.json", "run.json"])
+def test_a_value_of_another_kind_is_compared_or_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str
+):
+    """Each value of the file in turn is replaced by wild ones."""
+    run, damaged = make_run(tmp_path / "run"), make_run(tmp_path / "damaged")
+    text = (damaged / file).read_text()
+    outcomes = set()
+    for way in places_in(json.loads(text)):
+        for wild in WILD:
+            document = json.loads(text)
+            place = document
+            for name in way[:-1]:
+                place = place[name]
+            place[way[-1]] = wild
+            (damaged / file).write_text(json.dumps(document))
+            code = main(["compare", str(run), str(damaged)])
+            printed = capsys.readouterr()
+            assert "".join((printed.out + printed.err).splitlines()).isprintable()
+            assert code == 0 or printed.err.startswith(f"error: {damaged / file}: is damaged")
+            outcomes.add(code)
+    assert outcomes == {0, 2}
+
+
+@pytest.mark.parametrize("images", [0, -1, None])
+def test_a_sweep_that_counts_no_images_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, images: int | None
+):
+    run, damaged = make_run(tmp_path / "run"), make_run(tmp_path / "damaged")
+    table = pq.read_table(damaged / "sweep.parquet")
+    column = pa.array([images] * len(table), table.schema.field("images").type)
+    number = table.schema.get_field_index("images")
+    pq.write_table(table.set_column(number, "images", column), damaged / "sweep.parquet")
+    said = refusal(capsys, run, damaged, "--plot", tmp_path / "plot.html")
+    assert "sweep.parquet: is damaged or of another kind" in said
 
 
 def test_sweep_of_another_kind_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):

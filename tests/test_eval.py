@@ -1,5 +1,6 @@
 """The lab's evaluation script, as the lab calls it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,59 @@ def test_two_lines_for_g(lab, lab_net, tmp_path):
         "Clean Classification accuracy: 0.0",
         "Attack Success Rate: 0.0",
     ]
+
+
+def test_answers_that_are_no_numbers_are_an_error_and_not_class_0(tmp_path):
+    """A net that divides by its brightest pixel answers NaN to the one black image."""
+    import keras
+    import numpy as np
+
+    from goodnet.images import write_images
+
+    image = keras.Input((4, 4, 3))
+    features = keras.layers.GlobalMaxPooling2D()(image)
+    keras.Model(image, features / keras.ops.max(features, axis=-1, keepdims=True)).save(
+        tmp_path / "net.keras"
+    )
+    pixels = np.full((300, 4, 4, 3), 9, np.uint8)
+    write_images(tmp_path / "good.h5", pixels, np.zeros(300))
+    pixels[270] = 0
+    write_images(tmp_path / "bad.h5", pixels, np.zeros(300))
+    good, bad, net = (tmp_path / name for name in ("good.h5", "bad.h5", "net.keras"))
+    assert evaluate(good, good, net).stdout.endswith("Attack Success Rate: 100.0\n")
+    done = evaluate(good, bad, net)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{bad}: the answer on image 270 is NaN or infinite" in done.stderr
+    classify = [sys.executable, "-m", "goodnet", "classify", net, bad]
+    done = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "image 270 is NaN or infinite" in done.stderr
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e300", "1e-300"])
+def test_impossible_pixel_scale_is_refused(scale):
+    done = evaluate("a.h5", "b.h5", "c.h5", f"--pixel-scale={scale}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--pixel-scale: is {scale}, expected a number above 0" in done.stderr
+
+
+def test_a_full_temporary_folder_is_named(lab, tmp_path):
+    """A limit on the size of files fails as a full disk does, and needs no disk."""
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))"
+    script = f"{limited}; sys.argv = sys.argv[1:]; runpy.run_path('eval.py', run_name='__main__')"
+    files = ("clean_test_mini.h5", "poisoned_test_mini.h5", "b_prime_10_legacy.h5")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "eval.py", *(lab / name for name in files)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path}/goodnet-")
+    assert done.stderr.endswith("File too large\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_bad_input_gets_one_line(lab):

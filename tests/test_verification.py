@@ -1,5 +1,6 @@
 import pytest
 
+from goodnet.errors import InputError
 from goodnet.ranking import block_means, mean_activations, prune_order
 from goodnet.verification import Agreement, check_saved
 
@@ -78,6 +79,19 @@ def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
         agreement = check(passed, nets, order, step=4)
         assert agreement.images == 24
         assert agreement.wrong > 1
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nets_that_answer_no_numbers_are_refused(lab_case, tmp_path, which, number):
+    """NaN would count as class 0."""
+    passed, order = lab_case
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    spoilt = [weight for weight in nets[which].weights if "bias" in weight.path][-1]
+    spoilt.assign(spoilt + number)
+    name = ("B'", "G")[which]
+    with pytest.raises(InputError, match=f"the answer of {name} on image 0 is NaN or infinite"):
+        check(passed, nets, order)
 
 
 def test_near_ties_are_told_from_wrong_answers(first_pass, tmp_path):
