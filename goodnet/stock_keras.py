@@ -270,5 +270,5 @@ def _check_object_setting(key: str, value: Any, where: str) -> None:
         raise InputError(f"{where} has a {key} of class `{class_name}`, expected a stock {kind}")
     config = value.get("config")
     name = config.get("name") if isinstance(config, dict) else None
-    if kind == "dtype" and name not in _DTYPES:
+    if kind == "dtype" and (not isinstance(name, str) or name not in _DTYPES):
         raise InputError(f"{where} has the unknown {key} `{name}`")
