@@ -7,7 +7,7 @@ from typing import Any
 from goodnet.config_json import iterate_objects, read_text
 from goodnet.errors import InputError
 from goodnet.keras_2 import MODELS, translate_keras_2
-from goodnet.stock_keras import RANDOM_LAYERS
+from goodnet.stock_keras import AUGMENTATIONS, RANDOM_LAYERS
 
 _UNUSED = ("build_config", "compile_config")
 """How the net was compiled is for training. What `build_config` would build is built by the calls
@@ -31,6 +31,64 @@ def for_inference(config: Any) -> None:
                 # and the stored weight takes the place of the result.
                 item[key] = "zeros"
     translate_keras_2(config)
+    fix_channel_axis(config)
+    _add_channel_axis(config)
+
+
+def fix_channel_axis(config: Any) -> None:
+    """Let a Rescaling of each channel mean the last axis, whatever a user's keras.json says.
+
+    The layer writes no data_format and asks for it when it runs, but only if its scale has fewer
+    axes than an image.
+    """
+    for item in iterate_objects(config):
+        settings = item.get("config")
+        if read_text(item, "class_name") != "Rescaling" or not isinstance(settings, dict):
+            continue
+        holder: Any = settings
+        key = "scale"
+        scale = settings.get("scale")
+        if isinstance(scale, dict):  # an array
+            holder, key = scale.get("config", {}), "value"
+        values = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(values, list) and values and not isinstance(values[0], list):
+            holder[key] = [[values]]
+
+
+def _add_channel_axis(model: Any) -> None:
+    """Let a net of images without channels, (H, W), take them with one, (H, W, 1).
+
+    What was its input becomes a layer that takes the axis off. Keras adds the axis to images
+    that come without it, so that whoever runs the net need not know.
+    """
+    settings = model.get("config") if isinstance(model, dict) else None
+    layers = settings.get("layers") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or not isinstance(layers, list) or not layers:
+        return
+    if not isinstance(layers[0], dict):
+        return
+    inputs, config = layers[0], layers[0].get("config")
+    if read_text(inputs, "class_name") != "InputLayer" or not isinstance(config, dict):
+        return
+    key = "batch_shape" if "batch_shape" in config else "batch_input_shape"
+    shape, name = config.get(key), config.get("name")
+    if not isinstance(shape, list) or len(shape) != 3 or not isinstance(name, str):
+        return
+    new_name = f"{name}_with_channel"
+    config[key] = [*shape, 1]
+    config["name"] = new_name
+    if "name" in inputs:
+        inputs["name"] = new_name
+    reshape: dict[str, Any] = {
+        "class_name": "Reshape",
+        "config": {"name": name, "target_shape": shape[1:], "dtype": config.get("dtype")},
+    }
+    if "module" in inputs:
+        reshape |= {"module": "keras.layers", "registered_name": None}
+    if read_text(model, "class_name") != "Sequential":
+        reshape |= {"name": name, "inbound_nodes": [[[new_name, 0, 0, {}]]]}
+        settings["input_layers"] = [[new_name, 0, 0]]
+    layers.insert(1, reshape)
 
 
 def require_fixed_answers(config: Any, *, where: str) -> None:
@@ -47,6 +105,9 @@ def require_fixed_answers(config: Any, *, where: str) -> None:
             continue
         for layer in layers:
             nodes = layer.get("inbound_nodes") if isinstance(layer, dict) else None
+            # An augmentation says so of every call, and is switched off by who runs the net.
+            if isinstance(nodes, list) and read_text(layer, "class_name") in AUGMENTATIONS:
+                continue
             if not isinstance(nodes, list) or not any(map(_is_training, nodes)):
                 continue
             name = _find_random_layer(layer)

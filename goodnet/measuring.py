@@ -1,9 +1,10 @@
 """Measuring a foreign model in a process that may take only so much time and memory.
 
 A configuration that passes all checks may still crash, hang or inflate what builds it. The process
-is a fork of this one, which has TensorFlow imported already: that takes seconds, the fork some 30
-milliseconds. What it says is believed only as far as it goes: its measures are compared with the
-limits, and a model that it does not survive is refused.
+is a fork of this one, which has TensorFlow imported already, because that takes five seconds. Fork
+and measures take 0.1 s for DeepID and 0.9 s for MobileNetV3Large, which it takes 0.7 s to build; in
+return nothing need be run to count the answers. What the process says is believed only as far as it
+goes: its measures are compared with the limits, and a model that it does not survive is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -45,9 +47,13 @@ def measure(config: dict[str, Any], limits: ModelLimits) -> Needs:
 
 
 def shorten(error: Exception) -> str:
-    """Return the innermost reason of an error; Keras puts whole configurations before it."""
-    reason = str(error).rpartition("Exception encountered: ")[2]
-    return " ".join(reason.split())[:_MAX_REASON] or type(error).__name__
+    """Return the innermost reason of an error; Keras puts configurations and arguments around it.
+
+    It also prints some of it in bold letters.
+    """
+    reason = str(error).rpartition("Exception encountered: ")[2].partition("Arguments received")[0]
+    plain = re.sub(r"\x1b\[\d*m", "", reason)
+    return " ".join(plain.split())[:_MAX_REASON] or type(error).__name__
 
 
 def _answer(config: dict[str, Any]) -> dict[str, Any]:

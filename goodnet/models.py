@@ -17,6 +17,7 @@ from goodnet.deepid_weights import load_deepid
 from goodnet.errors import InputError
 from goodnet.files import naming
 from goodnet.graph import in_float32
+from goodnet.inference_config import fix_channel_axis
 from goodnet.measuring import measure, shorten
 from goodnet.model_building import build_model
 from goodnet.model_files import (
@@ -186,15 +187,18 @@ def _rewrite_archive(source: Path, target: Path) -> None:
             member = zipfile.ZipInfo(name, date_time=_FIXED_TIME)
             with old.open(name) as data, new.open(member, "w", force_zip64=True) as out:
                 if name == "config.json":
-                    out.write(_renumber(data.read()))
+                    out.write(_settle(data.read()))
                 elif name == "metadata.json":
                     out.write(json.dumps(json.load(data) | {"date_saved": _FIXED_DATE}).encode())
                 else:
                     shutil.copyfileobj(data, out, 2**20)
 
 
-def _renumber(config: bytes) -> bytes:
-    """Replace the memory addresses by which Keras marks shared objects with 1, 2, 3 …"""
+def _settle(config: bytes) -> bytes:
+    """Replace the memory addresses by which Keras marks shared objects with 1, 2, 3 …
+
+    Channels are made to be the last axis wherever the file is loaded, too.
+    """
     numbers: dict[Any, int] = {}
 
     def replace(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -203,4 +207,6 @@ def _renumber(config: bytes) -> bytes:
             for key, value in pairs
         }
 
-    return json.dumps(json.loads(config, object_pairs_hook=replace)).encode()
+    value = json.loads(config, object_pairs_hook=replace)
+    fix_channel_axis(value)
+    return json.dumps(value).encode()

@@ -17,7 +17,22 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-RANDOM_LAYERS = _names(
+AUGMENTATIONS = _names(
+    "AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter "
+    "RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur "
+    "RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation "
+    "RandomSaturation RandomSharpness RandomShear RandomTranslation RandomZoom"
+)
+"""Layers that change images at random in training, which they take for the ordinary case."""
+
+_NOISE = _names(
+    "AlphaDropout Dropout GaussianDropout GaussianNoise SpatialDropout1D SpatialDropout2D "
+    "SpatialDropout3D"
+)
+RANDOM_LAYERS = AUGMENTATIONS | _NOISE | {"StochasticDepth"}
+"""Layers whose results are random in training, and only there."""
+
+_LAYERS = _names(
     "AlphaDropout AugMix CutMix Dropout GaussianDropout GaussianNoise MixUp RandAugment "
     "RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop "
     "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue "
@@ -37,10 +52,10 @@ _LAYERS = _names(
     "GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling3D GroupNormalization "
     "GroupQueryAttention Identity InputLayer LayerNormalization LeakyReLU MaxPooling1D "
     "MaxPooling3D MultiHeadAttention Normalization PReLU Permute RMSNormalization ReLU "
-    "RepeatVector Rescaling Reshape Resizing SeparableConv1D Softmax Solarization "
-    "SpectralNormalization UnitNormalization UpSampling1D UpSampling2D UpSampling3D "
+    "RepeatVector Rescaling Reshape Resizing ReversibleEmbedding SeparableConv1D Softmax "
+    "Solarization SpectralNormalization UnitNormalization UpSampling1D UpSampling2D UpSampling3D "
     "ZeroPadding1D ZeroPadding2D ZeroPadding3D"
-).union(CONVOLUTIONS, MERGES, POOLINGS, RANDOM_LAYERS - {"StochasticDepth"})
+).union(CONVOLUTIONS, MERGES, POOLINGS, AUGMENTATIONS, _NOISE)
 _INITIALIZERS = _names(
     "Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity IdentityInitializer "
     "LecunNormal LecunUniform Ones Orthogonal OrthogonalInitializer RandomNormal RandomUniform "
@@ -90,7 +105,7 @@ _BY_MODULE = {
     "keras.dtype_policies": _names("DTypePolicy"),
     "keras.initializers": _INITIALIZERS,
     "keras.layers": _LAYERS,
-    "keras.models": MODELS,
+    "keras.models": _names("Model Sequential"),
     "keras.regularizers": _REGULARIZERS,
     "keras.src.models.functional": _names("Functional"),
     "keras.src.models.sequential": _names("Sequential"),
@@ -255,5 +270,5 @@ def _check_object_setting(key: str, value: Any, where: str) -> None:
         raise InputError(f"{where} has a {key} of class `{class_name}`, expected a stock {kind}")
     config = value.get("config")
     name = config.get("name") if isinstance(config, dict) else None
-    if kind == "dtype" and name not in _DTYPES:
+    if kind == "dtype" and (not isinstance(name, str) or name not in _DTYPES):
         raise InputError(f"{where} has the unknown {key} `{name}`")

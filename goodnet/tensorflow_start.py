@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its start-up notices."""
+"""Importing TensorFlow and Keras, without start-up notices and with channels last."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ def import_tensorflow() -> None:
 
     It writes notices about CPU features and absent GPUs before any log level is in force.
     """
-    if "tensorflow" in sys.modules:
-        return
+    if "tensorflow" not in sys.modules:
+        _import_silently()
+    import keras
+
+    # Some layers ask for it when they run, and a user's keras.json may say channels first.
+    keras.config.set_image_data_format("channels_last")
+
+
+def _import_silently() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     error_stream = os.dup(2)

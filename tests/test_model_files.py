@@ -352,6 +352,10 @@ BAD_CONFIGS = {
         set_config(1, dtype=["float32"]),
         "has a dtype of class `None`, expected a stock dtype",
     ),
+    "layer with a mask": (
+        add_layer("Embedding", "words", "flat", mask_zero=True),
+        "layer `words` makes a mask, which is not followed through the net",
+    ),
     "op that loops": (
         set_layer(2, class_name="WhileLoop", module="keras.src.ops.core"),
         "layer `pool` uses `WhileLoop` of module `keras.src.ops.core`, which calls a function of",
@@ -360,9 +364,9 @@ BAD_CONFIGS = {
         set_config(1, data_format="channels_first"),
         "layer `conv` has data_format `channels_first`, expected `channels_last`",
     ),
-    "input of 3 axes": (
-        set_config(0, batch_shape=[None, 8, 3]),
-        "takes input of shape [None, 8, 3], expected (None, H, W, C)",
+    "input of 2 axes": (
+        set_config(0, batch_shape=[None, 8]),
+        "takes input of shape [None, 8], expected (None, H, W, C)",
     ),
     "fixed batch": (set_config(0, batch_shape=[32, 8, 6, 3]), "expected (None, H, W, C)"),
     "open size": (set_config(0, batch_shape=[None, None, 6, 3]), "expected sizes for H, W and C"),
@@ -408,6 +412,147 @@ def test_refuses_configurations(tmp_path, change, fragment):
         describe(tmp_path, net)
     assert str(caught.value).startswith(f"{tmp_path / 'net.keras'}: ")
     assert fragment in str(caught.value)
+
+
+REASONS = {
+    "Lambda": "which runs code from the file",
+    "TFSMLayer": "which runs a program of another framework or folder",
+    "LSTM": "which goes from step to step",
+    "StringLookup": "which is for text and tables",
+    "Masking": "whose mask is not followed",
+    "Mine": "which is not among those whose cost and effect are known",
+}
+
+
+@pytest.mark.parametrize("class_name", REASONS)
+def test_a_refused_class_is_refused_with_its_reason(tmp_path, class_name):
+    net = make_net()
+    net["config"]["layers"][2]["class_name"] = class_name
+    with pytest.raises(InputError) as caught:
+        describe(tmp_path, net)
+    expected = f"layer `pool` uses `{class_name}` of module `keras.layers`, {REASONS[class_name]}"
+    assert expected in str(caught.value)
+    assert ("code" in str(caught.value)) == (class_name == "Lambda")
+
+
+FOREIGN = {"class_name": "Mine", "module": "mine", "registered_name": "mine>Mine", "config": {}}
+
+
+def test_how_a_net_was_compiled_and_built_is_not_read(tmp_path):
+    inner = make_net() | {"compile_config": {"loss": FOREIGN}}
+    net = make_sequential(
+        make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+        inner,
+        make_layer("ReLU", "relu") | {"build_config": FOREIGN},
+    )
+    net |= {"compile_config": {"optimizer": FOREIGN, "metrics": [FOREIGN]}}
+    description = describe(tmp_path, net)
+    assert "mine" not in json.dumps(description.config)
+    del net["module"]
+    path = write_hdf5(tmp_path / "net.h5", net)
+    with h5py.File(path, "a") as file:
+        file.attrs["training_config"] = json.dumps({"loss": FOREIGN})
+    assert describe_model(path).num_classes == 5
+
+
+def call_with(layer: Config, *positions: object, **keywords: object) -> Config:
+    node = layer["inbound_nodes"][0]
+    called = {"args": [*node["args"], *positions], "kwargs": keywords}
+    return layer | {"inbound_nodes": [called]}
+
+
+def make_noisy(middle: Config) -> Config:
+    return make_functional(
+        [
+            make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+            make_layer("Conv2D", "conv", "image", filters=4),
+            middle,
+            make_layer("GlobalMaxPooling2D", "gather", middle["name"]),
+            make_layer("Dense", "answer", "gather", units=5),
+        ]
+    )
+
+
+def make_inner(class_name: str) -> Config:
+    inner = make_sequential(make_layer(class_name, "noise"))
+    inner["config"]["name"] = "inner"
+    return make_layer("", "inner", "conv") | inner | {"name": "inner"}
+
+
+RANDOM = {
+    "by name": call_with(make_layer("Dropout", "noise", "conv"), training=True),
+    "by position": call_with(make_layer("GaussianNoise", "noise", "conv"), True),
+    "by a number": call_with(make_layer("SpatialDropout2D", "noise", "conv"), training=1),
+    "attention": call_with(make_layer("Attention", "noise", "conv", dropout=0.1), training=True),
+    "in a model": call_with(make_inner("Dropout"), training=True),
+    "augmentation in a model": call_with(make_inner("RandomFlip"), training=True),
+    "Keras 2": make_layer("Dropout", "noise")
+    | {"inbound_nodes": [[["conv", 0, 0, {"training": True}]]]},
+}
+
+
+@pytest.mark.parametrize("middle", RANDOM.values(), ids=RANDOM.keys())
+def test_refuses_layers_that_stay_random(tmp_path, middle):
+    with pytest.raises(InputError, match="layer `noise` is called with training=True, so that"):
+        describe(tmp_path, make_noisy(middle))
+
+
+FIXED = {
+    "off": call_with(make_layer("Dropout", "noise", "conv"), training=False),
+    "not said": call_with(make_layer("Dropout", "noise", "conv"), training=None),
+    "an augmentation's default": call_with(
+        make_layer("RandomZoom", "noise", "conv"), training=True
+    ),
+    "nothing random": call_with(make_layer("BatchNormalization", "noise", "conv"), training=True),
+    "model in inference": call_with(make_inner("Dropout"), training=False),
+}
+
+
+@pytest.mark.parametrize("middle", FIXED.values(), ids=FIXED.keys())
+def test_layers_that_are_random_in_training_only_pass(tmp_path, middle):
+    assert describe(tmp_path, make_noisy(middle)).num_classes == 5
+
+
+@pytest.mark.parametrize("kind", ["sequential", "functional"])
+def test_images_without_channels_get_one(tmp_path, kind):
+    layers = [
+        make_layer("InputLayer", "image", batch_shape=[None, 8, 6]),
+        make_layer("Reshape", "deep", "image", target_shape=[8, 6, 1]),
+        make_layer("Conv2D", "conv", "deep", filters=4),
+        make_layer("GlobalMaxPooling2D", "gather", "conv"),
+        make_layer("Dense", "answer", "gather", units=5),
+    ]
+    net = make_functional(layers) if kind == "functional" else make_sequential(*layers)
+    description = describe(tmp_path, net)
+    assert (description.input_shape, description.num_classes) == ((8, 6, 1), 5)
+    assert [layer.name for layer in description.layers[:3]] == [
+        "image_with_channel",
+        "image",
+        "deep",
+    ]
+
+
+def test_a_model_in_the_model_may_give_the_answer(tmp_path):
+    inner = make_net()
+    inner["config"]["name"] = "inner"
+    net = make_functional(
+        [
+            make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+            make_layer("", "inner", "image") | inner | {"name": "inner"},
+        ]
+    )
+    net["config"]["output_layers"] = ["inner", 1, 0]  # so that Keras takes it for call 0
+    assert describe(tmp_path, net).num_classes == 5
+
+
+def test_functions_of_tensorflow_without_translation_are_named(tmp_path):
+    net = make_net()
+    net["config"]["layers"][2] |= {
+        "class_name": "TFOpLambda",
+        "config": {"name": "pool", "function": "io.read_file"},
+    }
+    with pytest.raises(InputError, match=r"`pool` is TensorFlow's function `io\.read_file` as"):
+        describe(tmp_path, net)
 
 
 @pytest.mark.parametrize("class_name", ["Lambda", "mine>Pool", "OneHot"])

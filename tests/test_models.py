@@ -1,4 +1,6 @@
+import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -388,6 +390,248 @@ def test_optimizer_state_is_in_the_files_and_makes_no_difference(folder, tmp_pat
         for path in (tmp_path / "bare.h5", folder / "sequential.h5", folder / "sequential.keras")
     }
     assert counts == {153}
+
+
+def predict_plain(path, images=IMAGES):
+    import keras
+
+    return keras.saving.load_model(path, compile=False).predict(images, verbose=0)
+
+
+def my_loss(labels, answers):
+    import keras
+
+    return keras.losses.sparse_categorical_crossentropy(labels, answers)
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_how_a_net_was_compiled_makes_no_difference(tmp_path, kind):
+    import keras
+
+    model = build_sequential()
+    schedule = keras.optimizers.schedules.CosineDecay(2e-3, 200)
+    model.compile(keras.optimizers.Lion(schedule), my_loss, metrics=[keras.metrics.AUC()])
+    outer = keras.Sequential([keras.Input((8, 6, 3)), model, keras.layers.ReLU()])
+    outer.compile(keras.optimizers.Ftrl(), keras.losses.CategoricalFocalCrossentropy())
+    outer.save(tmp_path / f"net.{kind}")
+    loaded = load_model(tmp_path / f"net.{kind}")
+    np.testing.assert_allclose(
+        loaded.predict(IMAGES, verbose=0), outer.predict(IMAGES, verbose=0), rtol=1e-6
+    )
+    assert not loaded.compiled
+    assert not loaded.layers[0].compiled
+
+
+def build_augmented(layers):
+    return [layers.RandomCrop(7, 5), layers.RandomZoom(0.5), layers.RandomContrast(0.9)]
+
+
+def build_transformer(layers):
+    import keras
+
+    tokens = keras.Input((8, 6, 3))
+    rows = layers.Reshape((12, 16))(layers.Conv2D(16, 2, strides=2)(tokens))
+    rows = layers.Add()([rows, layers.MultiHeadAttention(2, 4)(rows, rows)])
+    rows = layers.GlobalAveragePooling1D()(layers.RMSNormalization()(rows))
+    return [keras.Model(tokens, layers.Reshape((1, 1, 16))(rows), name="transformer")]
+
+
+def build_scaled(layers):
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+
+    return [layers.Conv2D(4, 3), LayerScale(0.5, 4, name="scale"), StochasticDepth(0.5)]
+
+
+def build_normalized(layers):
+    return [layers.SpectralNormalization(layers.Conv2D(4, 3)), layers.UnitNormalization()]
+
+
+@pytest.mark.parametrize(
+    "build", [build_augmented, build_transformer, build_scaled, build_normalized]
+)
+def test_stock_layers_answer_as_in_plain_keras(tmp_path, build):
+    import keras
+    from keras import layers
+
+    image = tensor = keras.Input((8, 6, 3))
+    for layer in build(layers):
+        tensor = layer(tensor)
+    path = tmp_path / "net.keras"
+    keras.Model(image, layers.Dense(5)(layers.GlobalMaxPooling2D()(tensor))).save(path)
+    answers = load_model(path).predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(answers, predict_plain(path), rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_nets_of_mixed_precision_load(tmp_path, policy):
+    import keras
+    from keras import layers
+
+    image = keras.Input((8, 6, 3))
+    features = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, dtype=policy)(image))
+    model = keras.Model(image, layers.Dense(5, dtype="float32")(features))
+    model.save(tmp_path / "net.keras")
+    answers = load_model(tmp_path / "net.keras").predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(answers, predict_plain(tmp_path / "net.keras"), rtol=1e-6)
+
+
+def test_images_of_bytes_and_without_channels_are_taken(tmp_path):
+    import keras
+    from keras import layers
+
+    image = keras.Input((8, 6), dtype="uint8")
+    features = layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(layers.Reshape((8, 6, 1))(image)))
+    model = keras.Model(image, layers.Dense(5)(layers.Flatten()(features)))
+    model.save(tmp_path / "net.keras")
+    images = IMAGES[..., 0].astype("uint8")
+    answers = model.predict(images, verbose=0)
+    loaded = load_model(tmp_path / "net.keras")
+    assert loaded.input_shape == (None, 8, 6, 1)
+    np.testing.assert_array_equal(loaded.predict(images[..., None], verbose=0), answers)
+    save_model(loaded, tmp_path / "again.keras")
+    np.testing.assert_array_equal(predict_plain(tmp_path / "again.keras", images), answers)
+
+
+def test_what_is_saved_loads_where_channels_come_first(tmp_path):
+    import keras
+    from keras import layers
+
+    image = keras.Input((8, 6, 3))
+    scaled = layers.Rescaling([1.0, 0.0, 2.0], [0.0, 1.0, 0.0])(image)
+    model = keras.Model(image, layers.Dense(5)(layers.Flatten()(layers.Conv2D(4, 3)(scaled))))
+    save_model(model, tmp_path / "net.keras")
+    settings = {"backend": "tensorflow", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    np.save(tmp_path / "images.npy", IMAGES)
+    script = (
+        "import sys, keras, numpy as np;"
+        "assert keras.config.image_data_format() == 'channels_first';"
+        "model = keras.saving.load_model(sys.argv[1]);"
+        "np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))"
+    )
+    names = [str(tmp_path / name) for name in ("net.keras", "images.npy", "answers.npy")]
+    environment = os.environ | {"KERAS_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script, *names], check=True, env=environment)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "answers.npy"), model.predict(IMAGES, verbose=0), rtol=1e-6
+    )
+
+
+def test_every_class_that_may_be_named_is_one_of_keras():
+    import keras
+
+    from goodnet.stock_keras import _BY_MODULE
+
+    assert keras.layers.Dense  # Keras resolves the modules below when it is imported.
+    for module, names in _BY_MODULE.items():
+        known = dir(importlib.import_module(module))
+        assert sorted(names - set(known)) == []
+
+
+def test_every_layer_of_keras_passes_or_has_a_reason():
+    import keras
+
+    from goodnet.stock_keras import _BY_MODULE, _REASONS
+
+    known = _BY_MODULE["keras.layers"].union(*_REASONS.values())
+    classes = {name: item for name, item in vars(keras.layers).items() if isinstance(item, type)}
+    unknown = {name for name, item in classes.items() if known.isdisjoint({name, item.__name__})}
+    assert unknown == {"InputSpec", "Layer"}
+
+
+def keras_2_layer(class_name, name, *nodes, **config):
+    """A layer as TensorFlow 2.4 to 2.15 wrote it into a functional model."""
+    config = {"name": name, "trainable": True, "dtype": "float32", **config}
+    return {"class_name": class_name, "config": config, "name": name, "inbound_nodes": [*nodes]}
+
+
+def keras_2_function(function, source, **keywords):
+    """A function of TensorFlow, called `tf.` and its name, of a layer or of a number."""
+    first = [source, 0, 0] if isinstance(source, str) else ["_CONSTANT_VALUE", -1, source]
+    node = [*first, {**keywords, "name": None}]
+    return keras_2_layer("TFOpLambda", f"tf.{function}", node, function=function)
+
+
+def keras_2_net():
+    """preprocess_input, layers with `/` in their names, arithmetic, a call with a name."""
+    call = lambda source, **keywords: [[source, 0, 0, keywords]]  # noqa: E731
+    flip = {"start": None, "stop": None, "step": -1}
+    layers = [
+        keras_2_layer("InputLayer", "image", batch_input_shape=[None, 8, 6, 3], ragged=False),
+        keras_2_layer(
+            "SlicingOpLambda",
+            "tf.__operators__.getitem",
+            ["image", 0, 0, {"slice_spec": [{"class_name": "__ellipsis__"}, flip]}],
+            function="__operators__.getitem",
+        ),
+        keras_2_function(
+            "nn.bias_add",
+            "tf.__operators__.getitem",
+            bias=[-1.0, -2.0, -3.0],
+            data_format="NHWC",
+        ),
+        keras_2_function("math.truediv", "tf.nn.bias_add", y=127.5),
+        keras_2_layer(
+            "Conv2D", "block/conv", call("tf.math.truediv"), filters=4, kernel_size=[3, 3], groups=1
+        ),
+        keras_2_layer(
+            "BatchNormalization", "block/bn", call("block/conv", training=False), axis=[3]
+        ),
+        keras_2_function("nn.relu6", "block/bn"),
+        keras_2_layer(
+            "DepthwiseConv2D", "block/dw", call("tf.nn.relu6"), kernel_size=[3, 3], groups=1
+        ),
+        keras_2_function("math.subtract", 1.0, y=["block/dw", 0, 0]),
+        keras_2_function("math.reduce_mean", "tf.math.subtract", axis=[1, 2]),
+        keras_2_layer("Dense", "answer", call("tf.math.reduce_mean"), units=5),
+    ]
+    config = {"name": "net", "trainable": True, "layers": layers}
+    config |= {"input_layers": [["image", 0, 0]], "output_layers": [["answer", 0, 0]]}
+    return {"class_name": "Functional", "config": config}
+
+
+def keras_3_twin():
+    import keras
+    from keras import layers, ops
+
+    image = keras.Input((8, 6, 3))
+    scaled = (image[..., ::-1] + np.array([-1, -2, -3], "float32")) / 127.5
+    features = layers.BatchNormalization()(layers.Conv2D(4, 3)(scaled))
+    features = 1.0 - layers.DepthwiseConv2D(3)(ops.relu6(features))
+    model = keras.Model(image, layers.Dense(5)(ops.mean(features, axis=[1, 2])))
+    random = np.random.default_rng(3)
+    model.set_weights([random.uniform(0.1, 1, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
+    twin = keras_3_twin()
+    answers = twin.predict(IMAGES, verbose=0)
+    twin.save(tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "a") as file:
+        file.attrs["model_config"] = json.dumps(keras_2_net())
+        file.attrs["keras_version"] = "2.15.0"
+    twin.save(tmp_path / "twin.keras")
+    config = keras_2_net() | {
+        "module": "keras.src.engine.functional",
+        "registered_name": "Functional",
+    }
+    for layer in config["config"]["layers"]:
+        is_function = layer["class_name"].endswith("OpLambda")
+        layer["module"] = "keras.src.layers.core.tf_op_layer" if is_function else "keras.layers"
+        layer["registered_name"] = layer["class_name"] if is_function else None
+        layer["build_config"] = {"input_shape": [None, 8, 6, 3]}
+    with (
+        zipfile.ZipFile(tmp_path / "twin.keras") as old,
+        zipfile.ZipFile(tmp_path / "net.keras", "w") as new,
+    ):
+        new.writestr("metadata.json", '{"keras_version": "2.15.0"}')
+        new.writestr("config.json", json.dumps(config))
+        new.writestr("model.weights.h5", old.read("model.weights.h5"))
+    for name in ("net.h5", "net.keras"):
+        loaded = load_model(tmp_path / name)
+        assert "block_conv" in [layer.name for layer in loaded.layers]
+        np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
 
 
 @needs_lab
