@@ -1,6 +1,8 @@
 """Fixtures that several test files share. TensorFlow is imported only by what computes."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
+from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT.parent / "shared" / "lab"
@@ -543,6 +547,76 @@ def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
 
         with running_server() as url:
             yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+
+
+class Browser:
+    """A real browser, and what its page asked for."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(
+        self, url: str, *, ready: str, width: int = 1100, height: int = 900, scheme: str = "light"
+    ) -> None:
+        """Open a page and wait until the expression `ready` holds in it."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        # The page before, which may be the browser's own, loads no more once an empty one is there.
+        self.driver.get("about:blank")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.driver.get(url)
+        WebDriverWait(self.driver, 60).until(lambda _: self.script(ready))
+
+    def script(self, expression: str) -> Any:
+        return self.driver.execute_script(f"return {expression}")
+
+    def requests(self) -> list[str]:
+        """The addresses outside the browser that were asked for since the last call or page.
+
+        What the page's own policy stopped before it left is not among them.
+        """
+        entries = [json.loads(entry["message"]) for entry in self.driver.get_log("performance")]
+        events = [(entry["message"]["method"], entry["message"]["params"]) for entry in entries]
+        stopped = {
+            about["requestId"]
+            for event, about in events
+            if event == "Network.loadingFailed" and about.get("blockedReason") == "csp"
+        }
+        sent = [
+            about["request"]["url"]
+            for event, about in events
+            if event == "Network.requestWillBeSent" and about["requestId"] not in stopped
+        ]
+        sent += [about["url"] for event, about in events if event == "Network.webSocketCreated"]
+        outside = ("http:", "https:", "ws:", "wss:", "file:")
+        return [url for url in sent if url.startswith(outside)]
+
+    def errors(self) -> list[dict]:
+        """What the page wrote to its console since the last call or page."""
+        return self.driver.get_log("browser")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """One browser for all tests."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("chromium and chromedriver are not here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
+        "disable-component-update", "disable-sync", "no-first-run",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(chromedriver)
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield Browser(driver)
 
 
 class UiServer(NamedTuple):

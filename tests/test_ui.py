@@ -1,10 +1,7 @@
-import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,70 +21,25 @@ def start_ui(home, *arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not here")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
-        "disable-component-update", "disable-sync", "no-first-run", "window-size=1280,900",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
-        yield browser
-
-
 def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, browser):
     """GOODNET_SCREENSHOT names a file to keep what the page looks like."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    expected = {deployed.run["name"], "Completed", "repair", "results", "summary", "report"}
-
-    def lines(page):
-        return set(page.find_element(By.TAG_NAME, "body").text.split("\n"))
-
-    browser.get(f"{ui_server.address}/v2/runs/flow-run/{deployed.run['id']}?tab=Artifacts")
-    WebDriverWait(browser, 60).until(lambda page: expected <= lines(page))
+    expected = [deployed.run["name"], "Completed", "repair", "results", "summary", "report"]
+    browser.open(
+        f"{ui_server.address}/v2/runs/flow-run/{deployed.run['id']}?tab=Artifacts",
+        ready=f"{expected}.every(line => document.body.innerText.split('\\n').includes(line))",
+        width=1280,
+    )
     if "GOODNET_SCREENSHOT" in os.environ:
-        browser.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
+        browser.driver.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
 
 
 @pytest.mark.parametrize("page", ["", "/dashboard", "/v2/dashboard"])
 def test_a_page_calls_nobody_but_its_server(page, ui_server, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    browser.get_log("performance")
-    browser.get(ui_server.address + page)
-    WebDriverWait(browser, 60).until(
-        lambda page: "Event Feed" in page.find_element(By.TAG_NAME, "body").text
-    )
-    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    events = [(entry["method"], entry["params"]) for entry in entries]
-    sent = {
-        about["requestId"]: about["request"]["url"]
-        for event, about in events
-        if event == "Network.requestWillBeSent"
-    }
-    stopped = {
-        about["requestId"]
-        for event, about in events
-        if event == "Network.loadingFailed" and about.get("blockedReason") == "csp"
-    }
-    inside = (ui_server.address, "data:", "blob:")
-    assert any("/api/" in url for url in sent.values())
-    assert [
-        url
-        for request, url in sent.items()
-        if request not in stopped and not url.startswith(inside)
-    ] == []
+    browser.open(ui_server.address + page, ready="document.body.innerText.includes('Event Feed')")
+    urls = browser.requests()
+    assert any("/api/" in url for url in urls)
+    inside = (ui_server.address, ui_server.address.replace("http", "ws"))
+    assert [url for url in urls if not url.startswith(inside)] == []
 
 
 def test_the_page_finds_its_api_and_only_this_machine_does(ui_server):
