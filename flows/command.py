@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +23,63 @@ _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 def exit_code(command: Callable[[], int]) -> int:
     """Run a command; return its exit code.
 
-    After one line, it is 2 for what the user can mend and 130, as shells have it, for Ctrl-C.
+    After one line, it is 2 for what the user can mend and, as shells have it, 128 and the number
+    of the signal that stopped it: 130 for Ctrl-C.
     """
     try:
-        return command()
+        with _stopped_in_order():
+            return command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from the last stage", file=sys.stderr)  # noqa: T201
-        return 130
+        return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {printable(where)}{os.strerror(error.errno)}", file=sys.stderr)  # noqa: T201
     return 2
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal that ends a command as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, unwind the command and end its server.
+
+    Prefect and uvicorn, which handle SIGTERM for a while, hand it on to this handler afterwards;
+    SIGHUP goes their way too. One that is ignored, as after `nohup`, stays so.
+    """
+    number = signal.SIGTERM
+
+    def stop(*_: object) -> None:
+        raise _Stopped(number)
+
+    def hang_up(*_: object) -> None:
+        nonlocal number
+        number = signal.SIGHUP
+        signal.raise_signal(signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python has signals in the main thread alone.
+        return
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: stop, signal.SIGHUP: hang_up}
+    before = {one: signal.getsignal(one) for one in handlers}
+    for one, handler in handlers.items():
+        if before[one] != signal.SIG_IGN:
+            signal.signal(one, handler)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def add_sets(group: Any, *, required: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its start-up notices."""
+"""Importing TensorFlow, for Keras to run on, without its start-up notices."""
 
 from __future__ import annotations
 
@@ -6,16 +6,35 @@ import os
 import sys
 import tempfile
 
+from goodnet.errors import InputError
 from goodnet.lasting import lasting
+
+_BACKEND = "tensorflow"
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow; what it writes to the error stream on the way shows only if it fails.
+    """Import TensorFlow and make it the backend of Keras, whatever the environment says.
 
-    It writes notices about CPU features and absent GPUs before any log level is in force.
+    What it writes to the error stream on the way shows only if it fails. It writes notices about
+    CPU features and absent GPUs before any log level is in force.
+
+    Raises:
+        InputError: Keras runs on another backend in this process already.
     """
-    if "tensorflow" in sys.modules:
-        return
+    os.environ["KERAS_BACKEND"] = _BACKEND
+    if "tensorflow" not in sys.modules:
+        _import_quietly()
+    import keras  # imported with TensorFlow's names for it, or by the user before
+
+    chosen = keras.config.backend()
+    if chosen != _BACKEND:
+        raise InputError(
+            f"Keras runs on {chosen} in this process, expected {_BACKEND}: set "
+            f"KERAS_BACKEND={_BACKEND} before Keras is imported, and start again"
+        )
+
+
+def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     error_stream = os.dup(2)
