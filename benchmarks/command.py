@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.data import write_faces
 from benchmarks.engine import Comparison
-from flows.server import running_server
+from flows.temporary_server import Server, running_server
 
 LAB_SIZES = {"clean_valid": 11_547, "clean_test": 12_830, "poisoned_test": 12_830}
 NUM_STEPS = 61
@@ -63,8 +63,8 @@ def compare_command(folder: Path, badnet: Path) -> Iterator[Comparison]:
         "peak memory of the command at the lab's size", f"{cold.peak_megabytes:.0f} MB", "1,500 MB"
     )
     yield Comparison("the same command again, all cached", f"{warm.seconds:.1f} s", "")
-    with running_server() as url:
-        served = _run(folder / "cold", badnet, sets, api=url)
+    with running_server() as server:
+        served = _run(folder / "cold", badnet, sets, server=server)
     yield Comparison("... with a server up", f"{served.seconds:.1f} s", "at most 6 s")
     computing = cold.seconds_of("")
     yield Comparison(
@@ -107,12 +107,14 @@ def _write_lab_sets(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _run(artifacts: Path, badnet: Path, sets: dict[str, Path], *, api: str | None = None) -> Run:
+def _run(
+    artifacts: Path, badnet: Path, sets: dict[str, Path], *, server: Server | None = None
+) -> Run:
     options = [f"--{name.replace('_', '-')}={path}" for name, path in sets.items()]
     command = [sys.executable, "-m", "flows.run", f"--model={badnet}", f"--artifacts={artifacts}"]
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
-    if api:
-        environment["PREFECT_API_URL"] = api
+    if server:
+        environment |= server.environment()
     began = time.perf_counter()
     process = subprocess.Popen([*command, *options, "--quiet"], env=environment)
     peak = _watch_memory(process)

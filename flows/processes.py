@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 
-def name_process() -> str:
-    """Return a name of this process that no later process of this machine gets."""
-    pid = os.getpid()
+def name_process(pid: int | None = None) -> str:
+    """Return a name of a process, by default this one, that no later one of this machine gets."""
+    pid = os.getpid() if pid is None else pid
     return f"{pid}-{_start(pid)}-{_namespace()}"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from flows.settings import ROOT, configure_run
 from goodnet.command import DONE, Parser, exit_code
@@ -12,7 +15,7 @@ from goodnet.errors import InputError
 
 if TYPE_CHECKING:
     from prefect import Flow
-    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
 
 
 def main() -> int:
@@ -29,30 +32,61 @@ def _serve() -> int:
     os.chdir(ROOT)
     configure_run()
     import yaml  # type: ignore[import-untyped]
-    from prefect import serve
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.runner import Runner
+    from prefect.settings import get_current_settings
 
-    from flows.server import find_announced, mark_crashed_runs
+    from flows.server import connected, find_announced
 
-    url = get_current_settings().api.url or find_announced()
-    if not url:
+    if not (get_current_settings().api.url or find_announced()):
         raise InputError("no Prefect server is up: start one with `make ui` or set PREFECT_API_URL")
     entries = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))["deployments"]
-    with temporary_settings({PREFECT_API_URL: url}):
-        mark_crashed_runs()  # which would keep the next run of their deployment waiting
-        serve(*(_deployment(entry) for entry in entries), limit=1)
+    with connected():  # marks killed runs, which would keep the next of their deployment waiting
+        runner = Runner(limit=1)
+        for entry in entries:
+            _add(runner, entry)
+            _say(f"serving {entry['name']}-served")
+        _say("Ctrl-C ends it.")
+        asyncio.run(_run(runner))
+        _say("The schedules are paused until the next start.")
     return DONE
 
 
-def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
+async def _run(runner: Runner) -> None:
+    """Run what is due until a signal; a run that is under way is cancelled."""
+    loop = asyncio.get_running_loop()
+    running = loop.create_task(runner.start())
+    stopping: list[asyncio.Task[None]] = []
+
+    def stop() -> None:
+        if runner.started:
+            stopping.append(loop.create_task(runner.astop()))
+        else:
+            running.cancel()
+
+    await asyncio.sleep(0)  # The runner sets its handler of SIGTERM, which ends in a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+def _add(runner: Runner, entry: dict[str, Any]) -> None:
+    """Serve one deployment.
+
+    The runner is given the flow itself, so that the server says when a run is due and with which
+    parameters, but not which code runs: a deployment's entrypoint, path and pull steps, which
+    whoever may write to the server can change, are not read.
+    """
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
     from flows.audit import audit
     from flows.repair import repair
 
     flows: dict[str, Flow[..., Any]] = {"repair": repair, "audit": audit}
-    deployment = flows[entry["entrypoint"].rpartition(":")[2]].to_deployment(
-        f"{entry['name']}-served",  # not the name of a work pool's deployment, which it would spoil
+    runner.add_flow(
+        flows[entry["entrypoint"].rpartition(":")[2]],
+        name=f"{entry['name']}-served",  # not a work pool's, which it would spoil
         schedules=[
             (CronSchedule if "cron" in schedule else IntervalSchedule).model_validate(schedule)
             for schedule in entry["schedules"]
@@ -61,7 +95,10 @@ def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
         description=entry["description"],
         concurrency_limit=entry["concurrency_limit"],
     )
-    return cast("RunnerDeployment", deployment)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

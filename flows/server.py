@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
-import subprocess
-import sys
-import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.client import HTTPException
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -30,24 +29,21 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogHandler
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_CLIENT_MAX_RETRIES,
     get_current_settings,
     temporary_settings,
 )
 from prefect.states import Crashed
 
 from flows.processes import is_gone, name_process
-from goodnet.files import write_json
-from goodnet.lasting import lasting
+from flows.temporary_server import Server, kept_up, nothing, running_server
+from goodnet.errors import InputError
+from goodnet.files import atomic_path
 
-_START_SECONDS = 120
 _ANSWER_SECONDS = 10  # a busy server takes its time
-_WATCH_SECONDS = 1.0
-_DELIVERY_SECONDS = 10
+_RETRIES = 3  # 14 seconds with the pauses between them, enough for a server to start again
 # A pending run may be one that is to be repeated, and has the tags of the process before.
 _BEGUN = [StateType.RUNNING, StateType.CANCELLING]
 _UNFINISHED = [StateType.PENDING, *_BEGUN]
@@ -60,55 +56,76 @@ def _nothing() -> None:
 
 
 @contextmanager
-def connected(meanwhile: Callable[[], None] = _nothing) -> Iterator[None]:
+def connected(meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
     """Run the flows in this block against a server.
 
     Runs that killed processes of this machine left unfinished are marked Crashed first.
 
     Args:
         meanwhile: work to do while a server starts, if one has to.
+
+    Raises:
+        InputError: the server that is configured does not answer, or answers no more.
     """
-    with find_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url}):
+    with find_server(meanwhile) as server, _errors_of(server):
         mark_crashed_runs()
         yield
 
 
 @contextmanager
-def find_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
-    """Yield the API's address of the server that is configured or up, or of one for this run."""
-    known = get_current_settings().api.url or find_announced()
-    if known:
-        yield known
+def find_server(meanwhile: Callable[[], None] = nothing) -> Iterator[Server]:
+    """Yield the server that is configured or up, or one for this run, and settings that name it.
+
+    Raises:
+        InputError: the one that is configured does not answer, or none can start.
+    """
+    settings = get_current_settings()
+    configured = settings.api.url
+    announced = find_announced()
+    if announced and configured in (None, announced.url):
+        _bypass_proxies(announced.url)
+        with temporary_settings(announced.settings()), kept_up(announced):
+            yield announced
+    elif configured:
+        _bypass_proxies(configured)
+        if not is_up(configured):
+            raise InputError(
+                f"no Prefect server answers at {configured}, which PREFECT_API_URL or Prefect's "
+                "profile names: start it, or unset PREFECT_API_URL to do without"
+            )
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
+            yield Server(configured)
     else:
-        with running_server(meanwhile) as url:
-            yield url
+        _bypass_proxies(None)
+        with running_server(meanwhile) as server:
+            yield server
 
 
 @contextmanager
-def announced(url: str) -> Iterator[None]:
-    """Let runs of this machine that share the server's database find the server of this process.
-
-    Args:
-        url: of the API.
-    """
+def announced(server: Server) -> Iterator[None]:
+    """Let runs of this machine that share the server's database find the server of this process."""
     path = _announcement()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"url": url, "host": platform.node(), "process": name_process()})
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = {"url": server.url, "password": server.password, "host": platform.node()}
+    with atomic_path(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(known | {"process": name_process()}), "utf-8")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def find_announced() -> str | None:
-    """Return the API's address of the server that `make ui` started, if it is up."""
+def find_announced() -> Server | None:
+    """Return the server that `make ui` started, if it is up."""
     try:
         known = json.loads(_announcement().read_text("utf-8"))
     except (OSError, ValueError):
         return None
     if known["host"] != platform.node() or is_gone(known["process"]):
         return None
-    return str(known["url"]) if is_up(known["url"]) else None
+    server = Server(known["url"], known["password"], known["process"])
+    return server if is_up(server.url) else None
 
 
 def tag_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -145,53 +162,53 @@ def mark_crashed_runs() -> None:
             client.set_flow_run_state(run.id, state, force=True)
 
 
-@contextmanager
-def running_server(meanwhile: Callable[[], None] = _nothing) -> Iterator[str]:
-    """Start a server on a free loopback port, yield its API's address, and stop it.
-
-    It stops by itself when this process is killed. Ctrl-C does not reach it: the run has to report
-    to it that it was stopped.
-
-    Args:
-        meanwhile: work to do while it starts.
-
-    Raises:
-        RuntimeError: it did not answer in time.
-    """
-    port = free_port()
-    command = [sys.executable, "-m", "flows.server", str(port)]
-    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        meanwhile()
-        _wait_for(url, process)
-        try:
-            # Nobody watches for heartbeats, and their thread takes up to a second to end.
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                yield url
-        finally:
-            _deliver()  # or else Prefect tries for minutes, at exit, to reach a server that is gone
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def is_up(url: str) -> bool:
     """Return whether a Prefect API answers at the address."""
+    opener = urllib.request.build_opener(*_no_proxies(url))
     try:
         # Not over httpx, which reads all certificates of the machine for every client.
-        health = f"{url}/health"
-        with urllib.request.urlopen(health, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
+        with opener.open(f"{url}/health", timeout=_ANSWER_SECONDS) as answer:
             return bool(answer.status == HTTPStatus.OK)
-    except OSError:
+    except (OSError, HTTPException, ValueError):
         return False
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
+@contextmanager
+def _errors_of(server: Server) -> Iterator[None]:
+    """Let what goes wrong between this process and the server end the command in one line."""
+    try:
+        yield
+    except (httpx.TransportError, PrefectHTTPStatusError, ImportError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, PrefectHTTPStatusError):
+            refused = error.response.status_code in (401, 403)
+            reason = f"{error.response.status_code} {error.response.reason_phrase}"
+            reason += ", PREFECT_API_AUTH_STRING has to be its password" if refused else ""
+        raise InputError(
+            f"the Prefect server at {server.url} cannot be used ({reason}); what was computed is "
+            "kept, the same command goes on from there"
+        ) from error
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _no_proxies(url: str) -> list[urllib.request.BaseHandler]:
+    return [urllib.request.ProxyHandler({})] if _is_here(url) else []
+
+
+def _bypass_proxies(url: str | None) -> None:
+    """Let this process call its server directly where that is on this machine.
+
+    It calls nobody else. The star also keeps httpx from asking for a SOCKS library.
+    """
+    if url is None or _is_here(url):
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 
 
 def _announcement() -> Path:
@@ -201,38 +218,3 @@ def _announcement() -> Path:
 
 def _is_process(tag: str) -> bool:
     return tag.startswith(_PROCESS_TAG)
-
-
-def _deliver() -> None:
-    """Wait until the server has the last states and log lines of the run."""
-    EventsWorker.drain_all(timeout=_DELIVERY_SECONDS)
-    APILogHandler().flush()
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while not is_up(url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the Prefect server at {url} did not start")
-        time.sleep(0.1)
-
-
-def _serve(port: int) -> None:
-    """Serve until the process that started this one is gone."""
-    with lasting():
-        import uvicorn
-        from prefect.server.api.server import create_app
-
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    app = create_app(ephemeral=True, final=True)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", lifespan="on")
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

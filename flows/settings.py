@@ -25,10 +25,16 @@ def configure(artifacts: Path) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
-        "KERAS_BACKEND": "tensorflow",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # Not the user's to choose: the nets' graphs are TensorFlow's.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def prefect_home() -> Path:
+    """Return Prefect's folder, before Prefect is imported."""
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser().absolute()
 
 
 def configure_run() -> None:

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from urllib.parse import quote
 
-from flows.settings import DEFAULT_ARTIFACTS, configure
+from flows.gate import SIGN_IN_PATH, guarded
+from flows.password import kept_password
+from flows.settings import DEFAULT_ARTIFACTS, configure, prefect_home
+from goodnet.command import exit_code
+from goodnet.errors import InputError
 
 _HOST = "127.0.0.1"
 _DEFAULT_PORT = 4200
 _GOODBYE_SECONDS = 3
-# Prefect's page asks a tracker for its settings, even where analytics are off.
-_POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data:"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C; return 0, or 2 for a port that cannot be had."""
+    """Serve until Ctrl-C; return 0, or 2 for what the user can mend."""
     port = vars(_parser().parse_args(arguments))["port"]
+    return exit_code(lambda: _run(port))
+
+
+def _run(port: int | None) -> int:
+    os.umask(0o077)  # The database holds what was given to runs; it is for its owner alone.
     with socket.socket() as ours:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             _bind(ours, port)
         except (OSError, OverflowError) as error:
-            print(f"error: port {port} cannot be had: {error}", file=sys.stderr)  # noqa: T201
-            return 2
-        _configure(ours.getsockname()[1])
-        _serve(ours)
+            raise InputError(f"port {port} cannot be had: {error}") from error
+        _serve(ours, _configure(ours.getsockname()[1]))
     return 0
 
 
@@ -42,69 +46,63 @@ def _bind(ours: socket.socket, port: int | None) -> None:
         if port is not None:
             raise
         ours.bind((_HOST, 0))
+    ours.listen()  # now: until then, another user of the machine could take the port as well
 
 
-def _configure(port: int) -> None:
-    """Set what the server reads from the environment, among it where its page finds its API."""
-    address = {
+def _configure(port: int) -> str:
+    """Set what the server reads from the environment; return its password.
+
+    Among it is where its page finds its API. A password that the user has set stays.
+    """
+    address = f"http://{_HOST}:{port}"
+    given = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    password = given or kept_password(prefect_home())
+    settings = {
         "PREFECT_SERVER_API_HOST": _HOST,
         "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_UI_API_URL": f"http://{_HOST}:{port}/api",
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
+        "PREFECT_SERVER_UI_API_URL": f"{address}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
-    os.environ.update(address)
+    os.environ.update(settings)
     configure(DEFAULT_ARTIFACTS.resolve())
+    return password
 
 
-def _serve(ours: socket.socket) -> None:
+def _serve(ours: socket.socket, password: str) -> None:
     from flows.server import announced, find_announced
+    from flows.temporary_server import Server
 
     already = find_announced()
     if already:
-        _say(f"The Prefect UI is up at {already.removesuffix('/api')} already.")
+        address = already.url.removesuffix("/api")
+        _say(f"The Prefect UI is up already: {_sign_in(address, already.password or '')}")
         return
 
     import uvicorn
     from prefect.server.api.server import create_app
 
-    class Server(uvicorn.Server):
+    class Announcing(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            _say(f"Prefect UI: {address}   (Ctrl-C ends it)")
+            _say(f"Prefect UI: {_sign_in(address, password)}\nCtrl-C ends it.")
 
     address = f"http://{_HOST}:{ours.getsockname()[1]}"
     config = uvicorn.Config(
-        _confined(create_app(final=True)),
+        guarded(create_app(final=True), address),
         log_level="error",
         lifespan="on",
         timeout_graceful_shutdown=_GOODBYE_SECONDS,
     )
-    # Else uvicorn would end the process by the signal itself, before the announcement is gone.
-    signal.signal(signal.SIGTERM, _interrupt)
-    with announced(f"{address}/api"), suppress(KeyboardInterrupt):
-        Server(config).run(sockets=[ours])
+    with announced(Server(f"{address}/api", password)), suppress(KeyboardInterrupt):
+        Announcing(config).run(sockets=[ours])
     _say("The server has ended.")
 
 
-def _confined(app: Any) -> Any:
-    """Return an ASGI application that tells browsers to call nobody but this server."""
-
-    async def confined(scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"content-security-policy", _POLICY),
-                ]
-            await send(message)
-
-        await app(scope, receive, send_with_policy)
-
-    return confined
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+def _sign_in(address: str, password: str) -> str:
+    """Return an address that gives the password to the page; browsers send no part behind #."""
+    return f"{address}{SIGN_IN_PATH}#{quote(password, safe='')}"
 
 
 def _say(line: str) -> None:

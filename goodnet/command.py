@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,9 +15,13 @@ from typing import NoReturn, TextIO
 
 from goodnet.disk import describe_free
 from goodnet.errors import InputError, printable
+from goodnet.stop_signals import Stopped, stopped_in_order
 
-DONE, MENDABLE, STOPPED = 0, 2, 130
-"""Exit codes, of which the last is the one that shells have for Ctrl-C."""
+DONE, MENDABLE = 0, 2
+"""Exit codes."""
+
+_SIGNALLED = 128
+"""What shells add to the number of the signal that ended a command: 130 for Ctrl-C."""
 
 FLOAT32 = 1e-37, 1e38
 """Numbers between these stay above 0 and finite where nets compute with them."""
@@ -27,24 +32,26 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
     """Run a command; return its exit code.
 
-    After one line, it is 2 for what the user can mend and 130 for Ctrl-C. Whatever the operating
-    system refuses is the user's to mend: a disk, a right, a file that is not what it should be.
+    After one line, it is 2 for what the user can mend and, as shells have it, 128 and the number
+    of the signal that stopped it: 130 for Ctrl-C. Whatever the operating system refuses is the
+    user's to mend: a disk, a right, a file that is not what it should be.
 
     Args:
         command: does all the work and returns its own exit code.
-        stopped: what to say after Ctrl-C.
+        stopped: what to say when a signal stops it.
     """
     _provide_streams()
     try:
         _require_current_folder()
-        code = command()
+        with stopped_in_order():
+            code = command()
         _write_out()
         return code
     except InputError as error:
         _say(f"error: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say(stopped)
-        return STOPPED
+        return _SIGNALLED + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     except BrokenPipeError:
         return DONE  # whoever read the output has seen enough
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Importing TensorFlow and Keras, without start-up notices and with channels last."""
+"""Importing TensorFlow, for Keras to run on, without start-up notices and with channels last."""
 
 from __future__ import annotations
 
@@ -6,23 +6,37 @@ import os
 import sys
 import tempfile
 
+from goodnet.errors import InputError
 from goodnet.lasting import lasting
+
+_BACKEND = "tensorflow"
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow; what it writes to the error stream on the way shows only if it fails.
+    """Import TensorFlow and make it the backend of Keras, whatever the environment says.
 
-    It writes notices about CPU features and absent GPUs before any log level is in force.
+    What it writes to the error stream on the way shows only if it fails. It writes notices about
+    CPU features and absent GPUs before any log level is in force.
+
+    Raises:
+        InputError: Keras runs on another backend in this process already.
     """
+    os.environ["KERAS_BACKEND"] = _BACKEND
     if "tensorflow" not in sys.modules:
-        _import_silently()
-    import keras
+        _import_quietly()
+    import keras  # imported with TensorFlow's names for it, or by the user before
 
+    chosen = keras.config.backend()
+    if chosen != _BACKEND:
+        raise InputError(
+            f"Keras runs on {chosen} in this process, expected {_BACKEND}: set "
+            f"KERAS_BACKEND={_BACKEND} before Keras is imported, and start again"
+        )
     # Some layers ask for it when they run, and a user's keras.json may say channels first.
     keras.config.set_image_data_format("channels_last")
 
 
-def _import_silently() -> None:
+def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     error_stream = os.dup(2)

@@ -1,6 +1,8 @@
 """Fixtures that several test files share. TensorFlow is imported only by what computes."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
+from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT.parent / "shared" / "lab"
@@ -537,19 +541,104 @@ def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The environment of a process that is to use a Prefect server of these tests."""
     home = tmp_path_factory.mktemp("prefect")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        from flows.server import running_server
+        from prefect.settings import PREFECT_HOME, temporary_settings
 
-        with running_server() as url:
-            yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+        from flows.temporary_server import running_server
+
+        with temporary_settings({PREFECT_HOME: home}), running_server() as server:
+            yield {"PREFECT_HOME": str(home)} | server.environment()
+
+
+@pytest.fixture(scope="session")
+def server_settings(prefect_server) -> dict[Any, str]:
+    """The settings under which this process uses that server."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+    return {one: prefect_server[one.name] for one in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+
+
+class Browser:
+    """A real browser, and what its page asked for."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(
+        self, url: str, *, ready: str, width: int = 1100, height: int = 900, scheme: str = "light"
+    ) -> None:
+        """Open a page and wait until the expression `ready` holds in it."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        # The page before, which may be the browser's own, loads no more once an empty one is there.
+        self.driver.get("about:blank")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.driver.get(url)
+        WebDriverWait(self.driver, 60).until(lambda _: self.script(ready))
+
+    def script(self, expression: str) -> Any:
+        return self.driver.execute_script(f"return {expression}")
+
+    def requests(self) -> list[str]:
+        """The addresses outside the browser that were asked for since the last call or page.
+
+        What the page's own policy stopped before it left is not among them.
+        """
+        entries = [json.loads(entry["message"]) for entry in self.driver.get_log("performance")]
+        events = [(entry["message"]["method"], entry["message"]["params"]) for entry in entries]
+        stopped = {
+            about["requestId"]
+            for event, about in events
+            if event == "Network.loadingFailed" and about.get("blockedReason") == "csp"
+        }
+        sent = [
+            about["request"]["url"]
+            for event, about in events
+            if event == "Network.requestWillBeSent" and about["requestId"] not in stopped
+        ]
+        sent += [about["url"] for event, about in events if event == "Network.webSocketCreated"]
+        outside = ("http:", "https:", "ws:", "wss:", "file:")
+        return [url for url in sent if url.startswith(outside)]
+
+    def errors(self) -> list[dict]:
+        """What the page wrote to its console since the last call or page."""
+        return self.driver.get_log("browser")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """One browser for all tests."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("chromium and chromedriver are not here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
+        "disable-component-update", "disable-sync", "no-first-run",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(chromedriver)
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield Browser(driver)
 
 
 class UiServer(NamedTuple):
-    """A server with UI and scheduler: the address of its page, and the folder of its database."""
+    """A server with UI and scheduler: its page, where to sign in, and its database's folder."""
 
     address: str
+    sign_in: str
     home: Path
+
+    def client(self) -> httpx.Client:
+        """A client of the API that has the password."""
+        known = tuple((self.home / "goodnet-password").read_text().split(":"))
+        return httpx.Client(base_url=f"{self.address}/api", auth=known, timeout=30)
 
 
 @pytest.fixture(scope="session")
@@ -560,8 +649,9 @@ def ui_server(tmp_path_factory) -> Iterator[UiServer]:
     environment = os.environ | {"PREFECT_HOME": str(home)}
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        line = server.stdout.readline()
-        yield UiServer(line.split()[2], home)
+        sign_in = server.stdout.readline().split()[2]
+        assert server.stdout.readline() == "Ctrl-C ends it.\n"
+        yield UiServer(sign_in.partition("/goodnet-sign-in#")[0], sign_in, home)
         server.send_signal(signal.SIGINT)
         assert server.communicate(timeout=60)[0] == "The server has ended.\n"
         assert server.returncode == 0
@@ -581,9 +671,9 @@ SMALL_CASE = {
 
 
 class Deployed(NamedTuple):
-    """A server's API, what is deployed on it, and a run that a worker has done."""
+    """A client of a server, what is deployed on it, and a run that a worker has done."""
 
-    api: str
+    client: httpx.Client
     deployments: dict[str, dict]
     run: dict
     artifacts: Path
@@ -609,20 +699,23 @@ def deployed(ui_server, tmp_path_factory) -> Deployed:
     """Deploy from the project; run the nightly repair once on a worker that is elsewhere."""
     folder = tmp_path_factory.mktemp("worker")
     artifacts = folder / "artifacts"
-    api = f"{ui_server.address}/api"
-    environment = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": api}
+    environment = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": f"{ui_server.address}/api",
+        "PREFECT_API_AUTH_STRING": (ui_server.home / "goodnet-password").read_text(),
+    }
     _prefect(
         "work-pool", "create", "goodnet", "--type", "process", cwd=ROOT, environment=environment
     )
     deployer = environment | {"GOODNET_HOME": "/not/here"}
     _prefect("deploy", "--all", cwd=ROOT, environment=deployer)
-    with httpx.Client(base_url=api, timeout=30) as client:
-        found = {one["name"]: one for one in client.post("/deployments/filter", json={}).json()}
-        create = f"/deployments/{found['nightly']['id']}/create_flow_run"
-        run = client.post(create, json={"parameters": {"default_case": SMALL_CASE}}).json()
+    client = ui_server.client()
+    found = {one["name"]: one for one in client.post("/deployments/filter", json={}).json()}
+    create = f"/deployments/{found['nightly']['id']}/create_flow_run"
+    run = client.post(create, json={"parameters": {"default_case": SMALL_CASE}}).json()
     worker = environment | {"GOODNET_HOME": str(ROOT), "GOODNET_ARTIFACTS": str(artifacts)}
     log = _prefect(
         "worker", "start", "--pool", "goodnet", "--run-once", cwd=folder, environment=worker
     )
-    run = httpx.get(f"{api}/flow_runs/{run['id']}", timeout=30).json()
-    return Deployed(api, found, run, artifacts, log)
+    run = client.get(f"/flow_runs/{run['id']}").json()
+    return Deployed(client, found, run, artifacts, log)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
@@ -225,7 +224,8 @@ def contents(folder, name):
 
 
 def query(server, kind, **body):
-    return httpx.post(f"{server.address}/api/{kind}/filter", json=body).raise_for_status().json()
+    with server.client() as client:
+        return client.post(f"{kind}/filter", json=body).raise_for_status().json()
 
 
 def test_an_audit_goes_on_past_a_model_that_fails_and_lists_it(given, audits):

@@ -2,7 +2,7 @@ import errno
 
 import pytest
 from prefect import flow, task
-from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from goodnet.errors import InputError
 from tasks.caching import cached
@@ -10,12 +10,9 @@ from tasks.records import DefaultModel, StoredFile
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_server(prefect_server, tmp_path_factory):
-    settings = {
-        PREFECT_API_URL: prefect_server["PREFECT_API_URL"],
-        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
-    }
-    with temporary_settings(settings):
+def on_server(server_settings, tmp_path_factory):
+    results = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}
+    with temporary_settings(server_settings | results):
         yield
 
 

@@ -11,10 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from goodnet.__main__ import main
 from goodnet.checkpoints import find_checkpoint
@@ -26,7 +24,7 @@ from goodnet.reference import OFFICIAL_FILES
 from goodnet.results import make_results
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+READY = "document.body.dataset.ready"
 HOSTILE = "<script>alert(1)<&script>\x1b[31m"
 LAB = {name: digest for digest, name in OFFICIAL_FILES.items()}
 
@@ -357,38 +355,16 @@ def test_comparing_needs_no_tensorflow(tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "False False False"
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    if not (CHROMIUM.exists() and CHROMEDRIVER.exists()):
-        pytest.skip(f"needs {CHROMIUM} and {CHROMEDRIVER}")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"):
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
-    yield opened
-    opened.quit()
-
-
 @pytest.mark.parametrize("width", [1100, 400])
-def test_page_opens_from_disk_with_its_plot(driver: webdriver.Chrome, tmp_path: Path, width: int):
+def test_page_opens_from_disk_with_its_plot(browser, tmp_path: Path, width: int):
     folders = [make_run(tmp_path / "plain"), make_run(tmp_path / HOSTILE, drops=(10, 90))]
     runs = read_runs(folders)
     path = write_comparison(tmp_path / "plot.html", runs)
     assert path.stat().st_size < 3_000_000
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    for log in ("browser", "performance"):
-        driver.get_log(log)
-    driver.get(path.as_uri())
-    WebDriverWait(driver, 30).until(
-        lambda page: page.execute_script("return document.body.dataset.ready")
-    )
-    assert driver.get_log("browser") == []
-    assert outside_requests(driver, path) == []
-    script = driver.execute_script
+    browser.open(path.as_uri(), ready=READY, width=width)
+    assert browser.errors() == []
+    assert browser.requests() == [path.as_uri()]
+    script = browser.driver.execute_script
     assert script("return document.querySelectorAll('#chart .mark-line path').length") == 4
     assert script("return document.querySelectorAll('#chart .mark-symbol.role-mark path').length")
     assert script("return document.documentElement.scrollWidth") <= width
@@ -401,12 +377,10 @@ def test_page_opens_from_disk_with_its_plot(driver: webdriver.Chrome, tmp_path: 
     assert "by 90 points" in script("return document.querySelector('main').textContent")
 
 
-def test_a_click_singles_out_a_run(driver: webdriver.Chrome, tmp_path: Path):
+def test_a_click_singles_out_a_run(browser, tmp_path: Path):
     runs = read_runs([make_run(tmp_path / "one"), make_run(tmp_path / "other")])
-    driver.get(write_comparison(tmp_path / "plot.html", runs).as_uri())
-    WebDriverWait(driver, 30).until(
-        lambda page: page.execute_script("return document.body.dataset.ready")
-    )
+    browser.open(write_comparison(tmp_path / "plot.html", runs).as_uri(), ready=READY)
+    driver = browser.driver
 
     def opacities() -> list[str]:
         lines = "document.querySelectorAll('#chart .mark-line path')"
@@ -420,10 +394,3 @@ def test_a_click_singles_out_a_run(driver: webdriver.Chrome, tmp_path: Path):
     plot = driver.find_element(By.CSS_SELECTOR, "#chart svg")
     ActionChains(driver).double_click(plot).perform()
     assert opacities() == ["1"] * 4
-
-
-def outside_requests(driver: webdriver.Chrome, path: Path) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    urls = [params["request"]["url"] for params in sent]
-    return [url for url in urls if not url.startswith(("data:", path.as_uri()))]

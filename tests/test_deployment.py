@@ -1,12 +1,12 @@
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import httpx
 import yaml
 
 from flows.processes import is_gone, name_process
@@ -14,8 +14,16 @@ from flows.processes import is_gone, name_process
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def post(api, path, **body):
-    return httpx.post(f"{api}/{path}", json=body, timeout=30).raise_for_status().json()
+def ask(client, method, path, **body):
+    deadline = time.monotonic() + 60
+    while (answer := client.request(method, path, **body)).status_code == 503:  # SQLite is busy
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    return answer.raise_for_status()
+
+
+def post(client, path, **body):
+    return ask(client, "POST", path, json=body).json()
 
 
 def test_the_deployed_repair_is_completed_by_a_worker_elsewhere(deployed):
@@ -40,7 +48,7 @@ def test_the_stage_results_of_a_worker_are_kept_in_the_cache(deployed):
 
 def test_the_artifacts_of_a_deployed_run_can_be_read_from_the_server(deployed):
     of_run = {"flow_run_id": {"any_": [deployed.run["id"]]}}
-    found = {one["key"]: one for one in post(deployed.api, "artifacts/filter", artifacts=of_run)}
+    found = {one["key"]: one for one in post(deployed.client, "artifacts/filter", artifacts=of_run)}
     rows = json.loads(found["results"]["data"])
     assert found["results"]["type"] == "table"
     assert rows[0]["net"] == "B"
@@ -57,7 +65,7 @@ def test_the_scheduler_plans_runs_of_both_deployments(deployed):
         of_deployment = {"id": {"any_": [deployed.deployments[name]["id"]]}}
         scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
         found = post(
-            deployed.api, "flow_runs/filter", deployments=of_deployment, flow_runs=scheduled
+            deployed.client, "flow_runs/filter", deployments=of_deployment, flow_runs=scheduled
         )
         return sorted(run["expected_start_time"] for run in found)
 
@@ -99,11 +107,38 @@ def test_serving_needs_a_server(tmp_path):
     assert done.stderr.startswith("error: no Prefect server is up")
 
 
+def spoil(client, deployment, folder):
+    """Change what the server says of a served deployment, run it, and return the run."""
+    plant = folder / "planted.py"
+    plant.write_text(
+        f"from pathlib import Path\nfrom prefect import flow\n\n"
+        f"@flow\ndef audit(**_):\n    Path({str(folder)!r}, 'planted-flow').touch()\n"
+    )
+    plant = plant.rename(folder / "other.py")
+    step = {"script": f"touch {folder}/planted-step"}
+    changes = {
+        "pull_steps": [{"prefect.deployments.steps.run_shell_script": step}],
+        "entrypoint": f"{plant}:audit",
+        "path": str(folder),
+        "job_variables": {"command": f"touch {folder}/planted-command"},
+    }
+    ask(client, "PATCH", f"deployments/{deployment}", json=changes)
+    said = client.get(f"deployments/{deployment}").json()
+    assert {name: said[name] for name in changes} == changes
+    run = post(client, f"deployments/{deployment}/create_flow_run")
+    deadline = time.monotonic() + 120
+    while run["state"]["type"] not in ("FAILED", "CRASHED", "COMPLETED"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+        run = client.get(f"flow_runs/{run['id']}").json()
+    return run
+
+
 def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
     pid, start, namespace = name_process().split("-")
     killed = post(
-        deployed.api,
+        deployed.client,
         "flow_runs/",
         flow_id=deployed.run["flow_id"],
         state={"type": "RUNNING"},
@@ -120,16 +155,22 @@ def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path)
         )
     try:
         deadline = time.monotonic() + 60
-        while "audit/regular-served" not in log.read_text():
+        while "serving regular-served" not in log.read_text():
             assert time.monotonic() < deadline
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
-        found = {one["name"]: one for one in post(deployed.api, "deployments/filter")}
-        killed = httpx.get(f"{deployed.api}/flow_runs/{killed['id']}", timeout=30).json()
+        found = {one["name"]: one for one in post(deployed.client, "deployments/filter")}
+        spoilt = spoil(deployed.client, found["regular-served"]["id"], tmp_path)
+        killed = deployed.client.get(f"flow_runs/{killed['id']}").json()
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGHUP)  # as a terminal does that is closed
         server.wait(60)
+    assert server.returncode == 0
+    assert "Traceback" not in log.read_text()
     assert killed["state"]["type"] == "CRASHED"
+    # The audit itself has run, and nothing of what the server's database said.
+    assert "data/models: no such folder" in spoilt["state"]["message"], log.read_text()
+    assert not list(tmp_path.glob("planted*"))
     for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
         pooled, served = found[entry["name"]], found[f"{entry['name']}-served"]
         assert served["work_pool_name"] is None

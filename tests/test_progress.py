@@ -3,7 +3,7 @@ import time
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 from tasks.progress import listeners, progress
 
@@ -19,7 +19,7 @@ class Listening:
         self.heard.append((stage, "finished"))
 
 
-def test_a_long_stage_shows_its_progress_and_a_short_one_does_not(prefect_server, monkeypatch):
+def test_a_long_stage_shows_its_progress_and_a_short_one_does_not(server_settings, monkeypatch):
     listening = Listening()
     monkeypatch.setattr("tasks.progress.listeners", [*listeners, listening])
 
@@ -37,7 +37,7 @@ def test_a_long_stage_shows_its_progress_and_a_short_one_does_not(prefect_server
         work("long stage", 2.1)
 
     keys = ArtifactFilterKey(any_=["short-stage", "long-stage"])
-    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}):
+    with temporary_settings(server_settings):
         working()
         with get_client(sync_client=True) as client:
             (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))

@@ -131,7 +131,9 @@ def test_a_run_that_computes_nothing_has_its_artifacts_too(on_lab, prefect_serve
 
     def find(kind, **body):
         url = f"{prefect_server['PREFECT_API_URL']}/{kind}/filter"
-        return httpx.post(url, json=body, timeout=30).raise_for_status().json()
+        password = tuple(prefect_server["PREFECT_API_AUTH_STRING"].split(":"))
+        answer = httpx.post(url, json=body, timeout=30, auth=password)
+        return answer.raise_for_status().json()
 
     runs = find("flow_runs")
     (flow_run,) = (one for one in runs if one["parameters"].get("run_name") == "watched")

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Running
 
 from flows.processes import is_gone, name_process
-from flows.server import announced, find_announced, find_server, is_up, mark_crashed_runs
+from flows.server import announced, find_announced, find_server, mark_crashed_runs
+from flows.temporary_server import Server, end_leftovers
+from goodnet.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST_TAG = f"host:{os.uname().nodename}"
@@ -52,6 +55,12 @@ def start(source, **options):
         text=True,
         **options,
     )
+
+
+def server_of(environment):
+    """The server of this environment, as if this process were it."""
+    url, password = environment["PREFECT_API_URL"], environment["PREFECT_API_AUTH_STRING"]
+    return Server(url, password, name_process())
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +103,31 @@ def test_a_process_of_another_container_is_never_called_gone(ended_process):
 
 
 def test_a_server_is_found_while_it_answers(own_home, prefect_server):
-    url = prefect_server["PREFECT_API_URL"]
+    server = server_of(prefect_server)
     assert find_announced() is None
-    with announced(url):
-        assert find_announced() == url
+    with announced(server):
+        (file,) = own_home.glob("*.json")
+        assert file.stat().st_mode & 0o777 == 0o600  # the password is in it
+        assert find_announced() == server
         with find_server() as found:
-            assert found == url
+            assert found == server
     assert find_announced() is None
 
 
 def test_a_server_that_was_killed_is_not_used(own_home, prefect_server, ended_process):
-    with announced(prefect_server["PREFECT_API_URL"]):
+    with announced(server_of(prefect_server)):
         (file,) = own_home.glob("*.json")
         file.write_text(file.read_text().replace(name_process(), ended_process))
         assert find_announced() is None
 
 
 def test_a_server_that_does_not_answer_is_not_used(own_home):
-    with announced("http://127.0.0.1:9/api"):
+    with announced(Server("http://127.0.0.1:9/api", "any")):
         assert find_announced() is None
 
 
 def test_a_server_of_another_machine_is_not_used(own_home, prefect_server):
-    with announced(prefect_server["PREFECT_API_URL"]):
+    with announced(server_of(prefect_server)):
         (file,) = own_home.glob("*.json")
         file.write_text(file.read_text().replace(os.uname().nodename, "elsewhere"))
         assert find_announced() is None
@@ -127,12 +138,25 @@ def test_a_damaged_announcement_is_not_used(own_home):
     assert find_announced() is None
 
 
-def test_the_configured_server_comes_first(own_home):
+def test_the_configured_server_comes_first(own_home, ui_server, prefect_server):
     with (
-        temporary_settings({PREFECT_API_URL: "http://configured.invalid/api"}),
-        find_server() as url,
+        announced(server_of(prefect_server)),
+        temporary_settings({PREFECT_API_URL: f"{ui_server.address}/api"}),
+        find_server() as server,
     ):
-        assert url == "http://configured.invalid/api"
+        assert server.url == f"{ui_server.address}/api"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/api", "http://configured.invalid/api", "nonsense"]
+)
+def test_a_configured_server_that_does_not_answer_is_named(own_home, url):
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(InputError, match=rf"no Prefect server answers at {re.escape(url)}"),
+        find_server(),
+    ):
+        pass
 
 
 @flow
@@ -141,11 +165,11 @@ def anything():
 
 
 def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
-    prefect_server, ended_process
+    server_settings, ended_process
 ):
     gone, alive = f"process:{ended_process}", f"process:{name_process()}"
     with (
-        temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}),
+        temporary_settings(server_settings),
         get_client(sync_client=True) as client,
     ):
 
@@ -177,7 +201,9 @@ def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
     }
 
 
-def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(prefect_server):
+def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(
+    prefect_server, server_settings
+):
     stuck = FlowFilter(name=FlowFilterName(any_=["stuck"]))
 
     def states():
@@ -189,7 +215,7 @@ def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(prefect_ser
         ]
         return {name: run.state_name for name, run in named}
 
-    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}):
+    with temporary_settings(server_settings):
         process = start(STUCK_RUN, env=os.environ | prefect_server)
         assert "started" in process.stdout.readline()
         before = {"stuck": "Running", "finish": "Completed", "hang": "Running"}
@@ -248,38 +274,122 @@ def test_a_failed_run_is_known_to_its_own_server_before_that_ends(tmp_path):
     assert "about to fail" in logged
 
 
-def test_the_server_of_a_killed_run_ends_too(tmp_path):
-    source = """
-from flows.server import running_server
-with running_server() as url:
-    print(url, flush=True)
+SERVED = """
+from flows.temporary_server import running_server
+with running_server() as server:
+    print("up", flush=True)
     input()
 """
-    process = start(source, env=os.environ | {"PREFECT_HOME": str(tmp_path)})
-    url = process.stdout.readline().strip()
-    assert is_up(url)
+
+
+def server_process(home):
+    """The name of the process that serves in this folder, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while not (notes := list(home.glob("goodnet-servers/*"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return notes[0].name.split("_")[1]
+
+
+def wait_until_gone(process):
+    deadline = time.monotonic() + 10
+    while not is_gone(process):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("after", [0, 0.3, 1.5, "up"])
+def test_the_server_of_a_killed_run_ends_too(tmp_path, after):
+    process = start(SERVED, env=os.environ | {"PREFECT_HOME": str(tmp_path)})
+    server = server_process(tmp_path)
+    assert not is_gone(server)
+    if after == "up":
+        assert process.stdout.readline() == "up\n"
+    else:
+        time.sleep(after)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 30
-    while is_up(url):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until_gone(server)
 
 
-def test_ctrl_c_ends_a_run_and_its_server_soon_and_in_one_line(tmp_path):
+def test_the_next_start_ends_a_server_that_could_not_end_by_itself(tmp_path, ended_process):
+    hanging = start("import time; time.sleep(600)")
+    live = start("import time; time.sleep(600)")
+    os.kill(hanging.pid, signal.SIGSTOP)
+    names = {one: name_process(one.pid) for one in (hanging, live)}
+    notes = tmp_path / "goodnet-servers"
+    notes.mkdir()
+    host = os.uname().nodename
+    (notes / f"{ended_process}_{names[hanging]}_{host}").touch()
+    (notes / f"{name_process()}_{names[live]}_{host}").touch()
+    (notes / f"{ended_process}_{names[live]}_elsewhere").touch()
+    try:
+        end_leftovers(tmp_path)
+        wait_until_gone(names[hanging])
+        assert not is_gone(names[live])
+        assert len(list(notes.iterdir())) == 2
+    finally:
+        for one in (hanging, live):
+            one.kill()
+            one.communicate()
+
+
+def test_a_server_that_dies_is_replaced_and_the_run_completes(tmp_path):
+    source = """
+import os, signal
+from flows.server import connected
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact
+from prefect.settings import get_current_settings
+
+@task
+def work(server):
+    os.kill(server, signal.SIGKILL)
+
+@flow
+def surviving(server):
+    work(server)
+    create_link_artifact("http://example.org", key="after")
+    return "done"
+
+with connected():
+    (note,) = get_current_settings().home.glob("goodnet-servers/*")
+    print(surviving(int(note.name.split("_")[1].partition("-")[0])), flush=True)
+"""
+    quiet = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output, errors) == (0, "done\n", "")
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        (state,) = database.execute("select state_name from flow_run").fetchone()
+        (key,) = database.execute("select key from artifact").fetchone()
+    assert (state, key) == ("Completed", "after")
+    assert not list((tmp_path / "goodnet-servers").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "own_server"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)],
+)
+def test_a_signal_ends_a_run_and_its_server_soon_and_in_one_line(
+    tmp_path, prefect_server, number, own_server
+):
     source = f"""
 import sys
-from flows.command import exit_code
+from goodnet.command import exit_code
 
 def command():
     exec({STUCK_RUN!r}, {{}})
 
-sys.exit(exit_code(command))
+sys.exit(exit_code(command, stopped="stopped at once"))
 """
-    quiet = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    environment = {"PREFECT_HOME": str(tmp_path)} if own_server else prefect_server
+    quiet = environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
     process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE, start_new_session=True)
     assert "started" in process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: whatever the command has started
+    server = server_process(tmp_path) if own_server else None
+    os.killpg(process.pid, number)  # as a terminal does: whatever the command has started
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors == "stopped; the same command goes on from the last stage\n"
+    assert process.returncode == 128 + number
+    assert errors == "stopped at once\n"
+    assert server is None or is_gone(server)

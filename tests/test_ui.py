@@ -1,14 +1,21 @@
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from flows.password import kept_password
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,69 +32,31 @@ def start_ui(home, *arguments):
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not here")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
-        "disable-component-update", "disable-sync", "no-first-run", "window-size=1280,900",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
-        yield browser
+def signed_in(browser, ui_server):
+    """The browser after the address that `make ui` prints was opened in it."""
+    browser.open(ui_server.sign_in, ready="document.body.innerText.includes('Event Feed')")
+    return browser
 
 
-def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, browser):
+def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, signed_in):
     """GOODNET_SCREENSHOT names a file to keep what the page looks like."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    expected = {deployed.run["name"], "Completed", "repair", "results", "summary", "report"}
-
-    def lines(page):
-        return set(page.find_element(By.TAG_NAME, "body").text.split("\n"))
-
-    browser.get(f"{ui_server.address}/v2/runs/flow-run/{deployed.run['id']}?tab=Artifacts")
-    WebDriverWait(browser, 60).until(lambda page: expected <= lines(page))
+    expected = [deployed.run["name"], "Completed", "repair", "results", "summary", "report"]
+    signed_in.open(
+        f"{ui_server.address}/v2/runs/flow-run/{deployed.run['id']}?tab=Artifacts",
+        ready=f"{expected}.every(line => document.body.innerText.split('\\n').includes(line))",
+        width=1280,
+    )
     if "GOODNET_SCREENSHOT" in os.environ:
-        browser.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
+        signed_in.driver.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
 
 
 @pytest.mark.parametrize("page", ["", "/dashboard", "/v2/dashboard"])
-def test_a_page_calls_nobody_but_its_server(page, ui_server, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    browser.get_log("performance")
-    browser.get(ui_server.address + page)
-    WebDriverWait(browser, 60).until(
-        lambda page: "Event Feed" in page.find_element(By.TAG_NAME, "body").text
-    )
-    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    events = [(entry["method"], entry["params"]) for entry in entries]
-    sent = {
-        about["requestId"]: about["request"]["url"]
-        for event, about in events
-        if event == "Network.requestWillBeSent"
-    }
-    stopped = {
-        about["requestId"]
-        for event, about in events
-        if event == "Network.loadingFailed" and about.get("blockedReason") == "csp"
-    }
-    inside = (ui_server.address, "data:", "blob:")
-    assert any("/api/" in url for url in sent.values())
-    assert [
-        url
-        for request, url in sent.items()
-        if request not in stopped and not url.startswith(inside)
-    ] == []
+def test_a_page_calls_nobody_but_its_server(page, ui_server, signed_in):
+    signed_in.open(ui_server.address + page, ready="document.body.innerText.includes('Event Feed')")
+    urls = signed_in.requests()
+    assert any("/api/" in url for url in urls)
+    inside = (ui_server.address, ui_server.address.replace("http", "ws"))
+    assert [url for url in urls if not url.startswith(inside)] == []
 
 
 def test_the_page_finds_its_api_and_only_this_machine_does(ui_server):
@@ -100,7 +69,7 @@ def test_the_page_finds_its_api_and_only_this_machine_does(ui_server):
 def test_a_second_server_on_the_same_database_is_not_started(ui_server):
     done = start_ui(ui_server.home)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"The Prefect UI is up at {ui_server.address} already.\n"
+    assert done.stdout == f"The Prefect UI is up already: {ui_server.sign_in}\n"
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line(tmp_path):
@@ -113,3 +82,178 @@ def test_a_port_that_is_taken_is_refused_in_one_line(tmp_path):
     assert done.stderr.startswith(f"error: port {port} cannot be had:")
     assert done.stderr.count("\n") == 1
     assert start_ui(tmp_path, "--port", "70000").returncode == 2
+
+
+ATTACK = """
+const done = arguments[arguments.length - 1];
+const [api, deployment] = [arguments[0], arguments[1]];
+const tries = {
+  // With a header that needs the server's leave, and, without one, as any form may be sent.
+  json: () => fetch(`${api}/deployments/${deployment}`, {method: "PATCH",
+    headers: {"content-type": "application/json"}, body: arguments[2]}),
+  plain: () => fetch(`${api}/deployments/${deployment}/create_flow_run`,
+    {method: "POST", mode: "no-cors", body: new Blob(["{}"])}),
+  read: () => fetch(`${api}/deployments/filter`, {method: "POST"}).then(got => got.text()),
+};
+const outcomes = {};
+for (const name in tries) {
+  try { outcomes[name] = String((await tries[name]()).status); }
+  catch (error) { outcomes[name] = "stopped"; }
+}
+outcomes.socket = await new Promise(resolve => {
+  const socket = new WebSocket(api.replace("http", "ws") + "/events/in", ["prefect"]);
+  socket.onopen = () => resolve("open");
+  socket.onerror = () => resolve("stopped");
+});
+done(outcomes);
+"""
+
+
+@pytest.fixture
+def other_site(tmp_path) -> Iterator[str]:
+    """A page of another origin, which is another port already."""
+    (tmp_path / "index.html").write_text("<!doctype html><title>other</title>")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_page_of_another_site_can_neither_read_nor_write(
+    deployed, ui_server, signed_in, other_site
+):
+    step = {"prefect.deployments.steps.run_shell_script": {"script": "true"}}
+    body = json.dumps({"pull_steps": [step]})
+    nightly = deployed.deployments["nightly"]["id"]
+    before = deployed.client.get(f"deployments/{nightly}").json()
+    runs = deployed.client.post("flow_runs/count", json={}).json()
+    signed_in.open(other_site, ready="document.title == 'other'")
+    script = f"(async function () {{ {ATTACK} }}).apply(null, arguments)"
+    api = f"{ui_server.address}/api"
+    outcomes = signed_in.driver.execute_async_script(script, api, nightly, body)
+    # The browser says 0 of an answer that the page may not see.
+    assert outcomes == {"json": "stopped", "plain": "0", "read": "stopped", "socket": "stopped"}
+    assert deployed.client.get(f"deployments/{nightly}").json() == before
+    assert deployed.client.post("flow_runs/count", json={}).json() == runs
+
+
+@pytest.mark.parametrize("path", ["/", "/api/health", "/api/admin/version", "/goodnet-sign-in"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:{port}"},
+        {"host": "localhost:{port}"},
+        {"host": "127.0.0.1"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1"},
+        {"origin": "http://localhost:{port}"},
+        {"origin": "null"},
+    ],
+    ids=str,
+)
+def test_calls_under_another_name_get_no_answer_even_with_the_password(ui_server, headers, path):
+    port = str(httpx.URL(ui_server.address).port)
+    forged = {name: value.replace("{port}", port) for name, value in headers.items()}
+    with ui_server.client() as client:
+        answer = client.get(ui_server.address + path, headers=forged)
+    assert (answer.status_code, answer.text) == (
+        403,
+        f"This server answers at {ui_server.address} alone.\n",
+    )
+
+
+@pytest.mark.parametrize("password", [None, "goodnet:wrong", ":", "goodnet:"])
+def test_nothing_is_told_without_the_password(ui_server, password):
+    auth = tuple(password.split(":")) if password else None
+    for call in ("flows/count", "deployments/filter", "logs/filter"):
+        answer = httpx.post(f"{ui_server.address}/api/{call}", json={}, auth=auth)
+        assert answer.status_code == 401
+
+
+def ask(url, first, **options):
+    with connect(url, proxy=None, **options) as opened:
+        opened.send(json.dumps(first))
+        opened.recv(timeout=10)
+
+
+@pytest.mark.parametrize(
+    "place", ["events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled"]
+)
+def test_no_web_socket_opens_without_the_password(ui_server, place):
+    url = f"{ui_server.address.replace('http', 'ws')}/api/{place}"
+    for protocols, first in (
+        (None, {"type": "filter"}),
+        (["prefect"], {"type": "auth", "token": "goodnet:wrong"}),
+        (["prefect"], {"type": "filter", "filter": {}}),
+    ):
+        with pytest.raises((ConnectionClosed, InvalidStatus)):
+            ask(url, first, subprotocols=protocols)
+    with pytest.raises(InvalidStatus):
+        ask(url, {}, subprotocols=["prefect"], origin="http://evil.example")
+
+
+def test_another_user_of_the_machine_gets_neither_password_nor_answer(ui_server):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    source = f"""
+import json, urllib.error, urllib.request
+from pathlib import Path
+
+def attempt(action):
+    try:
+        return str(action())
+    except OSError as error:
+        return str(getattr(error, "code", type(error).__name__))
+
+home = Path({str(ui_server.home)!r})
+call = urllib.request.Request("{ui_server.address}/api/flows/count", b"{{}}", method="POST",
+                              headers={{"content-type": "application/json"}})
+print(json.dumps([
+    attempt(lambda: urllib.request.urlopen(call).read()),
+    attempt((home / "goodnet-password").read_text),
+    attempt((home / "goodnet-server.json").read_text),
+    attempt((home / "prefect.db").read_bytes),
+    [attempt(Path(f"/proc/{{pid}}/environ").read_bytes) for pid in {processes_of(ui_server)}],
+]))
+"""
+    # Not the folders above them but the files themselves keep others out.
+    folders = [ui_server.home, *ui_server.home.parents]
+    modes = {one: one.stat().st_mode for one in folders if not one.stat().st_mode & 0o001}
+    try:
+        for folder in modes:
+            folder.chmod(0o755)
+        done = subprocess.run(
+            ["/usr/bin/env", "python3", "-c", source],
+            user="nobody", group="nogroup", extra_groups=[], cwd="/",
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        for folder, mode in modes.items():
+            folder.chmod(mode)
+    assert done.stderr == ""
+    refused = "PermissionError"
+    assert json.loads(done.stdout) == ["401", refused, refused, refused, [refused]]
+
+
+def processes_of(ui_server):
+    known = json.loads((ui_server.home / "goodnet-server.json").read_text())
+    return [int(known["process"].partition("-")[0])]
+
+
+def test_a_password_that_others_can_read_is_refused(tmp_path):
+    (tmp_path / "goodnet-password").write_text("goodnet:known")
+    (tmp_path / "goodnet-password").chmod(0o644)
+    done = start_ui(tmp_path, "--port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path}/goodnet-password: holds the password")
+    assert done.stderr.count("\n") == 1
+
+
+def test_one_password_is_kept_for_good_and_by_all(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(kept_password, [tmp_path / "home"] * 8))
+    assert found == {kept_password(tmp_path / "home")}
+    assert len(found.pop()) > 40
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["goodnet-password"]
