@@ -25,7 +25,11 @@ from tasks.records import CleanValidation, EvaluationSet, Network, Record, Store
 
 logger = logging.getLogger(__name__)
 
-_FINAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS)
+_FINAL_ERRNOS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+)
+"""What is not otherwise a few seconds later."""
 
 
 @dataclass
