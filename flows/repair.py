@@ -27,7 +27,7 @@ from tasks.publishing import publish_artifacts, write_run
 from tasks.ranking import rank_channels
 from tasks.records import ActivationsRecord, PublishedRun
 from tasks.sampling import choose_samples
-from tasks.stages import Stages
+from tasks.stages import logged_stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
 
 Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
@@ -92,7 +92,6 @@ def repair(
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
     clean_up(artifacts)
-    stages = Stages(refresh)
     sets: dict[SetName, Path | None] = {
         "clean_valid": clean_valid,
         "clean_test": clean_test,
@@ -100,104 +99,97 @@ def repair(
         "poisoned_valid": poisoned_valid,
     }
     require_complete(model, sets)
-    if model is None:
-        faces = stages.run(render_default, default_case, artifacts=artifacts)
-        badnet = stages.run(train_default, faces, default_case, artifacts=artifacts)
-        model, sets = badnet.file.path, faces.sets()
-    inputs = stages.run(
-        load_inputs,
-        model,
-        sets,
-        architecture=architecture,
-        layer=layer,
-        rank_at=rank_at,
-        pixel_scale=pixel_scale,
-        allow_same_data=allow_same_data,
-        target=target,
-        limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
-        refresh=refresh,
-        artifacts=artifacts,
-    )
-    network = inputs.network
-    valid = stages.run(
-        compute_validation_activations, network, inputs.clean_valid, artifacts=artifacts
-    )
-    poisoned = tuple(images for images in inputs.evaluation if images.role in POISONED_SETS)
-    check = stages.run(
-        check_clean_answers, network, valid, poisoned, min_clean_accuracy, artifacts=artifacts
-    )
-    order = stages.run(rank_channels, valid)
-    valid_sweep = stages.run(sweep_validation, network, valid, order, artifacts=artifacts)
-    steps = stages.run(find_checkpoints, valid_sweep, tuple(drops))
-    evaluation = tuple(
-        stages.run(compute_evaluation_activations, network, images, artifacts=artifacts)
-        for images in inputs.evaluation
-    )
-    compared = stages.run(compare_sets, valid, evaluation, allow_same_data=allow_same_data)
-    clean = tuple(one for one in evaluation if one.images.role not in POISONED_SETS)
-    attacked = tuple(one for one in evaluation if one.images.role in POISONED_SETS)
-    checks = (
-        check,
-        *(
-            stages.run(
-                check_clean_answers, network, one, poisoned, min_clean_accuracy, artifacts=artifacts
-            )
-            for one in clean
-        ),
-        stages.run(check_sets, (valid, *clean), attacked),
-    )
-    sweeps = tuple(
-        stages.run(
-            sweep_evaluation,
-            network,
-            activations,
-            order,
-            target=target if activations in attacked else None,
-            artifacts=artifacts,
-        )
-        for activations in evaluation
-    )
-    every: tuple[ActivationsRecord, ...] = (valid, *evaluation)
-    reached = {step: drop for drop, step in steps.steps if step is not None}
-    saved = {}
-    remarks = [*inputs.remarks, *compared.remarks]
-    remarks += [remark for check in checks for remark in check.remarks]
-    for step in reached:
-        channels = order.channels[:step]
-        saved[step] = stages.run(save_checkpoint, network, channels, artifacts=artifacts)
-        full = verify == "full"
-        verified = stages.run(
-            verify_checkpoint, network, every, saved[step], order, full=full, artifacts=artifacts
-        )
-        remarks.extend(verified.remarks)
-    samples = None
-    if reached:
-        step, drop = max(reached.items())
-        samples = stages.run(
-            choose_samples,
-            network,
-            evaluation,
-            order,
-            step,
-            drop,
+    with logged_stages(refresh=refresh) as stage_log:
+        if model is None:
+            faces = render_default(default_case, artifacts=artifacts)
+            badnet = train_default(faces, default_case, artifacts=artifacts)
+            model, sets = badnet.file.path, faces.sets()
+        inputs = load_inputs(
+            model,
+            sets,
+            architecture=architecture,
+            layer=layer,
+            rank_at=rank_at,
+            pixel_scale=pixel_scale,
+            allow_same_data=allow_same_data,
             target=target,
+            limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
+            refresh=refresh,
             artifacts=artifacts,
         )
-    run = stages.run(
-        write_run,
-        folder,
-        parameters=flow_run.parameters,
-        inputs=inputs,
-        remarks=tuple(remarks),
-        stage_log=stages.log,
-        activations=valid,
-        evaluation=evaluation,
-        target=target,
-        order=order,
-        sweeps=(valid_sweep, *sweeps),
-        steps=steps,
-        saved=saved,
-        samples=samples,
-    )
-    stages.run(publish_artifacts, run)
-    return run
+        network = inputs.network
+        valid = compute_validation_activations(network, inputs.clean_valid, artifacts=artifacts)
+        poisoned = tuple(images for images in inputs.evaluation if images.role in POISONED_SETS)
+        check = check_clean_answers(
+            network, valid, poisoned, min_clean_accuracy, artifacts=artifacts
+        )
+        order = rank_channels(valid)
+        valid_sweep = sweep_validation(network, valid, order, artifacts=artifacts)
+        steps = find_checkpoints(valid_sweep, tuple(drops))
+        evaluation = tuple(
+            compute_evaluation_activations(network, images, artifacts=artifacts)
+            for images in inputs.evaluation
+        )
+        compared = compare_sets(valid, evaluation, allow_same_data=allow_same_data)
+        clean = tuple(one for one in evaluation if one.images.role not in POISONED_SETS)
+        attacked = tuple(one for one in evaluation if one.images.role in POISONED_SETS)
+        checks = (
+            check,
+            *(
+                check_clean_answers(network, one, poisoned, min_clean_accuracy, artifacts=artifacts)
+                for one in clean
+            ),
+            check_sets((valid, *clean), attacked),
+        )
+        sweeps = tuple(
+            sweep_evaluation(
+                network,
+                activations,
+                order,
+                target=target if activations in attacked else None,
+                artifacts=artifacts,
+            )
+            for activations in evaluation
+        )
+        every: tuple[ActivationsRecord, ...] = (valid, *evaluation)
+        reached = {step: drop for drop, step in steps.steps if step is not None}
+        saved = {}
+        remarks = [*inputs.remarks, *compared.remarks]
+        remarks += [remark for check in checks for remark in check.remarks]
+        for step in reached:
+            channels = order.channels[:step]
+            saved[step] = save_checkpoint(network, channels, artifacts=artifacts)
+            full = verify == "full"
+            verified = verify_checkpoint(
+                network, every, saved[step], order, full=full, artifacts=artifacts
+            )
+            remarks.extend(verified.remarks)
+        samples = None
+        if reached:
+            step, drop = max(reached.items())
+            samples = choose_samples(
+                network,
+                evaluation,
+                order,
+                step,
+                drop,
+                target=target,
+                artifacts=artifacts,
+            )
+        run = write_run(
+            folder,
+            parameters=flow_run.parameters,
+            inputs=inputs,
+            remarks=tuple(remarks),
+            stage_log=stage_log,
+            activations=valid,
+            evaluation=evaluation,
+            target=target,
+            order=order,
+            sweeps=(valid_sweep, *sweeps),
+            steps=steps,
+            saved=saved,
+            samples=samples,
+        )
+        publish_artifacts(run)
+        return run

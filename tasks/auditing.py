@@ -12,7 +12,7 @@ from prefect.artifacts import create_table_artifact
 
 from goodnet.audits import AuditedModel, Limits, audit_contents, audit_rows
 from goodnet.files import read_json, write_json
-from tasks.caching import cache_file, digest_memory
+from tasks.caching import always_run, cache_file, digest_memory
 from tasks.records import StoredFile
 
 
@@ -69,7 +69,7 @@ class FinishedRepairs:
         return cache_file(self._artifacts, "audited", ".json", digest, self._key)
 
 
-@task(name="publish audit", persist_result=False)
+@task(name="publish audit", **always_run())
 def publish_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> None:
     """Write audit.json into a new folder and show the table in the Prefect UI."""
     folder.mkdir(parents=True)

@@ -13,13 +13,13 @@ from goodnet.disk import image_bytes, require_space
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.model_limits import ModelLimits
 from tasks.activations import open_frontier
-from tasks.caching import activations_file, digest_memory
+from tasks.caching import activations_file, always_run, digest_memory
 from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
 
 logger = logging.getLogger(__name__)
 
 
-@task(name="load", persist_result=False)
+@task(name="load", **always_run())
 def load_inputs(
     model: Path,
     sets: dict[SetName, Path | None],

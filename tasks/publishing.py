@@ -31,6 +31,7 @@ from goodnet.runs import git_commit, software_versions
 from goodnet.samples import read_samples
 from goodnet.verdict import remarks as all_remarks
 from goodnet.verdict import verdict
+from tasks.caching import always_run
 from tasks.records import (
     CheckpointSteps,
     CleanValidationActivations,
@@ -44,7 +45,7 @@ from tasks.records import (
 )
 
 
-@task(name="write run", persist_result=False)
+@task(name="write run", **always_run())
 def write_run(
     folder: Path,
     *,
@@ -135,7 +136,7 @@ def _copy_nets(saved: SavedCheckpoint, folder: Path, label: str) -> None:
     shutil.copyfile(saved.goodnet.path, folder / f"goodnet_{label}.keras")
 
 
-@task(name="publish artifacts", persist_result=False)
+@task(name="publish artifacts", **always_run())
 def publish_artifacts(run: PublishedRun) -> PublishedRun:
     """Show the table, a summary with the curve, and a link to the report in the Prefect UI."""
     results = json.loads((run.folder / "results.json").read_text("utf-8"))

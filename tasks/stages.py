@@ -1,56 +1,47 @@
-"""Running stages one after another, and what `run.json` says about each."""
+"""What `run.json` says about the stages of a run, and computing all of them again."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-import time
-from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import Task
 
-from tasks.records import Record
+StageLog = list[dict[str, Any]]
+"""Name, wall time in seconds and state of each stage that has ended well, in that order."""
 
-logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R", bound=Record)
+_log: ContextVar[StageLog | None] = ContextVar("stage_log", default=None)
 
 
-@dataclass
-class Stages:
-    """Runs stages and keeps for each its name, wall time in seconds and state.
+@contextmanager
+def logged_stages(*, refresh: bool) -> Iterator[StageLog]:
+    """Keep a log of the stages that are called within.
 
-    `refresh` computes everything again; else a stage with a stored result is not run.
+    Args:
+        refresh: compute every stage again; else one with a stored result is not run.
+
+    Yields:
+        The log, which grows with each stage.
     """
-
-    refresh: bool
-    log: list[dict[str, Any]] = field(default_factory=list)
-
-    def run(self, stage: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage and return its record; what it raises is raised here."""
-        began = time.perf_counter()
-        record, state = self._call(stage, self.refresh, *args, **kwargs)
-        if not isinstance(record, Record):
-            logger.warning("the stored result of %s is no record, computing it again", stage.name)
-            record, state = self._call(stage, True, *args, **kwargs)
-        seconds = round(time.perf_counter() - began, 3)
-        self.log.append(
-            {"name": _run_name(stage, args, kwargs), "seconds": seconds, "state": state}
-        )
-        return record
-
-    def _call(
-        self, stage: Task[P, R], refresh: bool, /, *args: Any, **kwargs: Any
-    ) -> tuple[R, str]:
-        ready = stage.with_options(refresh_cache=refresh)
-        state = ready(*args, **kwargs, return_state=True)
-        return state.result(), str(state.name)
+    log: StageLog = []
+    token = _log.set(log)
+    try:
+        with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: refresh}):
+            yield log
+    finally:
+        _log.reset(token)
 
 
-def _run_name(stage: Task[..., Any], args: Any, kwargs: Any) -> str:
-    """Return what the Prefect UI calls this run of the stage."""
-    if not isinstance(stage.task_run_name, str):
-        return stage.name
-    return stage.task_run_name.format(**inspect.signature(stage.fn).bind(*args, **kwargs).arguments)
+def log_stage(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> None:
+    """Add a stage that has ended well to the log: the hook of every stage."""
+    log = _log.get()
+    if log is None or task_run.start_time is None:
+        return
+    # Prefect makes names such as `load-1a2` where a task has no template for them.
+    name = task_run.name if isinstance(task.task_run_name, str) else task.name
+    seconds = (state.timestamp - task_run.start_time).total_seconds()
+    log.append({"name": name, "seconds": round(seconds, 3), "state": str(state.name)})
