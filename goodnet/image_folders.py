@@ -128,7 +128,7 @@ def require_link_inside(link: Path, folder: Path) -> None:
 
 
 def _is_image(path: Path) -> bool:
-    if not path.is_file() or path.suffix.lower() not in _FORMATS:
+    if path.suffix.lower() not in _FORMATS or not path.is_file():
         raise InputError(f"{path}: is no image file, expected .png, .jpg or .jpeg")
     return True
 
