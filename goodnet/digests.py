@@ -88,11 +88,12 @@ class DigestMemory:
         def digest_one(file: SignedFile) -> FileDigest:
             name, now = str(file.path.absolute()), time.time_ns()
             digest = _recall(known.get(name), file)
-            if digest is None:
-                digest = digest_file(file.path)
-                if now - file.signature.mtime_ns >= _SETTLED_NANOSECONDS:
-                    learned[name] = _entry(file, digest)
+            if digest is not None:
+                return digest
+            digest = digest_file(file.path)
             file.require_unchanged()
+            if now - file.signature.mtime_ns >= _SETTLED_NANOSECONDS:
+                learned[name] = _entry(file, digest)
             return digest
 
         result = _digest_set(path, files, digest_one)

@@ -252,7 +252,7 @@ def _require_labels(path: Path, values: Pixels, limit: int) -> IntArray:
         index = int(np.argmax(wrong))
         raise InputError(
             f"{path}: label {index} is {values[index]}, "
-            f"expected a whole number from 0 to {limit - 1}"
+            f"expected a whole number from 0 to {limit - 1}, the class's place in the net's answer"
         )
     return values.astype(np.int64)
 

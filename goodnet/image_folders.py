@@ -128,7 +128,7 @@ def require_link_inside(link: Path, folder: Path) -> None:
 
 
 def _is_image(path: Path) -> bool:
-    if not path.is_file() or path.suffix.lower() not in _FORMATS:
+    if path.suffix.lower() not in _FORMATS or not path.is_file():
         raise InputError(f"{path}: is no image file, expected .png, .jpg or .jpeg")
     return True
 
@@ -156,8 +156,12 @@ def _require_format(image: Image.Image, path: Path) -> None:
     expected = _FORMATS[path.suffix.lower()]
     if image.format not in expected:
         raise InputError(f"{path}: is a {image.format} image, but its name says {expected[0]}")
-    if image.mode not in _EIGHT_BIT_MODES:
-        raise InputError(f"{path}: has pixels of type {image.mode}, expected 8 bits a channel")
+    # Pillow cuts colours of 16 bits to 8 without a word; before decoding it names what is stored.
+    tiles = getattr(image, "tile", [])
+    types = [image.mode, *(str(part.args) for part in tiles if ";16" in str(part.args))]
+    for found in types:
+        if found not in _EIGHT_BIT_MODES:
+            raise InputError(f"{path}: has pixels of type {found}, expected 8 bits a channel")
 
 
 def _require_sensible_size(image: Image.Image, path: Path) -> None:

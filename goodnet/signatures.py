@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 from goodnet.errors import InputError
@@ -36,16 +37,17 @@ class SignedFile(NamedTuple):
             InputError: there is no such file.
         """
         try:
-            if path.is_file():
-                status = path.stat()
-                times = status.st_mtime_ns, status.st_ctime_ns
-                return cls(path, Signature(status.st_size, *times, status.st_ino))
+            status = path.stat()  # Once: folders hold many files, and each stage signs them anew.
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
         except ValueError as error:  # A NUL in a name.
             raise InputError(f"{path}: cannot be opened ({error})") from error
-        kind = "is a folder or a device, expected a file" if path.exists() else "no such file"
-        raise InputError(f"{path}: {kind}")
+        if not S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is a folder or a device, expected a file")
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return cls(path, Signature(status.st_size, *times, status.st_ino))
 
     def require_unchanged(self) -> None:
         """Raise InputError if the file is another by now, or gone."""

@@ -535,3 +535,30 @@ def test_nets_of_wild_sizes_are_measured_or_refused_in_little_memory():
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     assert largest - before < 2**20  # in KiB
+
+
+# Every byte but NUL and the slash can stand in a name; some mean something to somebody.
+NAMES = st.binary(min_size=1, max_size=40).map(lambda name: name.translate(None, b"\0/"))
+PIECES = (b"\xff", b"\x1b[2J", b"\n", b"..", b"-1", b"7", b"<b>", "é٣".encode(), b"%ff", b" ", b"=")
+SPECIAL_NAMES = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map(b"".join)
+
+
+def test_names_of_any_bytes_are_read_or_refused(tmp_path, worker):
+    """As a folder of a label with a note, as an image and as the set itself."""
+    counts = {"read": 0, "refused": 0}
+
+    @cases(0.5)
+    @given(NAMES | SPECIAL_NAMES, NAMES | SPECIAL_NAMES, st.sampled_from([b"", b"3", b"3-"]))
+    def try_all(name, note, label):
+        folder = tmp_path / os.fsdecode(b"set " + name)
+        shutil.rmtree(folder, ignore_errors=True)
+        named = (label + note).strip(b".")[:60] or b"3"
+        image = folder / os.fsdecode(named) / os.fsdecode(name + b".png")
+        image.parent.mkdir(parents=True)
+        image.write_bytes(make_picture("PNG"))
+        answer = worker.read("images", folder)
+        assert answer in counts, (name, note, label)
+        counts[answer] += 1
+
+    try_all()
+    assert min(counts.values())

@@ -177,6 +177,46 @@ def test_without_poisoned_images_the_attack_columns_are_empty(on_lab, prefect_se
     assert results["checkpoints"][0]["goodnet"]["false_alarm_rate"] == 0
 
 
+def test_what_is_to_be_known_of_the_sets_is_printed_even_if_all_is_cached(
+    lab, prefect_server, tmp_path
+):
+    """One-hot labels, and validation images among those of the test in another order and type."""
+    rng = np.random.default_rng(0)
+    with h5py.File(lab / "clean_valid_mini.h5") as source:
+        data, label = source["data"][:].transpose(0, 2, 3, 1), source["label"][:].astype(int)
+
+    def write_test(shared):
+        others = rng.integers(0, 256, (40, 55, 47, 3)).astype("f4")
+        with h5py.File(tmp_path / "test.h5", "w") as file:
+            file["data"] = np.r_[data[:shared][::-1].astype("f4"), others]
+            file["label"] = np.eye(1283, dtype="u1")[np.r_[label[:shared][::-1], label]]
+
+    arguments = [
+        "--model", lab / "bd_weights.h5", "--architecture", "deepid",
+        "--clean-valid", lab / "clean_valid_mini.h5", "--clean-test", tmp_path / "test.h5",
+        "--artifacts", tmp_path / "artifacts",
+    ]  # fmt: skip
+    write_test(shared=12)
+    done = run(*arguments, "--quiet", environment=prefect_server)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: 12 of 52 images of clean_test are also in clean_valid, pixel for pixel, expected "
+        "different images; allow it with --allow-same-data\n"
+    )
+    write_test(shared=2)
+    remarks = [
+        f"{tmp_path}/test.h5: `label` has a row for each image, with 1 at the label (one-hot)",
+        "2 of 42 images of clean_test are also in clean_valid, pixel for pixel",
+    ]
+    for name in ("first", "again"):
+        done = run(*arguments, "--run-name", name, environment=prefect_server)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("\n".join(remarks))
+        about = json.loads((tmp_path / "artifacts" / "runs" / name / "run.json").read_text())
+        assert about["remarks"] == remarks
+    assert {one["name"] for one in about["stages"] if one["state"] != "Cached"} == {"load"}
+
+
 class BadInput(NamedTuple):
     name: str
     change: dict
