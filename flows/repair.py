@@ -101,6 +101,8 @@ def repair(
         faces = stages.run(render_default, default_case, artifacts=artifacts)
         badnet = stages.run(train_default, faces, default_case, artifacts=artifacts)
         model, sets = badnet.file.path, faces.sets()
+        # Nothing about what was made here can be misread, however short the training was.
+        min_clean_accuracy = min_clean_accuracy or 0.0
     inputs = stages.run(
         load_inputs,
         model,
