@@ -104,6 +104,8 @@ def repair(
             faces = render_default(default_case, artifacts=artifacts)
             badnet = train_default(faces, default_case, artifacts=artifacts)
             model, sets = badnet.file.path, faces.sets()
+            # Nothing about what was made here can be misread, however short the training was.
+            min_clean_accuracy = min_clean_accuracy or 0.0
         inputs = load_inputs(
             model,
             sets,

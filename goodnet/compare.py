@@ -96,8 +96,16 @@ def find_differences(runs: Sequence[Run]) -> list[Difference]:
 
 
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Return one table of all results: a row for B and each G of each run."""
-    return [{"run": run.name, **row} for run in runs for row in run.rows]
+    """Return one table of all results: a row for B and each G of each run.
+
+    Where one run alone knows the recovery, the others have that column too, empty.
+    """
+    titles = max((list(row) for run in runs for row in run.rows), key=len)
+    return [
+        {"run": run.name, **{title: row.get(title, "") for title in titles}}
+        for run in runs
+        for row in run.rows
+    ]
 
 
 def describe_comparison(runs: Sequence[Run]) -> list[str]:

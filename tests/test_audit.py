@@ -197,6 +197,7 @@ def test_labels_that_are_not_what_b_answers_fail_the_audit(given, audits, ui_ser
     done = run_audit(
         *options(given), "--poisoned-test", given / "poisoned_test.h5",
         "--max-attack-success-rate", "1", "--audit-name", "labels", "--verify", "sample",
+        "--allow-same-data",
         environment={"PREFECT_HOME": str(ui_server.home)},
     )  # fmt: skip
     assert done.returncode == 1

@@ -100,6 +100,20 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return printed.err
 
 
+def test_a_run_that_knows_the_recovery_beside_one_that_does_not(tmp_path):
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two")]
+    results = json.loads((runs[1] / "results.json").read_text())
+    results["checkpoints"][0]["goodnet"]["recovery_rate"] = 0.5
+    (runs[1] / "results.json").write_text(json.dumps(results))
+    one, two = (
+        [row["recovery"] for row in comparison_rows(read_runs(runs)) if row["run"] == name]
+        for name in ("one", "two")
+    )
+    assert set(one) == {""}
+    assert "50.00 %" in two
+    assert len({tuple(row) for row in comparison_rows(read_runs(runs))}) == 1
+
+
 def test_one_table_of_b_and_every_goodnet(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", drops=(10,))]
     assert main(["compare", *map(str, runs)]) == 0

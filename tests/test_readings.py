@@ -180,6 +180,12 @@ def test_an_accurate_net_does_not_run_again():
     assert require_clean_accuracy(given, reopen=None, num_classes=10, floor=None) is None
 
 
+def test_only_clean_validation_is_read_otherwise_for_a_remark():
+    labels = np.arange(100) % 10
+    given = Answered("clean_test", None, labels, np.where(labels < 5, 0, labels), 1.0)
+    assert require_clean_accuracy(given, reopen=None, num_classes=10, floor=None) is None
+
+
 @pytest.mark.parametrize("classes", [2, 5, 10, 62, 1283])
 def test_far_above_chance_is_a_fifth_of_the_way_to_always_right(classes):
     assert default_floor(classes) == pytest.approx(1 / classes + 0.2 * (1 - 1 / classes))
