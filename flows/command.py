@@ -34,6 +34,12 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from the last stage", file=sys.stderr)  # noqa: T201
         return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+    except ValueError as error:
+        if getattr(error, "title", None) != "Settings":  # pydantic's, which is not imported here
+            raise
+        reason = " ".join(str(error).split())
+        where = "PREFECT_… in the environment or Prefect's profile"
+        print(f"error: {where} cannot be used: {printable(reason)}", file=sys.stderr)  # noqa: T201
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise
