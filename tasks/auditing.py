@@ -14,6 +14,7 @@ from goodnet.audits import AuditedModel, Limits, audit_contents, audit_rows
 from goodnet.digests import DigestMemory
 from goodnet.files import write_json
 from tasks.caching import cache_file
+from tasks.publishing import as_cells, as_markdown
 from tasks.records import StoredFile
 
 
@@ -75,4 +76,8 @@ def publish_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits)
     """Write audit.json into a new folder and show the table in the Prefect UI."""
     folder.mkdir(parents=True)
     write_json(folder / "audit.json", audit_contents(folder.name, limits, audited))
-    create_table_artifact(audit_rows(audited), key="audit", description=folder.name)
+    create_table_artifact(
+        [as_cells(row) for row in audit_rows(audited)],
+        key="audit",
+        description=as_markdown(folder.name),
+    )
