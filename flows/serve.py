@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import os
 import signal
 import sys
 from contextlib import suppress
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from flows.settings import ROOT, configure_run
@@ -32,6 +34,7 @@ def _serve() -> int:
     os.chdir(ROOT)
     configure_run()
     import yaml  # type: ignore[import-untyped]
+    from prefect import Flow
     from prefect.runner import Runner
     from prefect.settings import get_current_settings
 
@@ -41,6 +44,8 @@ def _serve() -> int:
         raise InputError("no Prefect server is up: start one with `make ui` or set PREFECT_API_URL")
     entries = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))["deployments"]
     with connected():  # marks killed runs, which would keep the next of their deployment waiting
+        # The runner pickles a flow for the process of a run: as its name in our modules.
+        copyreg.pickle(Flow, lambda flow: (resolve_name, (_name(flow),)))
         runner = Runner(limit=1)
         for entry in entries:
             _add(runner, entry)
@@ -69,6 +74,10 @@ async def _run(runner: Runner) -> None:
             loop.add_signal_handler(number, stop)
     with suppress(asyncio.CancelledError):
         await running
+
+
+def _name(flow: Flow[..., Any]) -> str:
+    return f"{flow.fn.__module__}:{flow.fn.__name__}"
 
 
 def _add(runner: Runner, entry: dict[str, Any]) -> None:

@@ -43,7 +43,9 @@ from goodnet.errors import InputError
 from goodnet.files import atomic_path
 
 _ANSWER_SECONDS = 10  # a busy server takes its time
-_RETRIES = 3  # 14 seconds with the pauses between them, enough for a server to start again
+# With the pauses between them 6 seconds for each call. A run makes some more to say that it has
+# failed, and is to end within half a minute of its server.
+_RETRIES = 2
 # A pending run may be one that is to be repeated, and has the tags of the process before.
 _BEGUN = [StateType.RUNNING, StateType.CANCELLING]
 _UNFINISHED = [StateType.PENDING, *_BEGUN]

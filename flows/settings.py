@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -23,11 +24,14 @@ def configure(artifacts: Path) -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "goodnet,tasks",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # A server that is gone is reported once, not also by every handler that sends it log lines.
+    logging.raiseExceptions = False
     # Not the user's to choose: the nets' graphs are TensorFlow's.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
@@ -40,4 +44,5 @@ def prefect_home() -> Path:
 def configure_run() -> None:
     """Configure the process of a deployed run: a step in prefect.yaml, before Prefect starts it."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")  # in the worker's log
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR")
     configure(DEFAULT_ARTIFACTS.resolve())

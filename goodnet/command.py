@@ -56,6 +56,11 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
         return DONE  # whoever read the output has seen enough
     except OSError as error:
         _say(f"error: {describe_os_error(error)}")
+    except ValueError as error:
+        if getattr(error, "title", None) != "Settings":  # pydantic's, which is not imported here
+            raise
+        reason = printable(" ".join(str(error).split()))
+        _say(f"error: PREFECT_… in the environment or Prefect's profile cannot be used: {reason}")
     except MemoryError:
         _say("error: there is not enough memory, expected a machine with more of it")
     finally:

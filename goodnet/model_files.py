@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from goodnet.keras_archives import WEIGHTS_MEMBER, extract_weights, is_archive, 
 from goodnet.layer_graph import LayerDescription, count_build_steps, read_graph
 from goodnet.layer_shapes import infer_shape, read_input_shape
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.private_folders import private_folder
 from goodnet.safe_hdf5 import open_hdf5
 from goodnet.stock_keras import check_stock
 
@@ -121,8 +121,8 @@ def _describe_archive(path: Path, limits: ModelLimits) -> ModelDescription:
         raise InputError(
             f"{path}: metadata.json is a {type(metadata).__name__}, expected an object"
         )
-    with tempfile.TemporaryDirectory(prefix="goodnet-") as folder:
-        weights = Path(folder) / WEIGHTS_MEMBER
+    with private_folder() as folder:
+        weights = folder / WEIGHTS_MEMBER
         extract_weights(path, weights)
         with errors_about(path / WEIGHTS_MEMBER, weights), open_hdf5(weights) as file:
             num_parameters = count_parameters(file, weights, limits)

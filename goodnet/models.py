@@ -29,6 +29,7 @@ from goodnet.model_files import (
 )
 from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.model_needs import NUM_IMAGES, Needs
+from goodnet.private_folders import private_folder
 from goodnet.tensorflow_start import import_tensorflow
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def save_model(model: keras.Model, path: Path) -> None:
 @contextmanager
 def _private_copy(path: Path, limits: ModelLimits) -> Iterator[Path]:
     require_model_file(path, limits)
-    with tempfile.TemporaryDirectory(prefix="goodnet-") as folder:
-        copy = Path(folder) / "model"
+    with private_folder() as folder:
+        copy = folder / "model"
         shutil.copyfile(path, copy)
         yield copy
 

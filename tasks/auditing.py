@@ -13,6 +13,7 @@ from prefect.artifacts import create_table_artifact
 from goodnet.audits import AuditedModel, Limits, audit_contents, audit_rows
 from goodnet.files import read_json, write_json
 from tasks.caching import always_run, cache_file, digest_memory
+from tasks.publishing import as_cells, as_markdown
 from tasks.records import StoredFile
 
 
@@ -74,4 +75,8 @@ def publish_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits)
     """Write audit.json into a new folder and show the table in the Prefect UI."""
     folder.mkdir(parents=True)
     write_json(folder / "audit.json", audit_contents(folder.name, limits, audited))
-    create_table_artifact(audit_rows(audited), key="audit", description=folder.name)
+    create_table_artifact(
+        [as_cells(row) for row in audit_rows(audited)],
+        key="audit",
+        description=as_markdown(folder.name),
+    )

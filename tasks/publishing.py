@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic_core import to_jsonable_python
 from goodnet.activations import ActivationCache
 from goodnet.checkpoints import Checkpoint, drop_label
 from goodnet.curves import read_counts
+from goodnet.errors import printable
 from goodnet.files import atomic_folder, write_json
 from goodnet.plots import curve_png
 from goodnet.poisoned import describe_attack
@@ -136,13 +138,31 @@ def _copy_nets(saved: SavedCheckpoint, folder: Path, label: str) -> None:
     shutil.copyfile(saved.goodnet.path, folder / f"goodnet_{label}.keras")
 
 
+def as_markdown(text: str) -> str:
+    """Return Markdown that shows `text` as it is: a name is neither a link nor HTML."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
+
+
+def as_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table whose texts Prefect's pages show as they are.
+
+    One of its two pages takes cells for Markdown and the other does not, so no more is escaped
+    than what makes links, images, code and HTML; ordinary names have none of it.
+    """
+    return {
+        name: re.sub(r"([\[\]<>`!])", r"\\\1", value) if isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
 @task(name="publish artifacts", **always_run())
 def publish_artifacts(run: PublishedRun) -> PublishedRun:
     """Show the table, a summary with the curve, and a link to the report in the Prefect UI."""
     results = json.loads((run.folder / "results.json").read_text("utf-8"))
     sweep = pq.read_table(run.folder / "sweep.parquet")
     curve = base64.b64encode(curve_png(sweep, results["checkpoints"])).decode()
-    lines = [f"# {run.folder.name}", run.verdict, *all_remarks(results), *unreached(results)]
+    lines = [f"# {as_markdown(run.folder.name)}", run.verdict]
+    lines += [*map(as_markdown, all_remarks(results)), *unreached(results)]
     lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
     create_table_artifact(printed_rows(results), key="results", description=run.verdict)
     create_markdown_artifact("\n\n".join(lines), key="summary")

@@ -12,10 +12,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.settings import temporary_settings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from flows.password import kept_password
+from flows.temporary_server import Server
+from goodnet.audits import AuditedModel
+from goodnet.errors import printable
+from tasks.auditing import publish_audit
+from tasks.publishing import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -257,3 +265,41 @@ def test_one_password_is_kept_for_good_and_by_all(tmp_path):
     assert found == {kept_password(tmp_path / "home")}
     assert len(found.pop()) > 40
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["goodnet-password"]
+
+
+HOSTILE = (
+    "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
+    "[click](javascript:window.hacked=1) ![i](http://evil.example/i.png) `code` *bold* \x1b[31m"
+).replace("/", "\\")  # file names hold everything but this
+EVIDENCE = """
+[...document.querySelectorAll('a')].filter(a => /^javascript:|evil/i.test(a.href)).length
++ [...document.querySelectorAll('img')].filter(i => /evil|x$/.test(i.src)).length
++ (window.hacked ? 1 : 0)
+"""
+
+
+def test_names_from_files_are_text_on_every_page(ui_server, signed_in, tmp_path):
+    folder = tmp_path / HOSTILE
+
+    @flow(name="hostile", flow_run_name=printable(f"repair {HOSTILE}"))
+    def hostile():
+        publish_audit(folder, [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)], {})
+        create_markdown_artifact(f"# {as_markdown(folder.name)}", key="summary")
+
+    password = (ui_server.home / "goodnet-password").read_text()
+    server = Server(f"{ui_server.address}/api", password)
+    with temporary_settings(server.settings()):
+        hostile()
+    with ui_server.client() as client:
+        flows = {"name": {"any_": ["hostile"]}}
+        (run,) = client.post("flow_runs/filter", json={"flows": flows}).json()
+        of_run = {"flow_run_id": {"any_": [run["id"]]}}
+        found = client.post("artifacts/filter", json={"artifacts": of_run}).json()
+    assert len(found) == 2
+    pages = [f"artifacts/artifact/{one['id']}" for one in found]
+    pages += ["runs", f"runs/flow-run/{run['id']}", f"runs/flow-run/{run['id']}?tab=Artifacts"]
+    for page in (f"{version}{page}" for version in ("", "v2/") for page in pages):
+        url = f"{ui_server.address}/{page}"
+        signed_in.open(url, ready="document.body.innerText.includes('onerror=window.hacked=1')")
+        assert signed_in.script(EVIDENCE.replace("\n", " ").strip()) == 0, page
+        assert not [url for url in signed_in.requests() if "evil" in url], page

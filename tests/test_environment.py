@@ -1,0 +1,107 @@
+"""What a user's environment may hold without a command going wrong."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROXY = "http://127.0.0.1:9"
+FLOW = """
+import sys
+from pathlib import Path
+
+from flows.settings import configure
+configure(Path(sys.argv[1]))
+
+from flows.command import exit_code
+
+def command():
+    from flows.server import connected
+    from prefect import flow
+
+    @flow
+    def anything():
+        return "done"
+
+    with connected():
+        print(anything())
+    return 0
+
+sys.exit(exit_code(command))
+"""
+
+
+def python(source, *arguments, environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return subprocess.run(
+        [sys.executable, "-c", source, *arguments],
+        cwd=ROOT,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "proxies",
+    [
+        {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY},
+        {"http_proxy": PROXY, "all_proxy": PROXY, "no_proxy": "example.org"},
+        {"ALL_PROXY": "socks5://127.0.0.1:9"},
+    ],
+    ids=str,
+)
+def test_a_server_on_this_machine_is_called_without_a_proxy(prefect_server, tmp_path, proxies):
+    done = python(FLOW, tmp_path, environment=prefect_server | proxies)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "no Prefect server answers at http://127"),
+        ({"PREFECT_API_URL": "http://[/api"}, "PREFECT_… in the environment"),
+        ({"PREFECT_API_AUTH_STRING": "other:password"}, "401 Unauthorized, PREFECT_API_AUTH"),
+    ],
+    ids=str,
+)
+def test_a_server_that_cannot_be_used_is_one_line(prefect_server, tmp_path, settings, said):
+    began = time.monotonic()
+    done = python(FLOW, tmp_path, environment=prefect_server | settings)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 30
+
+
+def test_keras_runs_on_tensorflow_whatever_the_environment_says():
+    source = """
+import goodnet
+goodnet.import_tensorflow()
+import keras
+print(keras.config.backend())
+"""
+    done = python(source, environment={"KERAS_BACKEND": "jax"})
+    assert (done.returncode, done.stdout) == (0, "tensorflow\n"), done.stderr
+
+
+def test_keras_that_runs_on_something_else_already_is_one_line():
+    # As after an import with KERAS_BACKEND=jax: no other backend is installed for the tests.
+    source = """
+import goodnet, keras
+from keras.src.backend import config
+config._BACKEND = "jax"
+try:
+    goodnet.import_tensorflow()
+except goodnet.InputError as error:
+    print(error)
+"""
+    done = python(source, environment={"KERAS_BACKEND": "tensorflow"})
+    assert done.stdout.startswith("Keras runs on jax in this process, expected tensorflow: set")
