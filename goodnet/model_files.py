@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class ModelDescription:
     `input_shape` is (H, W, C). `num_classes` is None where the answer comes out of ops, whose
     shapes only Keras knows. `layers` are in graph order: each stands after those that feed it.
     `num_parameters` counts the stored values without the optimizer's. `config` is what Keras is to
-    build, without what inference does not need; it is empty for weights alone.
+    build, without what inference does not need; it is empty for weights alone. `of_keras_2` tells
+    whether an archive says that Keras 2 wrote it.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class ModelDescription:
     layers: tuple[LayerDescription, ...]
     output: str
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    of_keras_2: bool = False
 
 
 def describe_model(
@@ -126,9 +128,10 @@ def _describe_archive(path: Path, limits: ModelLimits) -> ModelDescription:
         extract_weights(path, weights)
         with errors_about(path / WEIGHTS_MEMBER, weights), open_hdf5(weights) as file:
             num_parameters = count_parameters(file, weights, limits)
-    return _describe_config(
+    description = _describe_config(
         path, config, kind="keras archive", num_parameters=num_parameters, limits=limits
     )
+    return replace(description, of_keras_2=str(metadata.get("keras_version")).startswith("2."))
 
 
 def _describe_hdf5(path: Path, architecture: str | None, limits: ModelLimits) -> ModelDescription:

@@ -69,7 +69,7 @@ def measure_needs(config: dict[str, Any]) -> Needs:
         image = model.inputs[0]
         images = tf.compat.v1.placeholder(image.dtype, (NUM_IMAGES, *image.shape[1:]))
         stand_ins = {operation.name for operation in graph.get_operations()}
-        answers = model(images, training=False)
+        answers = keras.tree.flatten(model(images, training=False))[0]
     operations = [item for item in graph.get_operations() if item.name not in stand_ins]
     layers = {layer.name for layer in model._flatten_layers()}
     widest = max(operations, key=_num_values)

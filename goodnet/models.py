@@ -111,7 +111,15 @@ def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> ker
         raise InputError(f"{path}: {error}") from error
     _require_acceptable(path, needs, description, limits)
     model = build_model(description.config)
-    model.load_weights(path)
+    try:
+        model.load_weights(path)
+    except Exception as error:
+        if not description.of_keras_2:
+            raise
+        raise InputError(
+            f"{path}: Keras 3 cannot read the weights as Keras 2 stored them ({shorten(error)}), "
+            "expected another format: load the net in that Keras and save it there as .h5"
+        ) from error
     return model
 
 

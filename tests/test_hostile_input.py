@@ -27,7 +27,15 @@ from goodnet.layer_choice import choose_layers
 from goodnet.model_files import describe_model
 
 Config = dict[str, Any]
-STOCK_ONLY = "expected stock Keras layers and ops only: other classes could run code from the file"
+FUNCTIONAL = "keras.src.models.functional"
+CODE = "which runs code from the file"
+PROGRAM = "which runs a program of another framework or folder"
+TEXT = "which is for text and tables and no image"
+STEPS = "which goes from step to step, so that its work cannot be told beforehand"
+LOOP = "which calls a function of the file in a loop or as a branch"
+UNCHECKED = "whose layers are not checked"
+FOREIGN = "which is none of Keras's own, so that only code from elsewhere could build it"
+UNKNOWN = "which is not among those whose cost and effect are known here"
 
 
 def make_layer(
@@ -187,17 +195,17 @@ def called_on_constants(**decoy: Any) -> Callable[[Path], None]:
     huge["inbound_nodes"] = [{"args": [constant], "kwargs": decoy}]
     image = make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]) | {"inbound_nodes": []}
     ends = {"input_layers": ["image", 0, 0], "output_layers": ["image", 0, 0]}
-    config = make_layer("Functional", "net", "keras.models", layers=[image, huge], **ends)
+    config = make_layer("Functional", "net", FUNCTIONAL, layers=[image, huge], **ends)
     return lambda path: write_archive(path, config)
 
 
 def called_often(path: Path) -> None:
     """A model with a model of a hundred layers in it, which is called a thousand times."""
-    inner = make_layer("Functional", "inner", "keras.models", layers=[{}] * 100)
+    inner = make_layer("Functional", "inner", FUNCTIONAL, layers=[{}] * 100)
     tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": ["image", 0, 0]}}
     inner["inbound_nodes"] = [{"args": [tensor], "kwargs": {}}] * 1000
     image = make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]) | {"inbound_nodes": []}
-    write_archive(path, make_layer("Functional", "net", "keras.models", layers=[image, inner]))
+    write_archive(path, make_layer("Functional", "net", FUNCTIONAL, layers=[image, inner]))
 
 
 class Case(NamedTuple):
@@ -208,11 +216,14 @@ class Case(NamedTuple):
     line: str
 
 
-def refused_class(class_name: str, module: str = "keras.layers", **config: object) -> Case:
+def refused_class(
+    why: str, class_name: str, module: str = "keras.layers", **config: object
+) -> Case:
     return Case(
         f"{module}.{class_name}",
         archive(make_layer(class_name, "evil", module, **config)),
-        f"{{path}}: layer `evil` uses `{class_name}` of module `{module}`, {STOCK_ONLY}",
+        f"{{path}}: layer `evil` uses `{class_name}` of module `{module}`, {why}, "
+        "expected stock Keras layers and ops",
     )
 
 
@@ -221,48 +232,50 @@ def inner_model(name: str, layer: Config) -> Config:
 
 
 MODELS = [
-    refused_class("Lambda", function={"class_name": "__lambda__", "config": {"code": "4wAA"}}),
-    refused_class("TFSMLayer", filepath="/tmp/saved_model"),  # noqa: S108
-    refused_class("TorchModuleWrapper", module=None),
-    refused_class("JaxLayer"),
-    refused_class("FlaxLayer"),
-    refused_class("StringLookup", vocabulary="/etc/passwd"),
-    refused_class("TextVectorization"),
-    refused_class("Pipeline"),
-    refused_class("TimeDistributed", layer=make_layer("Lambda", "inner")),
-    refused_class("Bidirectional", layer=make_layer("Lambda", "inner")),
-    refused_class("RNN", cell=make_layer("Lambda", "inner")),
-    refused_class("Wrapper"),
-    refused_class("exec", "builtins"),
-    refused_class("system", "os"),
-    refused_class("Popen", "subprocess"),
-    refused_class("ReLU", "keras.src.layers.activations.relu"),
-    refused_class("ReLU", "keras.layers.evil"),
-    refused_class("ReLU", "Keras.Layers"),
-    refused_class("ReLU", ""),
-    refused_class("get_file", "keras.utils"),
-    refused_class("load_model", "keras.saving"),
-    refused_class("enable_unsafe_deserialization", "keras.config"),
-    refused_class("Map", "keras.src.ops.core"),
-    refused_class("Scan", "keras.src.ops.core"),
-    refused_class("WhileLoop", "keras.src.ops.core"),
-    refused_class("CustomGradient", "keras.src.ops.core"),
-    refused_class("Vectorize", "keras.src.ops.numpy"),
-    refused_class("Adam", "keras"),
+    refused_class(
+        CODE, "Lambda", function={"class_name": "__lambda__", "config": {"code": "4wAA"}}
+    ),
+    refused_class(PROGRAM, "TFSMLayer", filepath="/tmp/saved_model"),  # noqa: S108
+    refused_class(PROGRAM, "TorchModuleWrapper", module=None),
+    refused_class(PROGRAM, "JaxLayer"),
+    refused_class(PROGRAM, "FlaxLayer"),
+    refused_class(TEXT, "StringLookup", vocabulary="/etc/passwd"),
+    refused_class(TEXT, "TextVectorization"),
+    refused_class(UNCHECKED, "Pipeline"),
+    refused_class(STEPS, "TimeDistributed", layer=make_layer("Lambda", "inner")),
+    refused_class(STEPS, "Bidirectional", layer=make_layer("Lambda", "inner")),
+    refused_class(STEPS, "RNN", cell=make_layer("Lambda", "inner")),
+    refused_class(UNCHECKED, "Wrapper"),
+    refused_class(FOREIGN, "exec", "builtins"),
+    refused_class(FOREIGN, "system", "os"),
+    refused_class(FOREIGN, "Popen", "subprocess"),
+    refused_class(UNKNOWN, "ReLU", "keras.src.layers.activations.relu"),
+    refused_class(UNKNOWN, "ReLU", "keras.layers.evil"),
+    refused_class(FOREIGN, "ReLU", "Keras.Layers"),
+    refused_class(FOREIGN, "ReLU", ""),
+    refused_class(UNKNOWN, "get_file", "keras.utils"),
+    refused_class(UNKNOWN, "load_model", "keras.saving"),
+    refused_class(UNKNOWN, "enable_unsafe_deserialization", "keras.config"),
+    refused_class(LOOP, "Map", "keras.src.ops.core"),
+    refused_class(LOOP, "Scan", "keras.src.ops.core"),
+    refused_class(LOOP, "WhileLoop", "keras.src.ops.core"),
+    refused_class(UNKNOWN, "CustomGradient", "keras.src.ops.core"),
+    refused_class(UNKNOWN, "Vectorize", "keras.src.ops.numpy"),
+    refused_class(UNKNOWN, "Adam", "keras"),
     Case(
         "class of another case",
         archive(make_layer("lambda", "evil")),
-        f"{{path}}: layer `evil` uses `lambda` of module `keras.layers`, {STOCK_ONLY}",
+        f"{{path}}: layer `evil` uses `lambda` of module `keras.layers`, {UNKNOWN}",
     ),
     Case(
         "in a model in the model",
         archive(inner_model("inner", make_layer("Lambda", "evil"))),
-        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {CODE}",
     ),
     Case(
         "in the place of an activation",
         archive(make_layer("Activation", "act", activation=make_layer("Lambda", "evil"))),
-        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {CODE}",
     ),
     Case(
         "model in the place of an activation",
@@ -284,13 +297,13 @@ MODELS = [
     Case(
         "in a setting nobody reads",
         archive(make_layer("ReLU", "act", note=[[{"deep": make_layer("Lambda", "evil")}]])),
-        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {STOCK_ONLY}",
+        f"{{path}}: layer `evil` uses `Lambda` of module `keras.layers`, {CODE}",
     ),
     Case(
         "registered under a stock name",
         archive(make_layer("ReLU", "evil") | {"registered_name": "package>ReLU"}),
-        "{path}: layer `evil` uses the registered object `package>ReLU`, expected stock Keras "
-        "layers and ops only",
+        "{path}: layer `evil` uses the registered object `package>ReLU`, which only code "
+        "from elsewhere could build",
     ),
     Case(
         "name that a terminal would obey",

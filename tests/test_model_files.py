@@ -545,6 +545,34 @@ def test_a_model_in_the_model_may_give_the_answer(tmp_path):
     assert describe(tmp_path, net).num_classes == 5
 
 
+def test_models_in_models_of_keras_2_count_their_calls_from_one(tmp_path):
+    inner = make_net()
+    inner["config"] |= {"name": "inner/net"}
+    node = [[["image", 0, 0, {"training": False}]]]
+    net = make_functional(
+        [
+            make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+            make_layer("", "inner/net") | inner | {"name": "inner/net", "inbound_nodes": node},
+            make_layer("Dense", "answer", units=7) | {"inbound_nodes": [[["inner/net", 1, 0, {}]]]},
+        ]
+    )
+    description = describe(tmp_path, net)
+    assert description.num_classes == 7
+    assert [item.inputs for item in description.layers] == [(), ("image",), ("inner_net",)]
+
+
+def test_names_stay_apart_without_their_slashes(tmp_path):
+    layers = [
+        make_layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+        make_layer("Conv2D", "a_b", "image", filters=4),
+        make_layer("GlobalMaxPooling2D", "a/b", "a_b"),
+        make_layer("Dense", "answer", "a/b", units=5),
+    ]
+    described = describe(tmp_path, make_functional(layers)).layers
+    assert [item.name for item in described] == ["image", "a_b", "a_b_", "answer"]
+    assert described[-1].inputs == ("a_b_",)
+
+
 def test_functions_of_tensorflow_without_translation_are_named(tmp_path):
     net = make_net()
     net["config"]["layers"][2] |= {

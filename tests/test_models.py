@@ -604,6 +604,18 @@ def keras_3_twin():
     return model
 
 
+def rename_weights(source, target, name):
+    """Store the weights of an archive in another group, as TensorFlow 2.13 does."""
+    weights = target.with_suffix(".h5")
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        weights.write_bytes(old.read("model.weights.h5"))
+        with h5py.File(weights, "a") as file:
+            file.move("layers", name)
+        for member in ("metadata.json", "config.json"):
+            new.writestr(member, old.read(member))
+        new.writestr("model.weights.h5", weights.read_bytes())
+
+
 def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
     twin = keras_3_twin()
     answers = twin.predict(IMAGES, verbose=0)
@@ -628,7 +640,12 @@ def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
         new.writestr("metadata.json", '{"keras_version": "2.15.0"}')
         new.writestr("config.json", json.dumps(config))
         new.writestr("model.weights.h5", old.read("model.weights.h5"))
-    for name in ("net.h5", "net.keras"):
+    net = tmp_path / "net.keras"
+    rename_weights(net, tmp_path / "2.13.keras", "_layer_checkpoint_dependencies")
+    rename_weights(net, tmp_path / "other.keras", "elsewhere")
+    with pytest.raises(InputError, match=r"load the net in that Keras and save it there as \.h5"):
+        load_model(tmp_path / "other.keras")
+    for name in ("net.h5", "net.keras", "2.13.keras"):
         loaded = load_model(tmp_path / name)
         assert "block_conv" in [layer.name for layer in loaded.layers]
         np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
