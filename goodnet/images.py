@@ -63,6 +63,10 @@ class ImageSet:
     remarks: tuple[str, ...] = ()
     files: Sequence[SignedFile] = field(default=(), repr=False)
 
+    def is_unchanged(self) -> bool:
+        """Return whether all files are still as they were when the set was opened."""
+        return all(file.is_unchanged() for file in self.files)
+
     def batches(
         self, batch_size: int, *, start: int = 0, stop: int | None = None
     ) -> Generator[Pixels, None, None]:

@@ -49,13 +49,16 @@ class SignedFile(NamedTuple):
         times = status.st_mtime_ns, status.st_ctime_ns
         return cls(path, Signature(status.st_size, *times, status.st_ino))
 
+    def is_unchanged(self) -> bool:
+        """Return whether the file is there and still the one that was signed."""
+        try:
+            return SignedFile.of(self.path) == self
+        except InputError:
+            return False
+
     def require_unchanged(self) -> None:
         """Raise InputError if the file is another by now, or gone."""
-        try:
-            unchanged = SignedFile.of(self.path) == self
-        except InputError:
-            unchanged = False
-        if not unchanged:
+        if not self.is_unchanged():
             raise InputError(
                 f"{self.path}: has changed since it was opened, expected it to stay as it is until "
                 "the command ends; give the same command again"
