@@ -183,7 +183,7 @@ def make_long() -> Config:
     ("config", "limits"),
     [
         (make_long(), ModelLimits(max_building_seconds=1)),
-        (make_net(make_conv()), ModelLimits(max_building_bytes=0)),
+        (make_long(), ModelLimits(max_building_bytes=0)),
     ],
     ids=["time", "memory"],
 )
