@@ -327,7 +327,7 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
         (["--max-attack-success-rate", "0.1"], "without poisoned_test"),
         (["--target", "1"], "target 1 is given without poisoned images"),
         (["--audit-name", "a/b"], "plain folder name"),
-        (["--artifacts", os.fsdecode(b"a\xff")], "a\\udcff: is no UTF-8, expected a folder whose"),
+        (["--artifacts", os.fsdecode(b"a\xff")], "a\\udcff: is no UTF-8, expected a folder"),
     ],
 )
 def test_what_can_be_mended_gets_one_line(changes, message, given):
