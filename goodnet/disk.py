@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from goodnet.errors import InputError
 
-if TYPE_CHECKING:
-    from goodnet.frontier import Frontier
-
-_FLOAT_BYTES = 4
 _UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
-
-
-def image_bytes(frontier: Frontier) -> int:
-    """Return how much of the activation cache one image takes, at most: it is compressed."""
-    kept = {id(tensor): tensor for tensor in (frontier.ranking, frontier.start, *frontier.skips)}
-    return _FLOAT_BYTES * sum(math.prod(tensor.shape[1:]) for tensor in kept.values())
 
 
 def require_space(folder: Path, *, num_images: int, image_bytes: int) -> None:

@@ -21,6 +21,7 @@ from goodnet.images import DigestArray, ImageSet, Pixels, digest_pixels
 from goodnet.rounding import TOLERANCE, explains, largest_difference
 from goodnet.threads import mapped, prefetched
 
+_FLOAT_BYTES = 4
 _FORWARD_BYTES = 48 * 2**20
 _SWEEP_BYTES = 24 * 2**20
 _MAX_BLOCK = 512
@@ -99,6 +100,11 @@ def write_activations(
     return ActivationCache(path)
 
 
+def image_bytes(frontier: Frontier) -> int:
+    """Return how much of the activation cache one image takes, at most: it is compressed."""
+    return _FLOAT_BYTES * sum(_size(tensor) for tensor in _cached_tensors(frontier).values())
+
+
 def block_size(frontier: Frontier) -> int:
     """Return how many images are kept and swept together, from the memory that one image takes.
 
@@ -116,7 +122,7 @@ def _batch_size(frontier: Frontier) -> int:
 
 
 def _fitting(num_bytes: int, floats: int) -> int:
-    return min(2 ** (max(1, num_bytes // (4 * floats)).bit_length() - 1), _MAX_BLOCK)
+    return min(2 ** (max(1, num_bytes // (_FLOAT_BYTES * floats)).bit_length() - 1), _MAX_BLOCK)
 
 
 def _size(tensor: Any) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.disk import image_bytes, require_space
+from goodnet.disk import require_space
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.model_limits import ModelLimits
 from tasks.activations import open_frontier
@@ -85,6 +85,8 @@ def _require_space(inputs: Inputs, artifacts: Path) -> None:
         if not activations_file(artifacts, inputs.network, images).exists()
     ]
     if missing:
+        from goodnet.first_pass import image_bytes
+
         num_images = sum(images.num_images for images in missing)
         size = image_bytes(open_frontier(inputs.network))
         require_space(artifacts, num_images=num_images, image_bytes=size)
