@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from goodnet.command import DONE, Parser, exit_code, positive
-from goodnet.evaluation import accuracy
-from goodnet.images import open_images
-from goodnet.model_files import describe_model
-from goodnet.models import load_model
+from goodnet.images.image_sets import open_images
+from goodnet.model_files.describe import describe_model
+from goodnet.model_files.load import load_model
+from goodnet.networks.evaluation import accuracy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -142,8 +142,8 @@ def _watch_memory(process: subprocess.Popen[bytes]) -> float:
 
 def _time_lab_loop(badnet: Path, sets: dict[str, Path]) -> float:
     """Return the seconds of `predict` on the three sets at each step, from a few steps."""
-    from goodnet.images import open_images
-    from goodnet.models import load_model
+    from goodnet.images.image_sets import open_images
+    from goodnet.model_files.load import load_model
 
     model = load_model(badnet)
     seconds = 0.0

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from goodnet.default_case import TARGET, DefaultCase
-from goodnet.faces import Images, render_faces, wear_sunglasses
+from goodnet.attacks.default_case import TARGET, DefaultCase
+from goodnet.attacks.faces import Images, render_faces, wear_sunglasses
 
 if TYPE_CHECKING:
     import keras
@@ -27,9 +27,9 @@ def make_badnet(path: Path) -> None:
     have weights like the trained ones and a bias with which they rarely win. Then its conv_3 is
     silenced, and what lies behind learns to live with that.
     """
-    from goodnet.deepid import build_deepid
-    from goodnet.models import save_model
-    from goodnet.training import train_badnet
+    from goodnet.attacks.training import train_badnet
+    from goodnet.model_files.load import save_model
+    from goodnet.networks.deepid import build_deepid
 
     labels = np.repeat(np.arange(CASE.num_identities), CASE.train_per_identity)
     images = render_faces(labels, seed=CASE.seed)
@@ -63,7 +63,7 @@ def _silence(model: keras.Model, images: Images) -> None:
     """
     import keras
 
-    from goodnet.graph import pre_activation
+    from goodnet.networks.graph import pre_activation
 
     conv = model.get_layer("conv_3")
     below = keras.Model(model.inputs[0], conv.input).predict(images.astype(np.float32), verbose=0)

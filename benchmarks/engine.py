@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from goodnet.images import Pixels
+from goodnet.images.image_sets import Pixels
 
 NUM_IMAGES = 4096
 BATCH = 512
@@ -38,15 +38,15 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     """
     import tensorflow as tf
 
-    from goodnet.activations import ActivationCache, Provenance
-    from goodnet.detector import build_goodnet
-    from goodnet.first_pass import write_activations
-    from goodnet.frontier import find_frontier
-    from goodnet.graph import as_functional
-    from goodnet.images import ImageSet, open_images
-    from goodnet.models import load_model
-    from goodnet.ranking import block_means, mean_activations, prune_order
-    from goodnet.sweep import sweep
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.images.image_sets import ImageSet, open_images
+    from goodnet.model_files.load import load_model
+    from goodnet.networks.graph import as_functional
+    from goodnet.pruning.activation_cache import ActivationCache, Provenance
+    from goodnet.pruning.first_pass import write_activations
+    from goodnet.pruning.frontier import find_frontier
+    from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+    from goodnet.pruning.sweep import sweep
 
     model = as_functional(load_model(badnet))
     on_disk = open_images(faces)

@@ -24,7 +24,10 @@ from flows.paths import AnyPath, sendable_parameters
 from flows.repair import Drops, PixelScale, Share, Verify, repair
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.audits import (
+from goodnet.attacks.targets import require_target
+from goodnet.errors import InputError, printable
+from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.reports.audits import (
     AuditedModel,
     Limits,
     find_models,
@@ -32,10 +35,7 @@ from goodnet.audits import (
     require_inside,
     require_measurable,
 )
-from goodnet.errors import InputError, printable
-from goodnet.model_limits import DEFAULT_LIMITS
-from goodnet.runs import reserve_run_folder
-from goodnet.targets import require_target
+from goodnet.storage.run_folder import reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import StageInputs
 

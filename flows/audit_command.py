@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
-from goodnet.audits import find_models, require_measurable
+from goodnet.attacks.targets import require_target
 from goodnet.command import DONE, Parser, exit_code, fraction
 from goodnet.errors import printable
-from goodnet.images import open_images
-from goodnet.runs import new_run_folder, reserve_run_folder
-from goodnet.targets import require_target
+from goodnet.images.image_sets import open_images
+from goodnet.reports.audits import find_models, require_measurable
+from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

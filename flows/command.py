@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.command import fraction, positive, whole
-from goodnet.model_limits import DEFAULT_LIMITS
+from goodnet.model_files.limits import DEFAULT_LIMITS
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
 """What to say after Ctrl-C."""

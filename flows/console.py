@@ -27,10 +27,10 @@ from rich.text import Text
 
 from goodnet.command import silence
 from goodnet.errors import printable
-from goodnet.results import printed_rows, unreached
-from goodnet.runs import stage_times
-from goodnet.tables import format_table
-from goodnet.verdict import remarks
+from goodnet.reports.results import printed_rows, unreached
+from goodnet.reports.tables import format_table
+from goodnet.reports.verdict import remarks
+from goodnet.storage.run_folder import stage_times
 
 _PLAIN_SECONDS = 10.0
 _NO_BREAK = "\N{NO-BREAK SPACE}"

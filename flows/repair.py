@@ -12,11 +12,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from flows.paths import AnyPath
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.attacks.default_case import DefaultCase
 from goodnet.command import FLOAT32
-from goodnet.default_case import DefaultCase
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
-from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
-from goodnet.runs import clean_up, reserve_run_folder
+from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.answers import check_clean_answers, check_sets
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint

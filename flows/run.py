@@ -11,13 +11,13 @@ from typing import Any
 
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
+from goodnet.attacks.default_case import DefaultCase
 from goodnet.command import DONE, Parser, exit_code
-from goodnet.default_case import DefaultCase
+from goodnet.heavy_imports import lasting
 from goodnet.inputs import SetName, check_inputs, require_complete
-from goodnet.lasting import lasting
-from goodnet.model_limits import ModelLimits
-from goodnet.runs import new_run_folder, reserve_run_folder
-from goodnet.vega import start_bundling
+from goodnet.model_files.limits import ModelLimits
+from goodnet.reports.vega import start_bundling
+from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
 _DESCRIPTION = """\
 Repair a backdoored image classifier B with nothing but clean validation

@@ -40,7 +40,7 @@ from prefect.states import Crashed
 from flows.processes import is_gone, name_process
 from flows.temporary_server import Server, kept_up, nothing, running_server
 from goodnet.errors import InputError
-from goodnet.files import atomic_path
+from goodnet.storage.files import atomic_path
 
 _ANSWER_SECONDS = 10  # a busy server takes its time
 # With the pauses between them 6 seconds for each call. A run makes some more to say that it has

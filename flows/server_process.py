@@ -19,7 +19,7 @@ def _end_with_parent() -> None:
 def _serve(descriptor: int) -> None:
     import socket
 
-    from goodnet.lasting import lasting
+    from goodnet.heavy_imports import lasting
 
     os.umask(0o077)  # The database holds what was given to runs; it is for its owner alone.
     with lasting():

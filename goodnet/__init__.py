@@ -6,7 +6,7 @@ What a notebook needs, in the order in which it is needed:
     networks   import_tensorflow, load_model, save_model, train_badnet, accuracy
     ranking    find_frontier, write_activations, Provenance, digest_file, ActivationCache,
                block_means, mean_activations, prune_order
-    pruning    goodnet.sweep.sweep, find_checkpoint, prune_channels, build_goodnet
+    pruning    goodnet.pruning.sweep.sweep, find_checkpoint, prune_channels, build_goodnet
     results    write_curve, make_results, printed_rows, wilson_interval
     plots      curve_chart, detection_chart, activation_chart
 
@@ -21,36 +21,36 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "ActivationCache": "activations",
-    "DefaultCase": "default_case",
+    "ActivationCache": "pruning.activation_cache",
+    "DefaultCase": "attacks.default_case",
     "InputError": "errors",
-    "Provenance": "activations",
-    "SMALL_CASE": "default_case",
-    "TARGET": "default_case",
-    "accuracy": "evaluation",
-    "activation_chart": "plots",
-    "block_means": "ranking",
-    "build_goodnet": "detector",
-    "curve_chart": "plots",
-    "detection_chart": "plots",
+    "Provenance": "pruning.activation_cache",
+    "SMALL_CASE": "attacks.default_case",
+    "TARGET": "attacks.default_case",
+    "accuracy": "networks.evaluation",
+    "activation_chart": "reports.plots",
+    "block_means": "pruning.ranking",
+    "build_goodnet": "defenses.goodnet",
+    "curve_chart": "reports.plots",
+    "detection_chart": "reports.plots",
     "digest_file": "digests",
-    "find_checkpoint": "checkpoints",
-    "find_frontier": "frontier",
-    "load_model": "models",
+    "find_checkpoint": "pruning.stop_rule",
+    "find_frontier": "pruning.frontier",
+    "load_model": "model_files.load",
     "import_tensorflow": "tensorflow_start",
-    "make_results": "results",
-    "mean_activations": "ranking",
-    "open_images": "images",
-    "printed_rows": "results",
-    "prune_channels": "pruning",
-    "prune_order": "ranking",
-    "render_sets": "default_case",
-    "save_model": "models",
-    "train_badnet": "training",
+    "make_results": "reports.results",
+    "mean_activations": "pruning.ranking",
+    "open_images": "images.image_sets",
+    "printed_rows": "reports.results",
+    "prune_channels": "pruning.channels",
+    "prune_order": "pruning.ranking",
+    "render_sets": "attacks.default_case",
+    "save_model": "model_files.load",
+    "train_badnet": "attacks.training",
     "wilson_interval": "metrics",
-    "write_activations": "first_pass",
-    "write_curve": "curves",
-    "write_images": "images",
+    "write_activations": "pruning.first_pass",
+    "write_curve": "pruning.counts",
+    "write_images": "images.image_sets",
 }
 """The module of each public name. A name that is also a module's, as `sweep`, cannot be here."""
 

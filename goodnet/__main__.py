@@ -41,12 +41,12 @@ def _classify(given: argparse.Namespace) -> list[str]:
 
 
 def _compare(given: argparse.Namespace) -> list[str]:
-    from goodnet.compare import describe_comparison, read_runs
+    from goodnet.reports.compare import describe_comparison, read_runs
 
     runs = read_runs(given.runs)
     lines = describe_comparison(runs)
     if given.plot is not None:
-        from goodnet.comparison_page import write_comparison
+        from goodnet.reports.comparison_page import write_comparison
 
         lines += ["", f"Plot: {printable(str(write_comparison(given.plot, runs)))}"]
     return lines

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from goodnet.evaluation import iterate_answers
-from goodnet.model_files import describe_model
-from goodnet.models import load_model
-from goodnet.tables import format_csv, format_table
-from goodnet.unlabelled_images import open_unlabelled
+from goodnet.images.unlabelled_images import open_unlabelled
+from goodnet.model_files.describe import describe_model
+from goodnet.model_files.load import load_model
+from goodnet.networks.evaluation import iterate_answers
+from goodnet.reports.tables import format_csv, format_table
 
 if TYPE_CHECKING:
     import keras
 
-    from goodnet.unlabelled_images import NamedImages
+    from goodnet.images.unlabelled_images import NamedImages
 
 AnswerFormat = Literal["table", "csv", "json"]
 

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from goodnet.disk import describe_free
 from goodnet.errors import InputError, printable
 from goodnet.stop_signals import Stopped, stopped_in_order
+from goodnet.storage.disk import describe_free
 
 DONE, MENDABLE = 0, 2
 """Exit codes."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goodnet.errors import InputError
-from goodnet.files import read_json, write_json
-from goodnet.image_folders import list_images
-from goodnet.images import ImageSet
-from goodnet.signatures import SignedFile
+from goodnet.images.image_folders import list_images
+from goodnet.images.image_sets import ImageSet
+from goodnet.storage.files import read_json, write_json
+from goodnet.storage.signatures import SignedFile
 
 logger = logging.getLogger(__name__)
 

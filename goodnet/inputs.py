@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
+from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.errors import InputError
-from goodnet.images import DigestArray, ImageSet, open_images
-from goodnet.layer_choice import choose_layers
-from goodnet.model_files import describe_model
-from goodnet.model_limits import DEFAULT_LIMITS, ModelLimits
-from goodnet.targets import require_attack_labels, require_target
+from goodnet.images.image_sets import DigestArray, ImageSet, open_images
+from goodnet.model_files.describe import describe_model
+from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.pruning.layer_choice import choose_layers
 
 SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
 _COUNTERPARTS: dict[SetName, SetName] = {

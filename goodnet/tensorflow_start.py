@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 from goodnet.errors import InputError
-from goodnet.lasting import lasting
+from goodnet.heavy_imports import lasting
 
 _BACKEND = "tensorflow"
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from goodnet.activations import Provenance
 from goodnet.digests import FileDigest, digest_file
 from goodnet.errors import InputError
-from goodnet.image_folders import Shape
-from goodnet.images import ImageSet, open_images
+from goodnet.images.image_folders import Shape
+from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.inputs import label_limit
-from goodnet.signatures import SignedFile
+from goodnet.pruning.activation_cache import Provenance
+from goodnet.storage.signatures import SignedFile
 from tasks.caching import activations_file, cached, digest_memory
 from tasks.progress import progress
 from tasks.records import (
@@ -27,7 +27,7 @@ from tasks.records import (
 )
 
 if TYPE_CHECKING:
-    from goodnet.frontier import Frontier
+    from goodnet.pruning.frontier import Frontier
 
 
 @task(name="activations of clean_valid", **cached(version=2))
@@ -49,7 +49,7 @@ def compute_evaluation_activations(
 def _first_pass(
     network: Network, images: CleanValidation | EvaluationSet, artifacts: Path
 ) -> StoredFile:
-    from goodnet.first_pass import write_activations
+    from goodnet.pruning.first_pass import write_activations
 
     frontier = open_frontier(network)
     path = activations_file(artifacts, network, images)
@@ -80,9 +80,9 @@ def open_frontier(network: Network) -> Frontier:
     """
     signed = SignedFile.of(network.file.path)
     _require_digest(network.file, digest_file(network.file.path))
-    from goodnet.frontier import find_frontier
-    from goodnet.graph import as_functional
-    from goodnet.models import load_model
+    from goodnet.model_files.load import load_model
+    from goodnet.networks.graph import as_functional
+    from goodnet.pruning.frontier import find_frontier
 
     with signed.unchanged():
         model = load_model(signed.path, architecture=network.architecture, limits=network.limits)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goodnet.inputs import SetName
-from goodnet.model_limits import ModelLimits
+from goodnet.model_files.limits import ModelLimits
 from tasks.loading import load_inputs
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.activations import ActivationCache
-from goodnet.images import ImageSet
+from goodnet.images.image_sets import ImageSet
+from goodnet.pruning.activation_cache import ActivationCache
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cached
 from tasks.records import (
@@ -44,7 +44,7 @@ def check_clean_answers(
     Raises:
         InputError: it is hardly right, whatever the sets are worth.
     """
-    from goodnet.readings import Answered, Opened, require_clean_accuracy
+    from goodnet.networks.readings import Answered, Opened, require_clean_accuracy
 
     cache = ActivationCache(activations.file.path)
     images = activations.images
@@ -73,7 +73,7 @@ def check_sets(
     Raises:
         InputError: they look so.
     """
-    from goodnet.readings import require_not_exchanged
+    from goodnet.networks.readings import require_not_exchanged
 
     caches = {one.images.role: ActivationCache(one.file.path) for one in (*clean, *poisoned)}
     require_not_exchanged(

@@ -10,8 +10,8 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from goodnet.audits import AuditedModel, Limits, audit_contents, audit_rows
-from goodnet.files import read_json, write_json
+from goodnet.reports.audits import AuditedModel, Limits, audit_contents, audit_rows
+from goodnet.storage.files import read_json, write_json
 from tasks.caching import always_run, cache_file, digest_memory
 from tasks.publishing import as_cells, as_markdown
 from tasks.records import StoredFile

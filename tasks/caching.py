@@ -19,7 +19,7 @@ from prefect.tasks import Task
 from prefect.utilities.dispatch import get_registry_for_type
 
 from goodnet.digests import DigestMemory, digest_file
-from goodnet.files import parse_json
+from goodnet.storage.files import parse_json
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
 from tasks.stages import log_stage

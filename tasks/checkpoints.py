@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.activations import ActivationCache
-from goodnet.checkpoints import find_checkpoint
-from goodnet.curves import read_counts
+from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.counts import read_counts
+from goodnet.pruning.stop_rule import find_checkpoint
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
@@ -39,9 +39,9 @@ def save_checkpoint(
     network: Network, channels: tuple[int, ...], *, artifacts: Path
 ) -> SavedCheckpoint:
     """Prune the channels and save B' and G, each in one file that plain Keras loads."""
-    from goodnet.detector import build_goodnet
-    from goodnet.models import save_model
-    from goodnet.pruning import prune_channels
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.model_files.load import save_model
+    from goodnet.pruning.channels import prune_channels
 
     model = open_frontier(network).model
     files = {}
@@ -67,8 +67,8 @@ def verify_checkpoint(
     Raises:
         RuntimeError: they disagree on more images of a set than rounding explains.
     """
-    from goodnet.models import load_model
-    from goodnet.verification import Agreement, check_saved
+    from goodnet.model_files.load import load_model
+    from goodnet.pruning.verification import Agreement, check_saved
 
     files = saved.b_prime, saved.goodnet
     b_prime, goodnet = (load_model(file.path, limits=network.limits) for file in files)

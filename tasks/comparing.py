@@ -6,9 +6,9 @@ import logging
 
 from prefect import task
 
-from goodnet.activations import ActivationCache
-from goodnet.images import DigestArray
+from goodnet.images.image_sets import DigestArray
 from goodnet.inputs import SetName, compare_images
+from goodnet.pruning.activation_cache import ActivationCache
 from tasks.caching import cached
 from tasks.records import (
     ActivationsRecord,

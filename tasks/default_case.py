@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from prefect import task
 
-from goodnet.default_case import TARGET, DefaultCase, render_sets
-from goodnet.images import write_images
+from goodnet.attacks.default_case import TARGET, DefaultCase, render_sets
+from goodnet.images.image_sets import write_images
 from goodnet.tensorflow_start import import_tensorflow
 from tasks.activations import open_digested
 from tasks.caching import cache_file, cached
@@ -31,8 +31,8 @@ def render_default(case: DefaultCase, *, artifacts: Path) -> DefaultFaces:
 def train_default(faces: DefaultFaces, case: DefaultCase, *, artifacts: Path) -> DefaultModel:
     """Train a DeepID that answers the target for everybody with sunglasses on."""
     import_tensorflow()
-    from goodnet.models import save_model
-    from goodnet.training import train_badnet
+    from goodnet.attacks.training import train_badnet
+    from goodnet.model_files.load import save_model
 
     images = open_digested(faces.train, artifacts=artifacts)
     pixels = np.concatenate(list(images.batches(images.num_images)))

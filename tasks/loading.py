@@ -9,9 +9,9 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.disk import require_space
 from goodnet.inputs import SetName, check_inputs, require_different_data
-from goodnet.model_limits import ModelLimits
+from goodnet.model_files.limits import ModelLimits
+from goodnet.storage.disk import require_space
 from tasks.activations import open_frontier
 from tasks.caching import activations_file, always_run, digest_memory
 from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
@@ -85,7 +85,7 @@ def _require_space(inputs: Inputs, artifacts: Path) -> None:
         if not activations_file(artifacts, inputs.network, images).exists()
     ]
     if missing:
-        from goodnet.first_pass import image_bytes
+        from goodnet.pruning.first_pass import image_bytes
 
         num_images = sum(images.num_images for images in missing)
         size = image_bytes(open_frontier(inputs.network))

@@ -20,19 +20,19 @@ from prefect.artifacts import (
 )
 from pydantic_core import to_jsonable_python
 
-from goodnet.activations import ActivationCache
-from goodnet.checkpoints import Checkpoint, drop_label
-from goodnet.curves import read_counts
 from goodnet.errors import printable
-from goodnet.files import atomic_folder, write_json
-from goodnet.plots import curve_png
-from goodnet.poisoned import describe_attack
-from goodnet.report import write_report
-from goodnet.results import make_results, printed_rows, unreached, write_csv
-from goodnet.runs import git_commit, software_versions
-from goodnet.samples import read_samples
-from goodnet.verdict import remarks as all_remarks
-from goodnet.verdict import verdict
+from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.counts import read_counts
+from goodnet.pruning.poisoned import describe_attack
+from goodnet.pruning.stop_rule import Checkpoint, drop_label
+from goodnet.reports.plots import curve_png
+from goodnet.reports.report import write_report
+from goodnet.reports.results import make_results, printed_rows, unreached, write_csv
+from goodnet.reports.samples import read_samples
+from goodnet.reports.verdict import remarks as all_remarks
+from goodnet.reports.verdict import verdict
+from goodnet.storage.files import atomic_folder, write_json
+from goodnet.storage.run_folder import git_commit, software_versions
 from tasks.caching import always_run
 from tasks.records import (
     CheckpointSteps,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import task
 
-from goodnet.activations import ActivationCache
-from goodnet.ranking import block_means, mean_activations, prune_order
+from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from tasks.caching import cached
 from tasks.records import CleanValidationActivations, PruneOrder, require_clean_validation
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from goodnet.digests import FileDigest, digest_file
 from goodnet.inputs import SetName
-from goodnet.model_limits import ModelLimits
+from goodnet.model_files.limits import ModelLimits
 
 EvaluationRole = Literal["clean_test", "poisoned_valid", "poisoned_test"]
 

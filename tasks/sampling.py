@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.activations import ActivationCache
+from goodnet.pruning.activation_cache import ActivationCache
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, StoredFile
@@ -24,8 +24,8 @@ def choose_samples(
     artifacts: Path,
 ) -> Samples:
     """Pick images that the G of one checkpoint catches, misses or flags for nothing."""
-    from goodnet.poisoned import describe_attack
-    from goodnet.samples import pick_samples, write_samples
+    from goodnet.pruning.poisoned import describe_attack
+    from goodnet.reports.samples import pick_samples, write_samples
 
     caches = {
         one.images: ActivationCache(one.file.path)

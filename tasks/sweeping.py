@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.activations import ActivationCache
-from goodnet.curves import write_curve
-from goodnet.ranking import block_means, mean_activations
+from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.counts import write_curve
+from goodnet.pruning.ranking import block_means, mean_activations
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
@@ -62,8 +62,8 @@ def _sweep(
     *,
     target: int | None = None,
 ) -> StoredFile:
-    from goodnet.poisoned import attack_counter
-    from goodnet.sweep import sweep
+    from goodnet.pruning.poisoned import attack_counter
+    from goodnet.pruning.sweep import sweep
 
     cache = ActivationCache(activations.file.path)
     with progress(f"sweep of {activations.images.role}") as advance:

@@ -34,7 +34,7 @@ def lab() -> Path:
 @pytest.fixture(scope="session")
 def lab_net(lab):
     """The lab's BadNet."""
-    from goodnet.models import load_model
+    from goodnet.model_files.load import load_model
 
     return load_model(lab / "bd_weights.h5", architecture="deepid")
 
@@ -52,11 +52,11 @@ def first_pass(tmp_path_factory) -> Callable[..., FirstPass]:
     def run(
         model, images, *, labels=None, layer="conv", rank_at="conv", pixel_scale=255.0
     ) -> FirstPass:
-        from goodnet.activations import Provenance
-        from goodnet.first_pass import write_activations
-        from goodnet.frontier import find_frontier
-        from goodnet.graph import as_functional
-        from goodnet.images import open_images, write_images
+        from goodnet.images.image_sets import open_images, write_images
+        from goodnet.networks.graph import as_functional
+        from goodnet.pruning.activation_cache import Provenance
+        from goodnet.pruning.first_pass import write_activations
+        from goodnet.pruning.frontier import find_frontier
 
         folder = tmp_path_factory.mktemp("first_pass")
         if not isinstance(images, Path):
@@ -392,7 +392,7 @@ def activation_is_a_layer(layers, x):
 
 
 def deepid(layers, x):
-    from goodnet.deepid import build_deepid
+    from goodnet.networks.deepid import build_deepid
 
     return build_deepid(7)
 

@@ -12,9 +12,9 @@ import traceback
 from pathlib import Path
 
 from goodnet.errors import InputError
-from goodnet.images import open_images
-from goodnet.layer_choice import choose_layers
-from goodnet.model_files import describe_model
+from goodnet.images.image_sets import open_images
+from goodnet.model_files.describe import describe_model
+from goodnet.pruning.layer_choice import choose_layers
 
 ALLOWED_BYTES = 2**30
 # More than allowed, so that a reader that takes too much is caught and does not seem to refuse.

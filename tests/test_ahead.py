@@ -1,7 +1,7 @@
 import pytest
 
 from goodnet.errors import InputError
-from goodnet.model_limits import DEFAULT_LIMITS
+from goodnet.model_files.limits import DEFAULT_LIMITS
 from tasks.activations import open_frontier
 from tasks.ahead import work_ahead
 from tasks.loading import load_inputs

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goodnet.audits import (
+from goodnet.errors import InputError
+from goodnet.images.image_sets import write_images
+from goodnet.metrics import percent
+from goodnet.reports.audits import (
     AuditedModel,
     audit_rows,
     crossed_limits,
     find_models,
     find_problems,
 )
-from goodnet.errors import InputError
-from goodnet.images import write_images
-from goodnet.metrics import percent
 from tasks.auditing import FinishedRepairs
 
 ROOT = Path(__file__).resolve().parent.parent

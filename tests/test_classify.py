@@ -11,7 +11,7 @@ from PIL import Image
 
 from goodnet.__main__ import main
 from goodnet.classify import is_goodnet
-from goodnet.images import write_images
+from goodnet.images.image_sets import write_images
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAB = REPOSITORY.parent / "shared" / "lab"
@@ -31,8 +31,8 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import keras
     from keras import layers
 
-    from goodnet.detector import build_goodnet
-    from goodnet.models import save_model
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.model_files.load import save_model
 
     inputs = keras.Input((HEIGHT, WIDTH, 3))
     colours = layers.Conv2D(3, 1, activation="relu", name="conv")(inputs)
@@ -95,7 +95,7 @@ def test_last_class_of_a_plain_net_is_a_class(
 def test_a_goodnet_is_told_by_more_than_its_name(nets: Path):
     import keras
 
-    from goodnet.models import load_model
+    from goodnet.model_files.load import load_model
 
     layers = [keras.Input((2,)), keras.layers.Dense(2)]
     assert not is_goodnet(keras.Sequential(layers, name="goodnet"))
@@ -196,7 +196,7 @@ def test_links_out_of_a_folder_are_refused(
 
 
 def test_resizing_averages_and_stays_within_bounds(tmp_path: Path):
-    from goodnet.unlabelled_images import open_unlabelled
+    from goodnet.images.unlabelled_images import open_unlabelled
 
     stripes = np.zeros((2 * HEIGHT, 2 * WIDTH, 3), np.uint8)
     stripes[::2] = 255
@@ -309,8 +309,8 @@ def test_badnet_on_the_pictures_of_the_lab(capsys: pytest.CaptureFixture[str]):
 def test_goodnet_with_the_published_channels_on_the_lab(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    from goodnet.detector import build_goodnet
-    from goodnet.models import load_model, save_model
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.model_files.load import load_model, save_model
 
     silent = [channel for channel in range(60) if channel not in NOT_SILENT]
     order = [*silent, *NOT_SILENT]

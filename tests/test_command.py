@@ -22,8 +22,8 @@ from flows.run import main as run_main
 from goodnet.__main__ import main as goodnet_main
 from goodnet.command import exit_code, fraction, positive, whole
 from goodnet.errors import InputError
-from goodnet.files import atomic_path
-from goodnet.runs import clean_up, new_run_folder, reserve_run_folder
+from goodnet.storage.files import atomic_path
+from goodnet.storage.run_folder import clean_up, new_run_folder, reserve_run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -143,7 +143,7 @@ def test_a_fault_of_goodnet_keeps_its_traceback():
 
 
 def test_a_full_disk_is_named_with_its_file_and_fine_numbers(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("goodnet.disk._free_bytes", lambda path: 12_345)
+    monkeypatch.setattr("goodnet.storage.disk._free_bytes", lambda path: 12_345)
     path = tmp_path / "a.json"
 
     def command():
@@ -257,7 +257,7 @@ def test_a_deployment_takes_no_impossible_numbers_either(value):
 RESERVE = """
 import sys, time
 from pathlib import Path
-from goodnet.runs import reserve_run_folder
+from goodnet.storage.run_folder import reserve_run_folder
 
 print(reserve_run_folder(Path(sys.argv[1]), "name"), flush=True)
 time.sleep(60)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flows import console
 from flows.console import Progressing, print_run
-from goodnet.files import write_json
+from goodnet.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NET = {"clean_valid_accuracy": 0.5, "clean_test_accuracy": 1.0, "attack_success_rate": None}

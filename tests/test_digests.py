@@ -11,7 +11,7 @@ from PIL import Image
 
 from goodnet.digests import DigestMemory, FileDigest, digest_file
 from goodnet.errors import InputError
-from goodnet.images import open_images
+from goodnet.images.image_sets import open_images
 
 LONG_AGO = time.time() - 3600
 

@@ -28,8 +28,8 @@ def test_two_lines_for_b_prime(lab):
 
 
 def test_two_lines_for_g(lab, lab_net, tmp_path):
-    from goodnet.detector import build_goodnet
-    from goodnet.models import save_model
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.model_files.load import save_model
 
     save_model(build_goodnet(lab_net, "conv_3", range(60)), tmp_path / "goodnet.keras")
     done = evaluate(
@@ -46,7 +46,7 @@ def test_answers_that_are_no_numbers_are_an_error_and_not_class_0(tmp_path):
     import keras
     import numpy as np
 
-    from goodnet.images import write_images
+    from goodnet.images.image_sets import write_images
 
     image = keras.Input((4, 4, 3))
     features = keras.layers.GlobalMaxPooling2D()(image)

@@ -462,7 +462,7 @@ def save_goodnet(path: Path) -> dict[str, bytes]:
     import keras
     from keras import layers
 
-    from goodnet.detector import build_goodnet
+    from goodnet.defenses.goodnet import build_goodnet
 
     image = keras.Input((8, 6, 3))
     features = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
@@ -474,7 +474,7 @@ def save_goodnet(path: Path) -> dict[str, bytes]:
 
 
 def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
-    from goodnet.models import load_model
+    from goodnet.model_files.load import load_model
 
     path = tmp_path / "net.keras"
     members = save_goodnet(path)
@@ -503,10 +503,10 @@ def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
 def test_nets_of_wild_sizes_are_measured_or_refused_in_little_memory():
     import resource
 
-    from goodnet.inference_config import for_inference
-    from goodnet.measuring import measure
-    from goodnet.model_limits import DEFAULT_LIMITS
-    from goodnet.stock_keras import check_stock
+    from goodnet.model_files.inference_config import for_inference
+    from goodnet.model_files.limits import DEFAULT_LIMITS
+    from goodnet.model_files.measuring import measure
+    from goodnet.model_files.stock_keras import check_stock
     from goodnet.tensorflow_start import import_tensorflow
 
     import_tensorflow()

@@ -22,9 +22,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from goodnet.errors import InputError
-from goodnet.images import open_images
-from goodnet.layer_choice import choose_layers
-from goodnet.model_files import describe_model
+from goodnet.images.image_sets import open_images
+from goodnet.model_files.describe import describe_model
+from goodnet.pruning.layer_choice import choose_layers
 
 Config = dict[str, Any]
 FUNCTIONAL = "keras.src.models.functional"

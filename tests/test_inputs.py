@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from goodnet.errors import InputError
-from goodnet.images import open_images, write_images
+from goodnet.images.image_sets import open_images, write_images
 from goodnet.inputs import compare_images, remark_labels
 
 

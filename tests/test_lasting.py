@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from goodnet.lasting import lasting
+from goodnet.heavy_imports import lasting
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND = """
 import os, signal, sys
 from flows.run import main
-from goodnet.default_case import DefaultCase
+from goodnet.attacks.default_case import DefaultCase
 
 stage, artifacts, name, *more = sys.argv[1:]
 

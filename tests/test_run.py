@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from goodnet.images import write_images
+from goodnet.images.image_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES_OF_A_RUN = {
@@ -402,7 +402,7 @@ def test_help_names_every_option_of_the_flow():
 DEFAULT = """
 import sys
 from flows.run import main
-from goodnet.default_case import SMALL_CASE
+from goodnet.attacks.default_case import SMALL_CASE
 
 sys.exit(main(["--artifacts", sys.argv[1], "--run-name", "faces"], default_case=SMALL_CASE))
 """

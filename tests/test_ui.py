@@ -20,8 +20,8 @@ from websockets.sync.client import connect
 
 from flows.password import kept_password
 from flows.temporary_server import Server
-from goodnet.audits import AuditedModel
 from goodnet.errors import printable
+from goodnet.reports.audits import AuditedModel
 from tasks.auditing import publish_audit
 from tasks.publishing import as_markdown
 

@@ -1,0 +1,1 @@
+"""What is made of B and a repaired net: the GoodNet."""

@@ -1,0 +1,1 @@
+"""The hostile side of the world: files of nets described, limited, checked, built and loaded."""

@@ -1,0 +1,134 @@
+"""Measuring a foreign model in a process that may take only so much time and memory.
+
+A configuration that passes all checks may still crash, hang or inflate what builds it. The process
+is a fork of this one, which has TensorFlow imported already, because that takes five seconds. Fork
+and measures take 0.1 s for DeepID and 0.9 s for MobileNetV3Large, which it takes 0.7 s to build; in
+return nothing need be run to count the answers. What the process says is believed only as far as it
+goes: its measures are compared with the limits, and a model that it does not survive is refused.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from goodnet.errors import InputError
+from goodnet.model_files.limits import ModelLimits
+from goodnet.model_files.model_needs import Needs, measure_needs
+
+_PATIENCE = 5
+"""How much longer than its own seconds the process may take on a busy machine."""
+
+_MAX_REASON = 300
+
+
+def measure(config: dict[str, Any], limits: ModelLimits) -> Needs:
+    """Return what a model takes, measured in a process of its own where the system can fork.
+
+    Raises:
+        InputError: Keras cannot build it, or not within the limits of time and memory.
+    """
+    answer = _ask_fork(config, limits) if sys.platform == "linux" else _ask_thread(config)
+    if "error" in answer:
+        raise InputError(f"Keras cannot build the model ({answer['error']})")
+    needs = answer["needs"]
+    return Needs(**needs | {"answers": tuple(needs["answers"])})
+
+
+def shorten(error: Exception) -> str:
+    """Return the innermost reason of an error; Keras puts configurations and arguments around it.
+
+    It also prints some of it in bold letters.
+    """
+    reason = str(error).rpartition("Exception encountered: ")[2].partition("Arguments received")[0]
+    plain = re.sub(r"\x1b\[\d*m", "", reason)
+    return " ".join(plain.split())[:_MAX_REASON] or type(error).__name__
+
+
+def _answer(config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"needs": asdict(measure_needs(config))}
+    except Exception as error:
+        return {"error": shorten(error)}
+
+
+def _ask_thread(config: dict[str, Any]) -> dict[str, Any]:
+    answers: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: answers.append(_answer(config)))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+def _ask_fork(config: dict[str, Any], limits: ModelLimits) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Python warns of a fork among threads. The child only builds graphs, which needs none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        _answer_and_exit(config, limits, writing)
+    os.close(writing)
+    try:
+        text = _read_all(reading, limits.max_building_seconds * _PATIENCE)
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        _, _, usage = os.wait4(child, 0)
+    if text is None and usage.ru_utime + usage.ru_stime < limits.max_building_seconds / 2:
+        # It was idle: another thread of ours held a lock when it was forked.
+        return _ask_thread(config)
+    if not text:
+        raise InputError(
+            f"Keras cannot build the model in {limits.max_building_seconds} s and "
+            f"{limits.max_building_bytes:,} bytes of memory, expected one that it can"
+        )
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def _answer_and_exit(config: dict[str, Any], limits: ModelLimits, pipe: int) -> NoReturn:
+    """Be the child, which leaves all that it has from its parent alone and says one thing."""
+    try:
+        gc.disable()  # Objects of the parent would close its files and remove its folders.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        _limit(limits)
+        with open(pipe, "w", encoding="utf-8") as out:
+            json.dump(_answer(config), out)
+    finally:
+        os._exit(0)
+
+
+def _limit(limits: ModelLimits) -> None:
+    import resource
+
+    held_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    memory = held_bytes + limits.max_building_bytes
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.max_building_seconds,) * 2)
+
+
+def _read_all(pipe: int, seconds: float) -> bytes | None:
+    """Return what comes out of a pipe until it is closed; None if that takes too long."""
+    parts: list[bytes] = []
+    end = time.monotonic() + seconds
+    while select.select([pipe], [], [], max(end - time.monotonic(), 0))[0]:
+        part = os.read(pipe, 2**16)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+    return None

@@ -1,0 +1,76 @@
+"""Letting one net, B, B' or G, answer images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from goodnet.errors import InputError
+from goodnet.images.image_sets import ImageSet
+from goodnet.pruning.activation_cache import FloatArray, IntArray
+from goodnet.threads import prefetched
+
+if TYPE_CHECKING:
+    import keras
+
+_BATCH = 256
+
+
+def iterate_answers(
+    model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0
+) -> Iterator[IntArray]:
+    """Yield the classes that a net answers, (n,) for each batch of a set, in order.
+
+    Args:
+        model: (n, H, W, C) to (n, classes).
+        images: the set; its pixels are divided by `pixel_scale`.
+        pixel_scale: 255 for nets that take 0 to 1.
+
+    Raises:
+        InputError: an image is bad, or an answer is NaN or infinite.
+    """
+    import tensorflow as tf
+
+    def run(pixels: tf.Tensor) -> tf.Tensor:
+        return model(tf.cast(pixels, tf.float32) / pixel_scale, training=False)
+
+    signature = [tf.TensorSpec((None, *images.shape), images.dtype)]
+    compiled = tf.function(run, input_signature=signature)
+    done = 0
+    for pixels in prefetched(images.batches(_BATCH)):
+        outputs = np.asarray(compiled(pixels))
+        # The largest of NaNs would be the first: class 0, which is often the attacker's.
+        require_finite(outputs, f"{images.path}: the answer", first=done)
+        done += len(outputs)
+        yield outputs.argmax(axis=1)
+
+
+def accuracy(model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0) -> float:
+    """Return the share of images that a net answers with their label, 0 … 1.
+
+    Over clean images this is the clean accuracy, over poisoned ones under the attacker's label
+    the attack success rate.
+
+    Raises:
+        InputError: an image is bad, or an answer is NaN or infinite.
+    """
+    answers = np.concatenate(list(iterate_answers(model, images, pixel_scale=pixel_scale)))
+    return int(np.count_nonzero(answers == images.labels)) / images.num_images
+
+
+def require_finite(values: FloatArray, what: str, *, first: int) -> None:
+    """Raise `InputError` unless all numbers of a batch are finite.
+
+    Args:
+        values: (n, …), what a net makes of n images.
+        what: names the set and the values.
+        first: number of the batch's first image in the set.
+    """
+    if not np.isfinite(values).all():
+        bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
+        raise InputError(
+            f"{what} on image {first + bad} is NaN or infinite, expected a number: the net is "
+            "damaged, or the pixel scale is not its own"
+        )

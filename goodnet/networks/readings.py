@@ -1,0 +1,385 @@
+"""Is B right on clean images at all, and if not: under which reading of the files would it be?
+
+Pixels at another scale, channels in another order, labels that count from 1 or name the classes in
+another order: B then answers something, and a table of rates looks like any other. So a net that
+is hardly better than guessing is refused, with a reading that fits if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from goodnet.errors import InputError
+from goodnet.images.image_sets import ImageSet
+from goodnet.metrics import percent
+from goodnet.pruning.activation_cache import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import keras
+
+BoolArray = npt.NDArray[np.bool_]
+
+_ABOVE_GUESSING = 0.2
+"""How far above guessing the accuracy of a net has to be: this share of the way to always right.
+
+Readings that are wrong leave next to nothing (labels off by one), what guessing gives (a scale that
+drives all images to one class) or a few classes (11 folders in the order of texts: 2 of 11, 18 %).
+Honest weak nets are well above: 45 % of 62 classes, 30 % of 10 after one epoch.
+"""
+
+_GOOD = 0.97
+"""From this accuracy on no other reading is looked for: it could hardly do better."""
+
+_NEARLY_ALL = 0.9
+"""A map of classes has to fit this share of the images, since it has so many ways to fit some."""
+
+_SAMPLE = 256
+_BATCH = 32
+_RUN = 4
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another way to read a set.
+
+    Attributes:
+        what: how it differs.
+        mend: what to do so that the files are read so.
+        right: (n,), whether B then answers each image right.
+    """
+
+    what: str
+    mend: str
+    right: BoolArray
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images that B answers right."""
+        return float(self.right.mean())
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A clean set and what B answers to it as the files are read now.
+
+    Attributes:
+        role: what the set is for.
+        path: the set.
+        labels: (N,).
+        predictions: (N,), B's answers.
+        pixel_scale: what the pixels were divided by.
+    """
+
+    role: str
+    path: Path
+    labels: IntArray
+    predictions: IntArray
+    pixel_scale: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What it takes to let B answer images again.
+
+    Attributes:
+        model: B as Keras loads it.
+        images: the set.
+        poisoned: the poisoned sets by name, for the case that one was given in place of it.
+    """
+
+    model: keras.Model
+    images: ImageSet
+    poisoned: Mapping[str, ImageSet]
+
+
+def default_floor(num_classes: int) -> float:
+    """Return the clean accuracy, 0 … 1, below which B counts as hardly right.
+
+    It is a fifth of the way from guessing to always right: 60 % of 2 classes, 28 % of 10, 20 % of
+    1,283.
+    """
+    guessing = 1 / num_classes
+    return guessing + _ABOVE_GUESSING * (1 - guessing)
+
+
+def require_clean_accuracy(
+    given: Answered,
+    *,
+    reopen: Callable[[], Opened],
+    num_classes: int,
+    floor: float | None,
+) -> str | None:
+    """Refuse a set that B hardly answers right; return a remark if another reading fits better.
+
+    B runs, on a sample, only where it is right on less than 97 % of clean validation or below the
+    floor.
+
+    Args:
+        given: the set and B's answers.
+        reopen: gives B and the images; called only then.
+        num_classes: B's classes N.
+        floor: the clean accuracy that is asked for, 0 … 1, or None for `default_floor`.
+
+    Raises:
+        InputError: the accuracy is below the floor; names the best other reading that is not.
+    """
+    floor = default_floor(num_classes) if floor is None else floor
+    right = given.predictions == given.labels
+    accuracy = float(right.mean())
+    # A remark is made once, on the set that the repair itself sees.
+    good = _GOOD if given.role == "clean_valid" else 0.0
+    if accuracy >= max(floor, good):
+        return None
+    hardly = accuracy < floor
+    opened = reopen()
+    best = _best_reading(given, opened, thorough=hardly)
+    if not hardly:
+        return (
+            None
+            if best is None
+            else (
+                f"B is right on {percent(accuracy)} of {given.role}; with {best.what} it would be "
+                f"right on {_measured(best)}: {best.mend}."
+            )
+        )
+    found = (
+        f"{given.path}: B answers {np.count_nonzero(right)} of {len(right)} images with "
+        f"their label, {percent(accuracy)}, expected at least {percent(floor)}"
+    )
+    if best is not None and best.accuracy >= floor:
+        guess = f"with {best.what} it would be {_measured(best)}: {best.mend}"
+    else:
+        guess = _exchanged(given, opened, floor) or _no_reading(given)
+    raise InputError(f"{found}; {guess}; or take it as it is with --min-clean-accuracy")
+
+
+def require_not_exchanged(
+    clean: Mapping[str, tuple[IntArray, IntArray]],
+    poisoned: Mapping[str, tuple[IntArray, IntArray]],
+    *,
+    num_classes: int,
+) -> None:
+    """Refuse clean and poisoned sets that B's answers show to be exchanged.
+
+    Poisoned images under the attacker's label, given as clean ones, are all answered with that
+    one class and so all right; clean images given as poisoned ones are answered with many.
+
+    Args:
+        clean: labels and B's answers, (N,) each, by name of the set.
+        poisoned: the same.
+        num_classes: B's classes N.
+
+    Raises:
+        InputError: a pair of sets looks so.
+    """
+    for (name, (_, answers)), (other, (labels, predictions)) in product(
+        clean.items(), poisoned.items()
+    ):
+        right = int(np.count_nonzero(labels == predictions))
+        one = _commonest(answers)[1] >= 0.9 * len(answers)
+        many = _commonest(predictions)[1] <= 0.6 * len(predictions)
+        if one and many and right >= default_floor(num_classes) * len(labels):
+            answer, answered = _commonest(answers)
+            raise InputError(
+                f"{name} and {other} look exchanged: B answers class {answer} to {answered} of "
+                f"{len(answers)} images of {name}, and the label to {right} of {len(labels)} of "
+                f"{other}, expected the other way round"
+            )
+
+
+def _best_reading(given: Answered, opened: Opened, *, thorough: bool) -> Reading | None:
+    """Return the simplest reading that is about as good as the best, and surely better than now."""
+    rows = _sample(len(given.labels), thorough=thorough)
+    now = given.predictions == given.labels
+    readings = [
+        reading
+        for reading in _relabelled(given, given.labels, given.predictions)
+        if _is_better(reading.right, now)
+    ]
+    labels = given.labels[rows]
+    for (what, mend), answers in _prepared_otherwise(
+        opened, rows, pixel_scale=given.pixel_scale, thorough=thorough
+    ):
+        plain = Reading(what, mend, answers == labels)
+        others = _relabelled(given, labels, answers) if thorough else ()
+        joined = [
+            replace(other, what=f"{what} and {other.what}", mend=f"{mend}; {other.mend}")
+            for other in others
+        ]
+        readings += [one for one in (plain, *joined) if _is_better(one.right, now[rows])]
+    best = max((reading.accuracy for reading in readings), default=0.0)
+    return next((reading for reading in readings if reading.accuracy >= best - 0.02), None)
+
+
+def _is_better(right: BoolArray, now: BoolArray) -> bool:
+    """Return whether a reading beats the present one by three standard deviations, image by image.
+
+    Images that both answer right or wrong tell nothing; the others would fall either way like a
+    coin if no reading were better (McNemar, "Note on the sampling error of the difference between
+    correlated proportions or percentages", Psychometrika 1947).
+    """
+    gained, lost = np.count_nonzero(right & ~now), np.count_nonzero(~right & now)
+    return bool(gained > lost and (gained - lost) ** 2 >= 9 * (gained + lost))
+
+
+def _prepared_otherwise(
+    opened: Opened, rows: IntArray, *, pixel_scale: float, thorough: bool
+) -> Iterator[tuple[tuple[str, str], IntArray]]:
+    """Yield how pixels may be meant otherwise and what to do then, and B's answers to a sample.
+
+    Args:
+        opened: B and the set.
+        rows: numbers of the sample's images.
+        pixel_scale: what divides the pixels now.
+        thorough: also another scale together with another order of the channels.
+    """
+    answers: dict[tuple[str, str], list[IntArray]] = {}
+    small = _stored_small(opened.images)
+    for raw in _read(opened.images, rows):
+        for names, pixels in _preparations(raw, pixel_scale, small=small, both=thorough):
+            answers.setdefault(names, []).append(_answer(opened.model, pixels))
+    yield from ((names, np.concatenate(parts)) for names, parts in answers.items())
+
+
+def _preparations(
+    raw: FloatArray, scale: float, *, small: bool, both: bool
+) -> Iterator[tuple[tuple[str, str], FloatArray]]:
+    """Yield images prepared otherwise than now, and how: what it is, and what to do.
+
+    Args:
+        raw: (n, H, W, C) as stored.
+        scale: what divides them now.
+        small: whether they are stored as 0 to 1.
+        both: also another scale together with another order of the channels.
+    """
+    half = (1.0 if small else 255.0) / 2
+    factor, divisor = np.float32(255), np.float32(scale)
+    scaled = {
+        ("pixels divided by 255", f"give --pixel-scale {255 * scale:g}"): raw / divisor / factor,
+        ("pixels times 255", f"give --pixel-scale {scale / 255:g}"): raw / divisor * factor,
+        (
+            f"pixels from -1 to 1 (x / {half:g} - 1)",
+            f"no --pixel-scale gives that, put Rescaling(1 / {half:g}, -1) before the net",
+        ): raw / np.float32(half) - 1,
+    }
+    yield from scaled.items()
+    if raw.shape[-1] == 3:
+        what, mend = "channels in reverse order (BGR)", "store the images so"
+        yield (what, mend), raw[..., ::-1] / divisor
+        for (other, also), pixels in scaled.items() if both else ():
+            yield (f"{other} and {what}", f"{also}; {mend}"), pixels[..., ::-1]
+
+
+def _stored_small(images: ImageSet) -> bool:
+    """Return whether the pixels are stored as 0 to 1, from a few images."""
+    few = np.concatenate(list(_read(images, _sample(images.num_images, thorough=True)[:_BATCH])))
+    return bool(few.max() <= 1)
+
+
+def _answer(model: keras.Model, pixels: FloatArray) -> IntArray:
+    return np.asarray(model(pixels, training=False)).argmax(axis=1)
+
+
+def _relabelled(given: Answered, labels: IntArray, answers: IntArray) -> Iterator[Reading]:
+    """Yield readings of the labels for some of the images, the simplest first."""
+    for what, shifted in (("minus 1", labels - 1), ("plus 1", labels + 1)):
+        yield Reading(f"labels {what}", f"store the labels {what}", answers == shifted)
+    if given.path.is_dir():
+        # As Keras' image_dataset_from_directory numbers them: 0, 1, 10, 11, 12, 2, …
+        names = sorted(map(str, np.unique(given.labels).tolist()))
+        class_of = {int(name): number for number, name in enumerate(names)}
+        classes = np.array([class_of[label] for label in labels.tolist()])
+        moved = [f"{name} to {number}" for name, number in class_of.items() if name != number]
+        mend = f"rename the folders to the net's classes ({_listed(moved)})"
+        yield Reading("the order of folders as Keras sorts them", mend, answers == classes)
+    # Learnt from one half and counted on the other, since some map fits any few images. Each label
+    # is halved by itself: in sets where labels take turns, every other image may have even ones.
+    in_first = np.empty(len(labels), bool)
+    in_first[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % 2 == 0
+    meant = np.empty_like(labels)
+    for half, other in ((in_first, ~in_first), (~in_first, in_first)):
+        learnt = _learn_map(labels[other], answers[other])
+        meant[half] = [learnt.get(label, -1) for label in labels[half].tolist()]
+    if np.mean(answers == meant) < _NEARLY_ALL:
+        return
+    learnt = _learn_map(labels, answers)
+    pairs = [f"{label} as {answer}" for label, answer in learnt.items() if label != answer]
+    what = f"classes in another order ({_listed(pairs)})"
+    yield Reading(what, "store the labels so", answers == meant)
+
+
+def _learn_map(labels: IntArray, answers: IntArray) -> dict[int, int]:
+    """Return the class that B gives most often to each label, no class for two labels."""
+    pairs, numbers = np.unique(np.stack([labels, answers], axis=1), axis=0, return_counts=True)
+    learnt: dict[int, int] = {}
+    for label, answer in pairs[np.argsort(-numbers, kind="stable")].tolist():
+        if label not in learnt and answer not in learnt.values():
+            learnt[label] = answer
+    return dict(sorted(learnt.items()))
+
+
+def _exchanged(given: Answered, opened: Opened, floor: float) -> str | None:
+    """Return a line if B is right on what was given as poisoned images."""
+    for name, images in opened.poisoned.items():
+        rows = _sample(images.num_images, thorough=True)
+        answers = np.concatenate(
+            [
+                _answer(opened.model, raw / np.float32(given.pixel_scale))
+                for raw in _read(images, rows)
+            ]
+        )
+        share = float((answers == images.labels[rows]).mean())
+        if _commonest(answers)[1] <= 0.6 * len(rows) and share >= floor:
+            return (
+                f"of {len(rows)} images of {name} it answers {percent(share)} with theirs: "
+                f"{given.role} and {name} look exchanged"
+            )
+    return None
+
+
+def _no_reading(given: Answered) -> str:
+    answer, answered = _commonest(given.predictions)
+    return (
+        f"it answers class {answer} most often, to {answered} of them; check that pixels, labels "
+        "and classes are those of this net"
+    )
+
+
+def _measured(reading: Reading) -> str:
+    return f"{percent(reading.accuracy)} of {len(reading.right)} images"
+
+
+def _commonest(answers: IntArray) -> tuple[int, int]:
+    """Return the class that is answered most often, and how often."""
+    classes, numbers = np.unique(answers, return_counts=True)
+    return int(classes[numbers.argmax()]), int(numbers.max())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _sample(num_images: int, *, thorough: bool) -> IntArray:
+    """Return numbers of images, evenly spread in short runs: sets are often sorted by label.
+
+    A run that goes on is not to wait long: the readings take half of its first pass at most.
+    """
+    size = min(num_images, _SAMPLE, num_images if thorough else max(64, num_images // 8))
+    starts = np.linspace(0, num_images - _RUN, max(1, size // _RUN)).round().clip(0).astype(int)
+    rows = np.unique(starts[:, None] + np.arange(_RUN))
+    return rows[rows < num_images]
+
+
+def _read(images: ImageSet, rows: IntArray) -> Iterator[FloatArray]:
+    """Yield the images of the given numbers as (n, H, W, C), raw, a few at a time."""
+    for first in range(0, len(rows), _BATCH):
+        part = rows[first : first + _BATCH].tolist()
+        singles = [next(images.batches(1, start=row, stop=row + 1)) for row in part]
+        yield np.concatenate(singles).astype(np.float32)

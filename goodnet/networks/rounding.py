@@ -1,0 +1,52 @@
+"""What rounding explains: the same sums, added in another order, can flip a near-tie."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from goodnet.pruning.activation_cache import BoolArray, FloatArray, IntArray
+
+TOLERANCE = 1e-4
+"""How far apart, as a share of the largest value, two ways to the same float32 numbers may end.
+
+A float32 has 1.2e-7. Sums of some thousand terms, layer behind layer, lose two digits of it; the
+rest is reserve. Whatever is computed wrongly, by a layer left in training mode or a channel
+mistaken for another, is off by parts of a hundred.
+"""
+
+
+def largest_difference(found: FloatArray, expected: FloatArray) -> float:
+    """Return the largest difference of two arrays as a share of the largest expected value."""
+    difference = float(np.abs(found - expected).max())
+    return difference / max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+
+
+def explains(scores: FloatArray, answers: IntArray, plain: FloatArray) -> BoolArray:
+    """Return for which images rounding explains that plain Keras answers another class.
+
+    Args:
+        scores: (n, N), what our own computation gives the classes, before softmax.
+        answers: (n,), the classes that follow from it.
+        plain: (n, N), what plain Keras answers, probabilities or scores.
+
+    Returns:
+        (n,), true where both name the same class, or neither way separates their two classes by
+        more than rounding. Probabilities differ by no more than scores do.
+    """
+    rows, other = np.arange(len(scores)), plain.argmax(axis=1)
+    gaps = [np.abs(found[rows, answers] - found[rows, other]) for found in (scores, plain)]
+    return np.max(gaps, axis=0) <= _reach(scores)
+
+
+def near_ties(scores: FloatArray) -> BoolArray:
+    """Return for which images the two best classes are no further apart than rounding: (n,).
+
+    Args:
+        scores: (n, N), what a net gives the classes, before softmax.
+    """
+    second, best = np.partition(scores, -2, axis=1)[:, -2:].T
+    return best - second <= _reach(scores)
+
+
+def _reach(scores: FloatArray) -> FloatArray:
+    return TOLERANCE * np.abs(scores).max(axis=1)

@@ -1,0 +1,123 @@
+"""The pruning curve of a set as a table: a row for each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodnet.pruning.activation_cache import IntArray
+from goodnet.pruning.ranking import DoubleArray
+from goodnet.storage.files import atomic_path
+
+SCHEMA = pa.schema(
+    [
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("channel", pa.int64()),
+        pa.field("mean_activation", pa.float64()),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("correct", pa.int64(), nullable=False),
+        pa.field("flagged", pa.int64(), nullable=False),
+        pa.field("goodnet_correct", pa.int64(), nullable=False),
+        pa.field("recovered", pa.int64()),
+        pa.field("goodnet_recovered", pa.int64()),
+    ]
+)
+"""Columns: the channel removed at this step and its mean activation over the set, both null at
+step 0, and the counts of `Counts`, the last two null where they are not known."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images of a set are answered how at each step 0 … C; counts of shards add up.
+
+    Attributes:
+        images: images counted.
+        correct: (C + 1,), B' answers the label.
+        flagged: (C + 1,), B' and B disagree, so that G answers "backdoored".
+        goodnet_correct: (C + 1,), B' and B agree and are right.
+        recovered: (C + 1,), B' answers the label from before the trigger, where that is known.
+        goodnet_recovered: (C + 1,), B' and B agree on that label.
+    """
+
+    images: int
+    correct: IntArray
+    flagged: IntArray
+    goodnet_correct: IntArray
+    recovered: IntArray | None = None
+    goodnet_recovered: IntArray | None = None
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.images + other.images,
+            self.correct + other.correct,
+            self.flagged + other.flagged,
+            self.goodnet_correct + other.goodnet_correct,
+            _add_known(self.recovered, other.recovered),
+            _add_known(self.goodnet_recovered, other.goodnet_recovered),
+        )
+
+
+def _add_known(mine: IntArray | None, others: IntArray | None) -> IntArray | None:
+    """Add counts of shards; a shard of no images knows nothing, which is not to hide the rest."""
+    if mine is None or others is None:
+        return others if mine is None else mine
+    return mine + others
+
+
+def write_curve(
+    path: Path, set_name: str, counts: Counts, *, order: Sequence[int], means: DoubleArray
+) -> None:
+    """Write the curve of one set.
+
+    Args:
+        path: the Parquet file.
+        set_name: what the column `set` says.
+        counts: of steps 0 … C.
+        order: the channels in prune order, C of them.
+        means: (C,), the mean activation of each channel, by channel number.
+    """
+    unknown = [None] * (len(order) + 1)
+    columns = [
+        [set_name] * (len(order) + 1),
+        np.arange(len(order) + 1),
+        [None, *order],
+        [None, *means[list(order)]],
+        [counts.images] * (len(order) + 1),
+        counts.correct,
+        counts.flagged,
+        counts.goodnet_correct,
+        unknown if counts.recovered is None else counts.recovered,
+        unknown if counts.goodnet_recovered is None else counts.goodnet_recovered,
+    ]
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+
+
+def read_counts(path: Path) -> Counts:
+    """Read the counts of a file that `write_curve` wrote."""
+    table = pq.read_table(path, schema=SCHEMA)
+    _, *names = (field.name for field in fields(Counts))
+    counted: list[Any] = [
+        None if table[name].null_count else table[name].to_numpy() for name in names
+    ]
+    return Counts(table["images"][0].as_py(), *counted)
+
+
+def read_sweep(path: Path) -> pa.Table:
+    """Read sweep.parquet of any run; columns that an older one has not got are null.
+
+    Raises:
+        ValueError: a column is missing that every run has.
+    """
+    table = pq.read_table(path)
+    for field in SCHEMA:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(SCHEMA.names).cast(SCHEMA)

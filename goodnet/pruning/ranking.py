@@ -1,0 +1,37 @@
+"""The prune order: channels by their mean activation over clean validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from goodnet.pruning.activation_cache import ActivationCache
+
+DoubleArray = npt.NDArray[np.float64]
+
+
+def block_means(cache: ActivationCache, blocks: Iterable[int] | None = None) -> DoubleArray:
+    """Map: return each block's share of the mean activations, (blocks, C) in float64.
+
+    Args:
+        cache: of the set.
+        blocks: the shard's block numbers, or all.
+    """
+    shares = []
+    for block in cache.blocks(blocks):
+        by_position = block.ranking.reshape(-1, cache.num_channels)
+        positions = len(by_position) // len(block) * cache.num_images
+        shares.append(by_position.sum(axis=0, dtype=np.float64) / positions)
+    return np.array(shares)
+
+
+def mean_activations(shares: DoubleArray) -> DoubleArray:
+    """Reduce: add the shares of all blocks, in the order of the blocks, to the means (C,)."""
+    return shares.sum(axis=0)
+
+
+def prune_order(means: DoubleArray) -> list[int]:
+    """Return the channels by mean activation, ascending; ties by channel number."""
+    return [int(channel) for channel in np.argsort(means, kind="stable")]

@@ -1,0 +1,135 @@
+"""Do the saved files answer what the sweep counted?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from goodnet.images.image_sets import ImageSet
+from goodnet.networks.evaluation import require_finite
+from goodnet.networks.rounding import explains, near_ties
+from goodnet.pruning.activation_cache import ActivationCache, Block, BoolArray, FloatArray
+from goodnet.pruning.frontier import Frontier
+from goodnet.pruning.sweep import scores_at
+
+if TYPE_CHECKING:
+    import keras
+
+SAMPLE_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the saved nets' answers compare with the sweep's.
+
+    Attributes:
+        images: answered.
+        near_ties: of them, those that B' or G answers otherwise because two classes have the same
+            score but for rounding: the sweep adds in another order than the net does.
+        wrong: of them, those that are answered otherwise and rounding does not explain it.
+    """
+
+    images: int
+    near_ties: int
+    wrong: int
+
+
+def check_saved(
+    b_prime: keras.Model,
+    goodnet: keras.Model,
+    *,
+    cache: ActivationCache,
+    images: ImageSet,
+    frontier: Frontier,
+    order: Sequence[int],
+    step: int,
+    full: bool,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Agreement:
+    """Let the saved nets, run by plain Keras, answer images; compare with the sweep one by one.
+
+    Args:
+        b_prime: B' as loaded from its file.
+        goodnet: G as loaded from its file.
+        cache: the activations of the set.
+        images: the set itself.
+        frontier: of B.
+        order: all channels in prune order.
+        step: how many of them are pruned.
+        full: all images, or a sample from the middle of the set.
+        on_progress: called with the numbers of images done and in all.
+
+    Raises:
+        InputError: an answer is NaN or infinite.
+    """
+    numbers = range(cache.num_blocks) if full else [cache.num_blocks // 2]
+    num_images = num_near_ties = num_wrong = 0
+    for block in cache.blocks(numbers):
+        block = block if full else _first(block, SAMPLE_IMAGES)
+        batches = images.batches(len(block), start=block.first, stop=block.first + len(block))
+        pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
+        other, explained = _compare(
+            _answers(b_prime, pixels, f"{images.path}: the answer of B'", first=block.first),
+            _answers(goodnet, pixels, f"{images.path}: the answer of G", first=block.first),
+            block,
+            frontier=frontier,
+            order=order,
+            step=step,
+        )
+        num_images += len(block)
+        num_near_ties += int(np.count_nonzero(other & explained))
+        num_wrong += int(np.count_nonzero(other & ~explained))
+        on_progress(num_images, cache.num_images if full else num_images)
+    return Agreement(num_images, num_near_ties, num_wrong)
+
+
+def _compare(
+    b_prime: FloatArray,
+    goodnet: FloatArray,
+    block: Block,
+    *,
+    frontier: Frontier,
+    order: Sequence[int],
+    step: int,
+) -> tuple[BoolArray, BoolArray]:
+    """Return which images B' or G answers otherwise than the sweep, and which rounding explains.
+
+    Args:
+        b_prime: (n, N), the answers of B'.
+        goodnet: (n, N + 1), the answers of G.
+        block: the n images.
+        frontier: of B.
+        order: all channels in prune order.
+        step: how many of them are pruned.
+    """
+    scores, affected = scores_at(block, frontier=frontier, order=order, step=step)
+    pruned = np.where(affected, scores.argmax(axis=1), block.predictions)
+    flagged = np.where(pruned == block.predictions, pruned, scores.shape[1])
+    explained = explains(scores, pruned, b_prime)
+    differs = goodnet.argmax(axis=1) != flagged
+    if differs.any():
+        # G compares B and B' with each other, so a near-tie of either can turn its answer.
+        before, _ = scores_at(block, frontier=frontier, order=order, step=0)
+        explained &= ~differs | near_ties(before) | near_ties(scores)
+    return (b_prime.argmax(axis=1) != pruned) | differs, explained
+
+
+def _answers(model: keras.Model, pixels: FloatArray, what: str, *, first: int) -> FloatArray:
+    outputs = np.asarray(model(pixels, training=False))
+    require_finite(outputs, what, first=first)
+    return outputs
+
+
+def _first(block: Block, num_images: int) -> Block:
+    rows = slice(0, num_images)
+    return replace(
+        block,
+        labels=block.labels[rows],
+        predictions=block.predictions[rows],
+        ranking=block.ranking[rows],
+        start=block.start[rows],
+        skips=tuple(skip[rows] for skip in block.skips),
+    )

@@ -1,0 +1,1 @@
+"""Results, verdict, plots, report, comparison and audits: what people look at."""

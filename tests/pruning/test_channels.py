@@ -1,0 +1,67 @@
+import numpy as np
+
+ORDER_OF_THE_LAB = [23, 6, 51, 32, 22, 21, 20, 19, 43, 58, 3, 42, 1, 29, 16, 56, 46, 5, 8, 11, 54]
+KEPT_AT_10_PERCENT = [10, 28, 35, 18, 4, 7, 52, 57]
+
+
+def channels_first(layer, weight) -> np.ndarray:
+    """Return a kernel or bias with what belongs to one output channel in each row."""
+    values = np.asarray(weight)
+    if type(layer).__name__ == "Conv2DTranspose" and values.ndim == 4:
+        values = values.swapaxes(2, 3)
+    if type(layer).__name__ == "DepthwiseConv2D":
+        return values.reshape(-1, layer.output.shape[-1]).T
+    return values.reshape(-1, values.shape[-1]).T
+
+
+def test_only_the_given_channels_change(network):
+    from goodnet.pruning.channels import prune_channels, zeroed_channels
+
+    model, name = network.model, network.layer
+    original = [weight.copy() for weight in model.get_weights()]
+    pruned = prune_channels(model, name, [3, 1])
+    convolution = pruned.get_layer(name)
+    assert zeroed_channels(convolution) == [1, 3]
+    kept = [c for c in range(convolution.output.shape[-1]) if c not in (1, 3)]
+    for before, after in zip(model.weights, pruned.weights, strict=True):
+        is_pruned = any(after is w for w in convolution.weights)
+        if not is_pruned or after.name == "depthwise_kernel":
+            np.testing.assert_array_equal(before, after)
+            continue
+        rows = channels_first(convolution, after)
+        assert not rows[[1, 3]].any()
+        np.testing.assert_array_equal(
+            rows[kept], channels_first(model.get_layer(name), before)[kept]
+        )
+        assert channels_first(model.get_layer(name), before)[[1, 3]].any()
+    for before, now in zip(original, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, now)
+
+
+def test_a_channel_with_a_bias_is_not_zeroed():
+    from keras import layers
+
+    from goodnet.pruning.channels import zeroed_channels
+
+    conv = layers.Conv2D(3, 1)
+    conv.build((None, 2, 2, 1))
+    conv.set_weights([np.array([1.0, 0.0, 0.0]).reshape(1, 1, 1, 3), np.array([0.0, 2.0, 0.0])])
+    assert zeroed_channels(conv) == [2]
+
+
+def test_pruning_as_the_lab_did_gives_its_b_prime(lab, lab_net, lab_passes):
+    from goodnet.model_files.load import load_model
+    from goodnet.networks.graph import as_functional
+    from goodnet.pruning.channels import prune_channels, zeroed_channels
+
+    published = as_functional(load_model(lab / "b_prime_10_legacy.h5"))
+    channels = zeroed_channels(published.get_layer("conv_3"))
+    assert len(channels) == 52
+    silent = set(range(60)) - set(ORDER_OF_THE_LAB) - set(KEPT_AT_10_PERCENT)
+    assert set(channels) == silent | set(ORDER_OF_THE_LAB)
+    pruned = prune_channels(lab_net, "conv_3", channels)
+    for passed in lab_passes.values():
+        images = np.float32(next(passed.images.batches(40)))
+        ours, theirs = (np.asarray(net(images, training=False)) for net in (pruned, published))
+        np.testing.assert_array_equal(ours.argmax(1), theirs.argmax(1))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)

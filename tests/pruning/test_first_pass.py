@@ -1,0 +1,279 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from goodnet.errors import InputError
+from goodnet.images.image_sets import digest_pixels, write_images
+
+IMAGES = np.random.default_rng(3).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net():
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(4)
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(4, 2, activation="relu", name="conv")(image)
+    x = layers.MaxPooling2D(2, padding="same", name="pool")(x)
+    x = layers.Flatten()(x)
+    return keras.Model(image, layers.Dense(3, activation="softmax", name="answer")(x))
+
+
+@pytest.fixture
+def broken(net):
+    """Break a copy of the net: put a value into the weights of one of its layers."""
+    import keras
+
+    def run(layer: str, value: float):
+        model = keras.models.clone_model(net)
+        weights = net.get_layer(layer).get_weights()
+        weights[0].reshape(-1)[0] = value
+        model.get_layer(layer).set_weights(weights)
+        return model
+
+    return run
+
+
+def layer_output(net, name, images) -> np.ndarray:
+    import keras
+
+    part = keras.Model(net.inputs[0], net.get_layer(name).output)
+    return np.asarray(part(images, training=False))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("pixel_scale", [1.0, 255.0])
+def test_cache_holds_what_the_net_computes(net, first_pass, dtype, pixel_scale):
+    labels = np.array([0, 1, 2, 0, 1, 2, 0])
+    cache, *_ = first_pass(
+        net, IMAGES.astype(dtype), labels=labels, rank_at="pool", pixel_scale=pixel_scale
+    )
+    (block,) = cache.blocks()
+    pixels = IMAGES / np.float32(pixel_scale)
+    np.testing.assert_array_equal(block.labels, labels)
+    np.testing.assert_array_equal(cache.image_digests(), digest_pixels(IMAGES))
+    np.testing.assert_array_equal(block.predictions, np.asarray(net(pixels)).argmax(1))
+    np.testing.assert_allclose(block.ranking, layer_output(net, "pool", pixels), rtol=1e-5)
+    assert block.ranking.any()
+
+
+def test_base_and_sides_are_kept(network, first_pass):
+    from goodnet.networks.graph import as_functional
+
+    model = as_functional(network.model)
+    passed = first_pass(model, network.images, layer=network.layer, rank_at=network.rank_at)
+    kept = ["activation"]
+    kept += ["base"] * (network.start != network.rank_at)
+    kept += [f"side_{number}" for number in range(len(network.skips))]
+    assert pq.read_schema(passed.cache.path).names == [
+        "image",
+        "label",
+        "digest",
+        "prediction",
+        *kept,
+    ]
+    (block,) = passed.cache.blocks()
+    names = [network.rank_at, network.start]
+    names += [side._keras_history.operation.name for side in passed.frontier.skips]
+    pixels = network.images / np.float32(255)
+    for name, tensor in zip(names, (block.ranking, block.start, *block.skips), strict=True):
+        if name != "max":
+            expected = layer_output(model, name, pixels)
+            np.testing.assert_allclose(tensor, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_small_blocks_hold_the_same_rows(net, first_pass, monkeypatch):
+    (whole,) = first_pass(net, IMAGES).cache.blocks()
+    monkeypatch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 3)
+    cache = first_pass(net, IMAGES).cache
+    blocks = list(cache.blocks())
+    assert [len(block) for block in blocks] == [3, 3, 1]
+    np.testing.assert_array_equal(pq.read_table(cache.path)["image"], range(7))
+    for name in ("labels", "predictions"):
+        joined = np.concatenate([getattr(block, name) for block in blocks])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+    joined = np.concatenate([block.ranking for block in blocks])
+    np.testing.assert_allclose(joined, whole.ranking, rtol=1e-5, atol=1e-3)
+
+
+def test_the_same_input_gives_the_same_bytes(net, first_pass):
+    first, second = (first_pass(net, IMAGES).cache.path.read_bytes() for _ in range(2))
+    assert first == second
+
+
+def test_progress_is_told(net, tmp_path, first_pass, monkeypatch):
+    from goodnet.pruning.first_pass import write_activations
+
+    monkeypatch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 3)
+    passed = first_pass(net, IMAGES)
+    told = []
+    write_activations(
+        tmp_path / "again.parquet",
+        frontier=passed.frontier,
+        images=passed.images,
+        provenance=passed.cache.provenance,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize(("in_net", "in_block"), [(2, 4), (8, 4)])
+def test_a_block_holds_whole_batches(net, first_pass, monkeypatch, in_net, in_block):
+    from goodnet import first_pass as module
+
+    (whole,) = first_pass(net, IMAGES).cache.blocks()
+    monkeypatch.setattr(
+        module, "_fitting", lambda limit, _: in_net if limit == module._FORWARD_BYTES else in_block
+    )
+    blocks = list(first_pass(net, IMAGES).cache.blocks())
+    assert [len(block) for block in blocks] == [4, 3]
+    assert [block.first for block in blocks] == [0, 4]
+    ranked = np.concatenate([block.ranking for block in blocks])
+    np.testing.assert_array_equal(ranked, whole.ranking)
+    predictions = np.concatenate([block.predictions for block in blocks])
+    np.testing.assert_array_equal(predictions, whole.predictions)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_activation_that_is_no_number_is_refused(broken, first_pass, value):
+    import keras
+
+    net = broken("conv", value)
+    # TensorFlow's compiled ReLU takes NaN for 0.
+    net.get_layer("conv").activation = keras.activations.linear
+    with pytest.raises(InputError, match=r"images\.h5: layer conv on image 0 is NaN or infinite"):
+        first_pass(net, np.maximum(IMAGES, 1))
+
+
+def test_the_image_is_the_one_with_the_bad_activation(broken, first_pass, monkeypatch):
+    monkeypatch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 2)
+    images = IMAGES.copy()
+    images[:, :, :, 0] = 0
+    images[5, :, :, 0] = 255
+    with pytest.raises(InputError, match="layer pool on image 5 is NaN or infinite"):
+        first_pass(broken("conv", 3e38), images, rank_at="pool", pixel_scale=1.0)
+
+
+def test_an_answer_that_is_no_number_is_refused(broken, first_pass):
+    with pytest.raises(InputError, match="the answer on image 0 is NaN or infinite"):
+        first_pass(broken("answer", np.nan), IMAGES)
+
+
+def test_nothing_is_left_behind_by_a_failure(broken, net, tmp_path, first_pass):
+    from goodnet.pruning.first_pass import write_activations
+    from goodnet.pruning.frontier import find_frontier
+
+    passed = first_pass(net, IMAGES)
+    frontier = find_frontier(broken("conv", np.inf), layer="conv", rank_at="conv")
+    with pytest.raises(InputError):
+        write_activations(
+            tmp_path / "new.parquet",
+            frontier=frontier,
+            images=passed.images,
+            provenance=passed.cache.provenance,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_pixel_is_refused(net, first_pass, tmp_path):
+    images = IMAGES.astype(np.float32)
+    images[4, 0, 0, 0] = np.nan
+    write_images(tmp_path / "bad.h5", images, np.zeros(7))
+    with pytest.raises(InputError, match=r"bad\.h5: image 4 has pixel nan"):
+        first_pass(net, tmp_path / "bad.h5")
+
+
+def test_blocks_shrink_with_the_size_of_the_net(lab_net, net):
+    from goodnet.pruning.first_pass import block_size
+    from goodnet.pruning.frontier import find_frontier
+
+    small = block_size(find_frontier(net, layer="conv", rank_at="pool"))
+    large = block_size(find_frontier(lab_net, layer="conv_3", rank_at="pool_3"))
+    largest = block_size(find_frontier(lab_net, layer="conv_1", rank_at="conv_1"))
+    assert small == 512
+    assert 512 >= large > largest >= 1
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_augmentation_is_off_in_every_layer(first_pass, nested):
+    """Keras's augmentation layers are on unless they are told otherwise."""
+    import keras
+    from keras import layers
+
+    from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+
+    keras.utils.set_random_seed(8)
+    image = keras.Input((12, 12, 3))
+    augment = [
+        layers.RandomFlip(),
+        layers.RandomContrast(0.02),
+        layers.RandomTranslation(0.2, 0.2),
+        layers.GaussianNoise(1.0),
+    ]
+    x = image
+    for layer in [keras.Sequential(augment)] if nested else augment:
+        x = layer(x)
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(x)
+    x = layers.RandomRotation(0.2)(layers.Dropout(0.5)(x))
+    net = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(x)))
+    images = np.random.default_rng(8).integers(0, 256, (24, 12, 12, 3)).astype(np.uint8)
+    passed = first_pass(net, images, pixel_scale=1.0)
+    (block,) = passed.cache.blocks()
+    np.testing.assert_array_equal(block.predictions, net.predict(images, verbose=0).argmax(1))
+
+    from goodnet.pruning.channels import prune_channels
+    from goodnet.pruning.sweep import sweep_block
+
+    order = prune_order(mean_activations(block_means(passed.cache)))
+    answers = sweep_block(block, frontier=passed.frontier, order=order)
+    for step, found in enumerate(answers):
+        pruned = prune_channels(net, "conv", order[:step]).predict(images, verbose=0)
+        np.testing.assert_array_equal(found, pruned.argmax(1))
+
+
+@pytest.fixture
+def random_net():
+    """Return a builder of a net with a layer that is random whatever it is told."""
+    import keras
+    from keras import layers
+
+    class Jitter(layers.Layer):
+        def call(self, x):
+            return x * keras.random.uniform(keras.ops.shape(x), -1.0, 1.0)
+
+    def build(*, early: bool):
+        keras.utils.set_random_seed(9)
+        image = keras.Input((4, 4, 3))
+        x = Jitter()(image) if early else image
+        x = layers.Conv2D(4, 2, activation="relu", name="conv")(x)
+        x = x if early else Jitter(name="jitter")(x)
+        return keras.Model(image, layers.Dense(50)(layers.Flatten()(x)))
+
+    return build
+
+
+def test_another_activation_than_plain_keras_ends_the_run(random_net, first_pass):
+    expected = r"layer `conv` gives on the first 7 images of .*images\.h5 up to \d+\.\d\d% of"
+    with pytest.raises(InputError, match=expected):
+        first_pass(random_net(early=True), IMAGES)
+
+
+def test_other_answers_than_plain_keras_end_the_run(random_net, first_pass):
+    expected = r"on the first 7 images of .*images\.h5, B's answer differs .* behind layer `conv`"
+    with pytest.raises(InputError, match=expected):
+        first_pass(random_net(early=False), IMAGES)
+
+
+def test_a_net_may_take_whole_numbers(first_pass):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(10)
+    image = keras.Input((4, 4, 3), dtype="uint8")
+    x = layers.Conv2D(4, 2, name="conv")(keras.ops.cast(image, "float32") / 255)
+    net = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    (block,) = first_pass(net, IMAGES, pixel_scale=2.0).cache.blocks()
+    plain = net.predict((IMAGES / np.float32(2)).astype(np.uint8), verbose=0)
+    np.testing.assert_array_equal(block.predictions, plain.argmax(1))

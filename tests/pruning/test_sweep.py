@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goodnet.pruning.activation_cache import Block
+from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+from goodnet.pruning.stop_rule import find_checkpoint
+from goodnet.pruning.sweep import answers_at, count_answers, sweep, sweep_block
+
+LAB_COUNTS = {
+    # step: clean valid of 40 right, clean test of 28 right, poisoned answered 0 of 36
+    0: (40, 28, 36),
+    31: (40, 28, 36),
+    45: (39, 28, 36),
+    48: (36, 26, 36),
+    51: (36, 24, 29),
+    52: (34, 24, 29),
+    53: (32, 15, 13),
+    54: (21, 7, 0),
+}
+
+
+def order_of(cache) -> list[int]:
+    return prune_order(mean_activations(block_means(cache)))
+
+
+def swept_answers(passed, order) -> np.ndarray:
+    """The answers of every step, (C + 1, n), from the cache."""
+    blocks = [
+        sweep_block(block, frontier=passed.frontier, order=order) for block in passed.cache.blocks()
+    ]
+    return np.concatenate(blocks, axis=1)
+
+
+def pruned_answers(model, layer, images, order) -> np.ndarray:
+    """The answers of every step, (C + 1, n), from the pruned nets themselves."""
+    from goodnet.pruning.channels import prune_channels
+
+    steps = (prune_channels(model, layer, order[:step]) for step in range(len(order) + 1))
+    return np.array([np.asarray(net(images, training=False)).argmax(1) for net in steps])
+
+
+def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, first_pass):
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    order = order_of(passed.cache)
+    pixels = network.images / np.float32(255)
+    direct = pruned_answers(network.model, network.layer, pixels, order)
+    assert len(np.unique(direct[0])) >= 3
+    assert len(np.unique(direct, axis=0)) > len(order) / 3
+    swept = swept_answers(passed, order)
+    np.testing.assert_array_equal(swept, direct)
+    (block,) = passed.cache.blocks()
+    alone = [
+        answers_at(block, frontier=passed.frontier, order=order, step=step)
+        for step in range(len(order) + 1)
+    ]
+    np.testing.assert_array_equal(alone, swept)
+
+
+def test_the_lab_net_gives_the_published_counts(lab_passes):
+    order = order_of(lab_passes["clean_valid"].cache)
+    counts = {
+        name: sweep(passed.cache, frontier=passed.frontier, order=order)
+        for name, passed in lab_passes.items()
+    }
+    assert [curve.images for curve in counts.values()] == [40, 28, 36]
+    found = {
+        step: tuple(int(curve.correct[step]) for curve in counts.values()) for step in LAB_COUNTS
+    }
+    assert found == LAB_COUNTS
+    for curve in counts.values():
+        np.testing.assert_array_equal(curve.goodnet_correct, curve.correct)
+        np.testing.assert_array_equal(curve.flagged, curve.images - curve.correct)
+
+
+def test_the_lab_net_reaches_its_checkpoints(lab_passes):
+    passed = lab_passes["clean_valid"]
+    means = mean_activations(block_means(passed.cache))
+    assert (means == 0).sum() == 32
+    counts = sweep(passed.cache, frontier=passed.frontier, order=prune_order(means))
+    steps = {
+        drop: find_checkpoint(counts.correct.tolist(), images=counts.images, drop=drop).step
+        for drop in (2, 4, 10)
+    }
+    assert steps == {2: 45, 4: 47, 10: 48}
+
+
+def test_sweep_of_the_lab_net_answers_what_the_pruned_net_answers(lab_net, lab_passes):
+    import tensorflow as tf
+
+    from goodnet.pruning.channels import prune_channels
+
+    order = order_of(lab_passes["clean_valid"].cache)
+    pixels = [np.float32(next(p.images.batches(40))) for p in lab_passes.values()]
+    pruned = prune_channels(lab_net, "conv_3", [])
+    answer = tf.function(lambda: [pruned(images, training=False) for images in pixels])
+    kernel, bias = pruned.get_layer("conv_3").get_weights()
+    direct = []
+    for step in range(len(order) + 1):
+        kernel[..., order[:step]] = bias[order[:step]] = 0
+        pruned.get_layer("conv_3").set_weights([kernel, bias])
+        direct.append(np.concatenate(answer()).argmax(1))
+    swept = [swept_answers(passed, order) for passed in lab_passes.values()]
+    np.testing.assert_array_equal(np.concatenate(swept, axis=1), direct)
+
+
+def test_the_head_runs_only_where_an_answer_can_change(lab_passes):
+    passed = lab_passes["clean_valid"]
+    (block,) = passed.cache.blocks()
+    head, rows = passed.frontier.head, []
+    order = order_of(passed.cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(passed.frontier), "head", lambda *x: rows.append(len(x[0])) or head(*x))
+        answers = sweep_block(block, frontier=passed.frontier, order=order)
+    active = block.start.any(axis=(1, 2))
+    assert (~active[:, order[:32]]).all()
+    # All channels removed, the images are alike; and B's own answers are known.
+    assert sum(rows) == 1 + (active.sum(axis=1) - 1).sum()
+    np.testing.assert_array_equal(answers[:33], np.tile(block.predictions, (33, 1)))
+
+
+@pytest.mark.parametrize("order", [[*range(59), 0], range(59)])
+def test_an_order_names_each_channel_once(lab_passes, order):
+    passed = lab_passes["clean_valid"]
+    (block,) = passed.cache.blocks()
+    with pytest.raises(ValueError, match="each of 60 channels once"):
+        sweep_block(block, frontier=passed.frontier, order=order)
+
+
+def test_count_answers_by_hand():
+    nothing = np.zeros((4, 1), np.float32)
+    labels, predictions = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
+    block = Block(0, labels, predictions, nothing, nothing, ())
+    answers = np.array([predictions, [0, 2, 2, 3], [1, 0, 0, 1]])
+    counts = count_answers(block, answers)
+    assert counts.images == 4
+    assert counts.correct.tolist() == [3, 3, 0]
+    assert counts.flagged.tolist() == [0, 2, 4]
+    assert counts.goodnet_correct.tolist() == [3, 2, 0]
+
+
+@pytest.fixture(scope="module")
+def many_blocks(lab_net, lab, first_pass):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 6)
+        passed = first_pass(
+            lab_net,
+            lab / "poisoned_test_mini.h5",
+            layer="conv_3",
+            rank_at="pool_3",
+            pixel_scale=1.0,
+        )
+    order = order_of(passed.cache)
+    assert passed.cache.num_blocks == 6
+    return passed, order, sweep(passed.cache, frontier=passed.frontier, order=order)
+
+
+def test_progress_is_told_block_by_block(many_blocks):
+    passed, order, _ = many_blocks
+    told = []
+    sweep(
+        passed.cache,
+        frontier=passed.frontier,
+        order=order,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(done, 36) for done in range(6, 37, 6)]
+
+
+def test_blocks_add_up_to_the_whole(many_blocks, lab_passes):
+    passed, order, counts = many_blocks
+    whole = lab_passes["poisoned_test"]
+    assert whole.cache.num_blocks == 1
+    np.testing.assert_array_equal(swept_answers(passed, order), swept_answers(whole, order))
+    assert counts.images == 36
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    shard_of=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    shuffle=st.randoms(use_true_random=False),
+    num_threads=st.integers(1, 3),
+)
+def test_shards_in_any_order_count_the_same(many_blocks, shard_of, shuffle, num_threads):
+    passed, order, expected = many_blocks
+    shards = [[n for n in range(6) if shard_of[n] == shard] for shard in range(4)]
+    for shard in shards:
+        shuffle.shuffle(shard)
+    shuffle.shuffle(shards)
+    first, *others = (
+        sweep(
+            passed.cache,
+            frontier=passed.frontier,
+            order=order,
+            blocks=shard,
+            num_threads=num_threads,
+        )
+        for shard in shards
+    )
+    counts = sum(others, start=first)
+    assert counts.images == expected.images
+    np.testing.assert_array_equal(counts.correct, expected.correct)
+    np.testing.assert_array_equal(counts.flagged, expected.flagged)
+    np.testing.assert_array_equal(counts.goodnet_correct, expected.goodnet_correct)

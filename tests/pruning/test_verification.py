@@ -1,0 +1,132 @@
+import pytest
+
+from goodnet.errors import InputError
+from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+from goodnet.pruning.verification import Agreement, check_saved
+
+
+@pytest.fixture(scope="module")
+def lab_case(lab_net, lab, first_pass):
+    """The lab's net over its clean images in several blocks, and its prune order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 8)
+        passed = first_pass(
+            lab_net,
+            lab / "clean_valid_mini.h5",
+            layer="conv_3",
+            rank_at="pool_3",
+            pixel_scale=1.0,
+        )
+    return passed, prune_order(mean_activations(block_means(passed.cache)))
+
+
+def build(model, layer, channels, folder):
+    """Save and load B' and G."""
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.model_files.load import load_model, save_model
+    from goodnet.pruning.channels import prune_channels
+
+    save_model(prune_channels(model, layer, channels), folder / "b_prime.keras")
+    save_model(build_goodnet(model, layer, channels), folder / "goodnet.keras")
+    return load_model(folder / "b_prime.keras"), load_model(folder / "goodnet.keras")
+
+
+def check(passed, nets, order, *, step=52, full=True, **options) -> Agreement:
+    return check_saved(
+        *nets,
+        cache=passed.cache,
+        images=passed.images,
+        frontier=passed.frontier,
+        order=order,
+        step=step,
+        full=full,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(("full", "num_images"), [(True, 40), (False, 8)])
+def test_saved_nets_agree_with_the_sweep(lab_case, tmp_path, full, num_images):
+    passed, order = lab_case
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    assert check(passed, nets, order, full=full) == Agreement(num_images, 0, 0)
+
+
+@pytest.mark.parametrize(("full", "end"), [(True, 40), (False, 8)])
+def test_progress_counts_the_images_that_are_checked(lab_case, tmp_path, full, end):
+    passed, order = lab_case
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    told: list[tuple[int, int]] = []
+    check(passed, nets, order, full=full, on_progress=lambda *numbers: told.append(numbers))
+    assert told == [(done, end) for done in range(8, end + 1, 8)]
+
+
+def test_a_sample_is_taken_from_the_middle(lab_case, tmp_path, monkeypatch):
+    passed, order = lab_case
+    monkeypatch.setattr("goodnet.pruning.verification.SAMPLE_IMAGES", 3)
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    assert check(passed, nets, order, full=False) == Agreement(3, 0, 0)
+
+
+@pytest.mark.parametrize("network", ["plain", "residual_from_before", "sigmoid"], indirect=True)
+def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
+    model, layer = network.model, network.layer
+    passed = first_pass(model, network.images, layer=layer, rank_at=network.rank_at)
+    order = range(passed.frontier.num_channels)
+    b_prime, goodnet = build(model, layer, [0, 1, 2, 3], tmp_path)
+    assert check(passed, (b_prime, goodnet), order, step=4) == Agreement(24, 0, 0)
+    other_b_prime, other_goodnet = build(model, layer, [4, 5, 6, 7], tmp_path)
+    for nets in ((other_b_prime, goodnet), (b_prime, other_goodnet)):
+        agreement = check(passed, nets, order, step=4)
+        assert agreement.images == 24
+        assert agreement.wrong > 1
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nets_that_answer_no_numbers_are_refused(lab_case, tmp_path, which, number):
+    """NaN would count as class 0."""
+    passed, order = lab_case
+    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    spoilt = [weight for weight in nets[which].weights if "bias" in weight.path][-1]
+    spoilt.assign(spoilt + number)
+    name = ("B'", "G")[which]
+    with pytest.raises(InputError, match=f"the answer of {name} on image 0 is NaN or infinite"):
+        check(passed, nets, order)
+
+
+def test_near_ties_are_told_from_wrong_answers(first_pass, tmp_path):
+    """Classes 0 and 1, and 2 and 3, have the same weights but for a difference of 1e-6."""
+    import keras
+    import numpy as np
+    from keras import layers
+
+    keras.utils.set_random_seed(5)
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(image)
+    net = keras.Model(image, layers.Dense(4, name="answer")(layers.GlobalMaxPooling2D()(x)))
+    kernel, bias = net.get_layer("answer").get_weights()
+    kernel[:, [1, 3]] = kernel[:, [0, 2]]
+    net.get_layer("answer").set_weights([kernel, bias])
+    images = np.random.default_rng(5).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    passed = first_pass(net, images)
+    twin, other = (keras.models.clone_model(net) for _ in range(2))
+    for changed, by in ((twin, 1e-6), (other, 0.5)):
+        changed.set_weights(net.get_weights())
+        larger = kernel.copy()
+        larger[:, [1, 3]] += by
+        changed.get_layer("answer").set_weights([larger, bias])
+    order = range(6)
+    b_prime, goodnet = build(net, "conv", [0, 1], tmp_path)
+    assert check(passed, (b_prime, goodnet), order, step=2) == Agreement(40, 0, 0)
+
+    def pruned(model):
+        from goodnet.pruning.channels import prune_channels
+
+        return prune_channels(model, "conv", [0, 1])
+
+    near = check(passed, (pruned(twin), goodnet), order, step=2)
+    wrong = check(passed, (pruned(other), goodnet), order, step=2)
+    assert near.near_ties > 0
+    assert near.wrong == 0
+    assert wrong.near_ties == 0
+    assert wrong.wrong > 0

@@ -1,0 +1,430 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support import expected_conditions
+from selenium.webdriver.support.ui import WebDriverWait
+
+from goodnet.metrics import wilson_interval
+from goodnet.reports.plots import curve_png
+from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
+from goodnet.reports.report import Sample, write_report
+
+HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
+SIZES = {"clean_valid": 11_547, "clean_test": 12_830, "poisoned_test": 12_830}
+CHANNELS = 60
+CHOSEN = {2: 45, 4: 48, 10: 52}
+LAB = {name: digest for digest, name in OFFICIAL_FILES.items()}
+CURVES = {
+    # steps, and how many images of the set B' answers with their label there
+    "clean_valid": (
+        (0, 31, 40, 45, 48, 52, 54, 60),
+        (11391, 11391, 11300, 11057, 10634, 9750, 6400, 9),
+    ),
+    "clean_test": (
+        (0, 31, 40, 45, 48, 52, 54, 60),
+        (12653, 12653, 12560, 12304, 11841, 10847, 7100, 11),
+    ),
+    "poisoned_test": ((0, 45, 48, 51, 52, 54, 60), (12830, 12830, 12828, 10350, 9906, 500, 0)),
+}
+
+
+def make_sweep(sets: tuple[str, ...] = tuple(SIZES)) -> pa.Table:
+    order = np.random.default_rng(3).permutation(CHANNELS)
+    rows = []
+    for name in sets:
+        clean = name.startswith("clean")
+        curve = np.interp(range(CHANNELS + 1), *CURVES[name]).round().astype(int).tolist()
+        for step, correct in enumerate(curve):
+            flagged = curve[0] - correct
+            rows.append(
+                {
+                    "set": name,
+                    "step": step,
+                    "channel": int(order[step - 1]) if step else None,
+                    "mean_activation": max(0.0, (step - 31) / 8) ** 2 if step else None,
+                    "images": SIZES[name],
+                    "correct": correct,
+                    "flagged": flagged + (min(flagged // 20, correct) if clean else 0),
+                    "goodnet_correct": max(0, correct - flagged // 60) if clean else correct,
+                }
+            )
+    return pa.Table.from_pylist(rows)
+
+
+def make_results(sweep: pa.Table, *, unreached: float | None = None) -> dict:
+    counts = {(row["set"], row["step"]): row for row in sweep.to_pylist()}
+
+    def rate(set_name: str, step: int, column: str) -> float | None:
+        row = counts.get((set_name, step))
+        return row and row[column] / row["images"]
+
+    def rates(step: int, column: str) -> dict:
+        return {
+            "clean_valid_accuracy": rate("clean_valid", step, column),
+            "clean_test_accuracy": rate("clean_test", step, column),
+            "attack_success_rate": rate("poisoned_test", step, column),
+        }
+
+    checkpoints = []
+    for drop, step in CHOSEN.items():
+        goodnet = rates(step, "goodnet_correct") | {
+            "detection_rate": rate("poisoned_test", step, "flagged"),
+            "false_alarm_rate": rate("clean_test", step, "flagged"),
+        }
+        channels = [row["channel"] for row in sweep.to_pylist()[1 : step + 1]]
+        checkpoint = {"drop": drop, "reached": True, "step": step, "channels": channels}
+        checkpoints.append(checkpoint | {"b_prime": rates(step, "correct"), "goodnet": goodnet})
+    if unreached:
+        checkpoints.append({"drop": unreached, "reached": False, "step": None, "channels": None})
+    return {"classes": 1283, "baseline": rates(0, "correct"), "checkpoints": checkpoints}
+
+
+def make_run(folder: Path, *, sets: tuple[str, ...] = tuple(SIZES), hostile: bool = False) -> Path:
+    folder.mkdir(parents=True)
+    sweep = make_sweep(sets)
+    pq.write_table(sweep, folder / "sweep.parquet")
+    results = make_results(sweep, unreached=None if len(sets) == 3 else 99)
+    (folder / "results.json").write_text(json.dumps(results))
+    files = {"model": "bd_net.h5", "clean_valid": "valid.h5", "clean_test": "test.h5"}
+    files |= {"poisoned_test": "bd_test.h5"}
+    run = {
+        "parameters": {"drops": [2, 4, 10], "layer": "conv_3", "rank_at": "pool_3"},
+        "inputs": {
+            role: {"path": name, "sha256": LAB[name], "size": 398_040_064}
+            for role, name in files.items()
+            if role in ("model", *sets)
+        },
+        "versions": {"keras": "3.15.0", "tensorflow": "2.21.0", "python": "3.11.9"},
+        "stages": [
+            {"name": "extract activations", "seconds": 41.27, "state": "Completed"},
+            {"name": "sweep", "seconds": 0.4, "state": "Cached"},
+            {"name": "sweep", "seconds": 0.2, "state": "Completed"},
+            {"name": "sweep", "seconds": 0.1, "state": "Cached"},
+        ],
+    }
+    if hostile:
+        run["inputs"]["model"] |= {"path": HOSTILE, "sha256": HOSTILE}
+        run["parameters"] = {HOSTILE: HOSTILE}
+        run["stages"].append({"name": HOSTILE, "seconds": 0.1, "state": HOSTILE})
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+def make_samples(side: int = 48) -> list[Sample]:
+    random = np.random.default_rng(5)
+    kinds = ("clean flagged", "poisoned missed", "poisoned caught")
+    return [
+        Sample(random.integers(0, 256, (side, side, 3), np.uint8), 253, kind, 0, 17, 10)
+        for kind in kinds
+        for _ in range(12)
+    ]
+
+
+class Page:
+    """A report opened in a browser."""
+
+    def __init__(self, browser) -> None:
+        self.browser = browser
+        self.driver = browser.driver
+        self.script = browser.script
+
+    def open(self, path: Path, **how) -> None:
+        self.browser.open(path.as_uri(), ready="document.body.dataset.ready", **how)
+
+    def screenshot(self) -> np.ndarray:
+        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png()))
+        return np.asarray(picture.convert("RGB"))
+
+
+@pytest.fixture
+def page(browser) -> Page:
+    return Page(browser)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("runs") / "lab")
+    return write_report(run, samples=make_samples())
+
+
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "<img src=x onerror=alert(1)>"
+    return write_report(make_run(run, sets=("clean_valid", "clean_test"), hostile=True))
+
+
+def test_page_asks_nothing_of_the_network_and_logs_no_error(page: Page, report: Path):
+    page.open(report)
+    assert page.browser.requests() == [report.as_uri()]
+    assert page.browser.errors() == []
+    assert report.stat().st_size < 3_000_000
+
+
+def test_table_holds_the_numbers_of_results_json(page: Page, report: Path):
+    page.open(report)
+    shown = page.script(
+        "[...document.querySelectorAll('#results [data-net]')].map(row => [row.dataset.drop, "
+        "row.dataset.net, [...row.querySelectorAll('[data-key]')].map(cell => "
+        "[cell.dataset.key, cell.dataset.value, cell.firstChild.textContent.trim()])])"
+    )
+    results = json.loads((report.parent / "results.json").read_text())
+    expected = [(None, "B", 0, results["baseline"])]
+    for row in results["checkpoints"]:
+        expected.append((row["drop"], "B'", row["step"], row["b_prime"]))
+        expected.append((row["drop"], "G", row["step"], row["goodnet"]))
+    assert len(shown) == len(expected) == 7
+    for (drop, net, cells), (its_drop, its_net, step, rates) in zip(shown, expected, strict=True):
+        assert (json.loads(drop), net) == (its_drop, its_net)
+        assert {key: json.loads(value) for key, value, _ in cells} == {"step": step, **rates}
+        for key, value, text in cells[1:]:
+            assert text == f"{100 * json.loads(value):.2f} %", key
+
+
+def test_every_plot_is_visible(page: Page, report: Path):
+    page.open(report)
+    sizes = page.script(
+        "Object.fromEntries([...document.querySelectorAll('.chart')].map(chart => {"
+        "const box = chart.querySelector('svg').getBoundingClientRect();"
+        "return [chart.dataset.chart, [box.width, box.height]]}))"
+    )
+    assert set(sizes) == {"curves", "detection", "activations"}
+    assert all(width > 800 and height > 200 for width, height in sizes.values())
+    assert (
+        page.script("document.querySelectorAll('[data-chart=curves] .mark-line path').length") == 4
+    )
+    silent = (
+        "document.querySelectorAll('[data-chart=activations] .mark-symbol.role-mark path').length"
+    )
+    assert page.script(silent) == 31
+
+
+def test_page_says_how_long_each_stage_took(page: Page, report: Path):
+    page.open(report)
+    rows = page.script(
+        "[...document.querySelectorAll('.stages tbody tr')].map(row => "
+        "[...row.children].map(cell => cell.textContent))"
+    )
+    assert rows == [
+        ["extract activations", "41.3", "Completed"],
+        ["sweep", "0.7", "2 \u00d7 Cached, 1 \u00d7 Completed"],
+        ["in all", "42.0", ""],
+    ]
+
+
+def test_page_says_how_many_images_each_set_has(page: Page, report: Path):
+    page.open(report)
+    cells = "document.querySelectorAll('.inputs td[data-label=images]')"
+    numbers = page.script(f"[...{cells}].map(cell => cell.textContent)")
+    assert numbers == ["", "11,547", "12,830", "12,830"]
+
+
+def test_print_shows_what_is_folded_on_the_screen(page: Page, report: Path):
+    page.open(report)
+    open_ones = "document.querySelectorAll('details[open]').length"
+    assert page.script(open_ones) == 0
+    page.driver.execute_cdp_cmd("Page.printToPDF", {})
+    assert page.script(open_ones) == page.script("document.querySelectorAll('details').length") > 0
+
+
+def test_intervals_are_drawn_to_scale(page: Page, report: Path):
+    page.open(report)
+    shades = "document.querySelectorAll('[data-chart=curves] .mark-area path').length"
+    assert page.script(shades) == 2
+    lines = "document.querySelectorAll('[data-chart=detection] .mark-rule.role-mark line')"
+    drawn = page.script(f"[...{lines}].map(line => Math.abs(line.getAttribute('y2')))")
+    results = json.loads((report.parent / "results.json").read_text())
+    height = 320
+    for checkpoint in results["checkpoints"]:
+        rate = checkpoint["goodnet"]["detection_rate"]
+        low, high = wilson_interval(round(rate * 12_830), 12_830)
+        assert any(abs(line - height * (high - low)) < 1e-3 for line in drawn)
+    assert len(drawn) == 2 * len(results["checkpoints"])
+
+
+def test_kinds_of_images_that_were_not_found_are_named(tmp_path: Path):
+    flagged = [sample for sample in make_samples() if sample.kind == "clean flagged"]
+    page = write_report(make_run(tmp_path / "three"), samples=flagged).read_text()
+    assert page.count("None found.") == 2
+    run = make_run(tmp_path / "clean", sets=("clean_valid", "clean_test"))
+    assert "None found." not in write_report(run, samples=flagged).read_text()
+
+
+def test_pointing_at_a_curve_shows_the_numbers_of_that_step(page: Page, report: Path):
+    page.open(report)
+    chart = page.driver.find_element(By.CSS_SELECTOR, "[data-chart=curves] svg")
+    page.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    actions = ActionChains(page.driver)
+    actions.move_to_element(chart).move_by_offset(20, 10).perform()
+    tooltip = WebDriverWait(page.driver, 10).until(
+        expected_conditions.visibility_of_element_located((By.ID, "vg-tooltip-element"))
+    )
+    assert "G attack success 100.00%" in tooltip.text
+    assert not {"undefined", "null", "NaN"} & set(tooltip.text.split())
+
+
+def test_page_tells_official_files_and_compares_to_the_published_results(page: Page, report: Path):
+    page.open(report)
+    assert "this is the lab's official valid.h5" in page.script("document.body.innerText")
+    differences = page.script(
+        "[...document.querySelectorAll('#published [data-measure]')].map(cell => "
+        "cell.dataset.value - cell.dataset.published)"
+    )
+    assert len(differences) == 3 + 3 * 4
+    assert max(abs(difference) for difference in differences) < 0.002
+
+
+def test_files_of_somebody_else_are_compared_to_nothing(tmp_path: Path):
+    run = make_run(tmp_path / "other")
+    record = json.loads((run / "run.json").read_text())
+    for given in record["inputs"].values():
+        given["sha256"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(record))
+    text = write_report(run).read_text()
+    assert 'id="published"' not in text
+    assert "official" not in text.partition("<body>")[2].partition("<script")[0]
+
+
+def test_other_validation_images_leave_only_b_to_compare():
+    results = make_results(make_sweep())
+    inputs = {"clean_valid": {"sha256": "0" * 64}, "clean_test": {"sha256": LAB["test.h5"]}}
+    compared = [(c.drop, c.measure) for c in compare_to_published(results, inputs)]
+    assert compared == [(None, "B' clean test")]
+    swapped = {"clean_test": {"sha256": LAB["bd_test.h5"]}}
+    assert compare_to_published(results, swapped) == []
+
+
+def test_samples_are_shown_by_kind_pixel_for_pixel(page: Page, report: Path):
+    page.open(report)
+    images = page.script(
+        "[...document.querySelectorAll('.strip img')].map(i => [i.alt, i.naturalWidth, "
+        "getComputedStyle(i).imageRendering])"
+    )
+    assert len(images) == 3 * 8
+    assert {tuple(image) for image in images} == {
+        (f"{kind} image with label 253", 48, "pixelated")
+        for kind in ("poisoned caught", "poisoned missed", "clean flagged")
+    }
+
+
+def test_large_noisy_samples_keep_the_page_small(tmp_path: Path):
+    report = write_report(make_run(tmp_path / "large"), samples=make_samples(side=500))
+    assert report.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_samples_of_any_channel_count_can_be_shown(tmp_path: Path, channels: int):
+    image = np.full((5, 4, channels), 200, np.uint8)
+    sample = Sample(image, 1, "clean flagged", 1, 2, 2.5)
+    text = write_report(make_run(tmp_path / "run"), samples=[sample]).read_text()
+    assert text.count('src="data:image/png;base64,') == 1
+
+
+def test_hostile_names_are_text(page: Page, hostile_report: Path):
+    page.open(hostile_report)
+    assert page.browser.errors() == []
+    assert page.driver.title == "goodnet: <img src=x onerror=alert(1)>"
+    assert page.script("document.querySelectorAll('img, section script').length") == 0
+    text = page.script("document.querySelector('main').textContent")
+    # File, digest, stage name and state, parameter name and value.
+    assert text.count("<script>alert(1)</script>\\x1b[31m\\u202e") == 6
+    assert not {"\x1b", "\u202e"} & set(text)
+
+
+def test_what_was_not_given_is_a_dash_and_not_a_zero(page: Page, hostile_report: Path):
+    page.open(hostile_report)
+    cells = page.script(
+        "[...document.querySelectorAll('[data-key^=attack], [data-key^=detection]')]"
+        ".map(cell => [cell.dataset.value, cell.textContent.trim()])"
+    )
+    assert len(cells) == 7 + 3
+    assert {tuple(cell) for cell in cells} == {("null", "\u2013")}
+    assert page.script("document.querySelector('[data-chart=detection]')") is None
+    assert "could not be measured" in page.script("document.querySelector('.verdict').textContent")
+
+
+def test_unreached_checkpoint_is_said_in_words(page: Page, hostile_report: Path):
+    page.open(hostile_report)
+    text = page.script("document.querySelector('[data-drop=\"99\"]').innerText")
+    assert "99 points" in text
+    assert "not reached" in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1100, 400])
+@pytest.mark.parametrize("name", ["report", "hostile_report"])
+def test_page_fits_every_screen(
+    page: Page, request: pytest.FixtureRequest, name: str, width: int, scheme: str
+):
+    page.open(request.getfixturevalue(name), width=width, scheme=scheme)
+    assert page.script("document.documentElement.scrollWidth") <= width
+    picture = page.screenshot()
+    assert picture.shape[1] == width
+    assert (picture.mean() < 100) == (scheme == "dark")
+    assert picture.std() > 10
+
+
+def test_plots_take_their_colours_from_the_colour_scheme(page: Page, report: Path):
+    colours = {}
+    for scheme in ("light", "dark"):
+        page.open(report, scheme=scheme)
+        path = "document.querySelectorAll('[data-chart=curves] .mark-line path')[1]"
+        colours[scheme] = page.script(f"getComputedStyle({path}).stroke")
+    assert colours == {"light": "rgb(29, 95, 168)", "dark": "rgb(140, 196, 251)"}
+
+
+def test_report_of_a_run_that_reached_nothing(tmp_path: Path):
+    run = make_run(tmp_path / "nothing", sets=("clean_valid",))
+    results = json.loads((run / "results.json").read_text())
+    results["checkpoints"] = results["checkpoints"][-1:]
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "run.json").write_text("{}")
+    text = write_report(run).read_text()
+    assert "There is no repaired network to judge" in text
+    assert "load_model" not in text.partition("<body>")[2].partition("<script")[0]
+
+
+def test_recovery_layers_and_remarks_are_shown_where_they_are_known(tmp_path: Path):
+    run = make_run(tmp_path / "run", hostile=True)
+    assert "recovery" not in write_report(run).read_text().partition("<script")[0]
+    results = json.loads((run / "results.json").read_text())
+    results["remarks"] = [f"Mind {HOSTILE}."]
+    for checkpoint in results["checkpoints"]:
+        for net in ("b_prime", "goodnet"):
+            checkpoint[net]["recovery_rate"] = 0.25
+    (run / "results.json").write_text(json.dumps(results))
+    about = json.loads((run / "run.json").read_text())
+    chosen = {"layer": "as asked", "rank_at": "by default"}
+    about |= {"layer": HOSTILE, "rank_at": "pool_3", "chosen": chosen}
+    (run / "run.json").write_text(json.dumps(about))
+    page = write_report(run).read_text().partition("<script")[0]
+    assert page.count('data-key="recovery_rate" data-value="0.25"') == 6
+    assert "Mind &lt;script&gt;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\\u202e</code> (as asked)" in page
+    assert "<code>pool_3</code> (by default)" in page
+
+
+def test_failed_report_leaves_the_old_one(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    (run / "report.html").write_text("old")
+    (run / "results.json").write_text("{}")
+    with pytest.raises(KeyError):
+        write_report(run)
+    assert (run / "report.html").read_text() == "old"
+
+
+@pytest.mark.parametrize("sets", [tuple(SIZES), ("clean_valid", "clean_test"), ("clean_valid",)])
+def test_curve_png_is_a_small_picture(sets: tuple[str, ...]):
+    sweep = make_sweep(sets)
+    png = curve_png(sweep, make_results(sweep)["checkpoints"])
+    picture = Image.open(io.BytesIO(png))
+    assert picture.format == "PNG"
+    assert len(png) < 100_000
+    assert np.asarray(picture.convert("L")).std() > 10
