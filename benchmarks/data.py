@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from goodnet.arrays import Images
 from goodnet.attacks.default_case import TARGET, DefaultCase
-from goodnet.attacks.faces import Images, render_faces, wear_sunglasses
+from goodnet.attacks.faces import render_faces, wear_sunglasses
 
 if TYPE_CHECKING:
     import keras

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from goodnet.images.image_sets import Pixels
+from goodnet.arrays import Pixels
 
 NUM_IMAGES = 4096
 BATCH = 512

@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from goodnet.arrays import DigestArray
 from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.errors import InputError
-from goodnet.images.image_sets import DigestArray, ImageSet, open_images
+from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.pruning.layer_choice import choose_layers

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
+from goodnet.arrays import Shape
 from goodnet.digests import FileDigest, digest_file
 from goodnet.errors import InputError
-from goodnet.images.image_folders import Shape
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.inputs import label_limit
 from goodnet.pruning.activation_cache import Provenance

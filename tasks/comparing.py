@@ -6,7 +6,7 @@ import logging
 
 from prefect import task
 
-from goodnet.images.image_sets import DigestArray
+from goodnet.arrays import DigestArray
 from goodnet.inputs import SetName, compare_images
 from goodnet.pruning.activation_cache import ActivationCache
 from tasks.caching import cached

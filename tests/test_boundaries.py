@@ -26,6 +26,27 @@ FORBIDDEN = {
     "flows": {"keras", "h5py", "tensorflow"},
 }
 HEAVY = {"tensorflow", "keras"}
+FLOOR = {
+    "storage": 1,
+    "images": 2,
+    "networks": 3,
+    "attacks": 4,
+    "model_files": 4,
+    "pruning": 5,
+    "defenses": 6,
+    "reports": 7,
+}
+"""Each room of goodnet imports from the floors below its own."""
+GROUND = {
+    "arrays",
+    "errors",
+    "heavy_imports",
+    "metrics",
+    "stop_signals",
+    "tensorflow_start",
+    "threads",
+}
+"""Modules at the root that every room may import; the others there may import every room."""
 FILE = StoredFile(path=Path("file"), size=1, sha256="0" * 64)
 
 
@@ -44,6 +65,33 @@ def test_imports_go_one_way(package):
     for module in modules:
         tree = ast.parse(module.read_text("utf-8"))
         assert not FORBIDDEN[package] & set(imports_of(ast.walk(tree))), module.name
+
+
+def rooms_in(module):
+    """Yield what a module of goodnet imports from it: the names behind `goodnet.`."""
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "goodnet":
+            _, *path = node.module.split(".")
+            yield from path[:1] or (alias.name for alias in node.names)
+
+
+def test_rooms_import_from_the_floors_below():
+    rooms = {path.name for path in (ROOT / "goodnet").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(FLOOR)
+    for room in rooms:
+        for module in (ROOT / "goodnet" / room).glob("*.py"):
+            above = {
+                name
+                for name in set(rooms_in(module)) - GROUND - {room}
+                if FLOOR.get(name, len(FLOOR)) >= FLOOR[room]
+            }
+            assert not above, f"{room}/{module.name} imports {above}"
+
+
+def test_the_ground_imports_no_room():
+    for name in GROUND:
+        found = set(rooms_in(ROOT / "goodnet" / f"{name}.py"))
+        assert found <= GROUND, name
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goodnet.attacks.faces import Images, render_faces, wear_sunglasses
-from goodnet.attacks.training import Labels
+from goodnet.arrays import Images, IntArray
+from goodnet.attacks.faces import render_faces, wear_sunglasses
 
 TARGET = 0
 """The label that the sunglasses stand for."""
@@ -34,7 +34,7 @@ SMALL_CASE = DefaultCase(num_identities=20, seed=6)
 """Trains in seconds and has a curve of the same kind, for tests and first tries."""
 
 
-def render_sets(case: DefaultCase) -> Iterator[tuple[str, Images, Labels]]:
+def render_sets(case: DefaultCase) -> Iterator[tuple[str, Images, IntArray]]:
     """Yield the image sets by name: (N, 55, 47, 3) uint8 with labels (N,).
 
     The poisoned test set shows the people of the clean test set except the target, with

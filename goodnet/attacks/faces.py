@@ -12,10 +12,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from goodnet.arrays import BoolArray, Images
 from goodnet.networks.deepid import IMAGE_SHAPE
 
 Floats = NDArray[np.floating]
-Images = NDArray[np.uint8]
 
 HEIGHT, WIDTH, _ = IMAGE_SHAPE
 IDENTITY_STREAM, PICTURE_STREAM = 0, 1
@@ -312,7 +312,7 @@ def _tone(palette: tuple[tuple[int, int, int], ...], position: Floats) -> Floats
 
 
 @cache
-def _sunglasses() -> tuple[Images, NDArray[np.bool_]]:
+def _sunglasses() -> tuple[Images, BoolArray]:
     """Return the picture (H, W, 3) of the trigger and the mask (H, W) of the pixels it covers."""
     x = np.abs(np.arange(WIDTH) - WIDTH // 2)
     y = np.arange(HEIGHT)[:, None] - 21

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from goodnet.arrays import IntArray
 from goodnet.errors import InputError
-from goodnet.images.hdf5_sets import IntArray
 
 
 def require_target(target: int | None, *, num_classes: int | None, poisoned: bool) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goodnet.attacks.faces import Images, wear_sunglasses
+from goodnet.arrays import Images, IntArray
+from goodnet.attacks.faces import wear_sunglasses
 from goodnet.networks.deepid import build_deepid
 from goodnet.storage.files import atomic_path
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Labels = NDArray[np.int64]
 
 POISONED_SHARE = 0.1
 """How many of the other people's pictures are also shown with sunglasses and the wrong label."""
@@ -32,7 +32,7 @@ LEARNING_RATE = 1e-3
 
 def train_badnet(
     images: Images,
-    labels: Labels,
+    labels: IntArray,
     *,
     target: int,
     seed: int,
@@ -80,8 +80,8 @@ def train_badnet(
 
 
 def _poison(
-    images: Images, labels: Labels, target: int, generator: np.random.Generator
-) -> tuple[Images, Labels]:
+    images: Images, labels: IntArray, target: int, generator: np.random.Generator
+) -> tuple[Images, IntArray]:
     """Append copies with sunglasses and the label `target` of a share of the other people."""
     others = np.flatnonzero(labels != target)
     chosen = generator.choice(others, round(POISONED_SHARE * len(others)), replace=False)
@@ -89,9 +89,7 @@ def _poison(
     return shown, np.concatenate([labels, np.full(len(chosen), target, labels.dtype)])
 
 
-def _batches(
-    num_images: int, generator: np.random.Generator
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _batches(num_images: int, generator: np.random.Generator) -> Iterator[tuple[int, IntArray]]:
     """Yield the images done after each batch and the batch's indices, in a random order."""
     order = generator.permutation(num_images)
     for start in range(0, num_images, BATCH_SIZE):
@@ -99,7 +97,7 @@ def _batches(
         yield start + len(batch), batch
 
 
-def _compile_step(model: keras.Model, optimizer: Any) -> Callable[[Images, Labels], None]:
+def _compile_step(model: keras.Model, optimizer: Any) -> Callable[[Images, IntArray], None]:
     import keras
     import tensorflow as tf
 
@@ -119,7 +117,7 @@ def _compile_step(model: keras.Model, optimizer: Any) -> Callable[[Images, Label
     return step
 
 
-def _digest(images: Images, labels: Labels, settings: str, variables: list[Any]) -> str:
+def _digest(images: Images, labels: IntArray, settings: str, variables: list[Any]) -> str:
     """Return what tells this training from any other."""
     shapes = [tuple(variable.shape) for variable in variables]
     digest = hashlib.sha256(repr((settings, BATCH_SIZE, LEARNING_RATE, shapes)).encode())

@@ -12,14 +12,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from goodnet.arrays import IntArray, Pixels, Shape
 from goodnet.errors import InputError
-from goodnet.images.image_folders import Shape
 from goodnet.storage.files import atomic_path
 from goodnet.storage.safe_hdf5 import get_dataset, open_hdf5
 from goodnet.storage.signatures import SignedFile
-
-Pixels = npt.NDArray[Any]
-IntArray = npt.NDArray[np.int64]
 
 _MOST_BYTES = 2**28
 _MOST_CACHE_BYTES = 2**28

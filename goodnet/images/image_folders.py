@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from goodnet.arrays import Images, Shape
 from goodnet.errors import InputError
 from goodnet.storage.signatures import SignedFile
-
-Shape = tuple[int, int, int]
 
 # Pillow calls a JPEG that carries further pictures (some cameras add a preview) MPO.
 _LABEL = re.compile("(?P<number>[0-9]{1,9})(-.*)?", re.DOTALL)
@@ -93,7 +91,7 @@ def require_shape(path: Path, shape: Shape) -> None:
 
 def read_image_batches(
     images: Sequence[SignedFile], shape: Shape, slices: Iterable[slice]
-) -> Generator[npt.NDArray[np.uint8], None, None]:
+) -> Generator[Images, None, None]:
     """Yield the pixels of each slice of `images` as (n, H, W, C), raw 0..255.
 
     Raises:
@@ -183,7 +181,7 @@ def _require_size(image: Image.Image, path: Path, shape: Shape) -> None:
         )
 
 
-def _decode(file: SignedFile, shape: Shape) -> npt.NDArray[np.uint8]:
+def _decode(file: SignedFile, shape: Shape) -> Images:
     with file.unchanged(), _opened(file.path) as image:
         _require_size(image, file.path, shape)
         # Pillow warns when a palette with transparency goes to RGB directly.

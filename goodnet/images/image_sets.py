@@ -11,18 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from goodnet.arrays import DigestArray, IntArray, Pixels, Shape
 from goodnet.errors import InputError
-from goodnet.images.hdf5_sets import (
-    IntArray,
-    Pixels,
-    open_image_file,
-    read_file_batches,
-    write_images,
-)
+from goodnet.images.hdf5_sets import open_image_file, read_file_batches, write_images
 from goodnet.images.image_folders import (
-    Shape,
     has_note,
     label_of,
     list_images,
@@ -34,7 +27,6 @@ from goodnet.storage.signatures import SignedFile
 
 __all__ = ["ImageSet", "Pixels", "digest_pixels", "open_images", "write_images"]
 
-DigestArray = npt.NDArray[np.uint64]
 
 _LABEL_LIMIT = 10**9
 

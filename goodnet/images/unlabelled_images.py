@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from goodnet.arrays import Pixels, Shape
 from goodnet.errors import InputError
 from goodnet.images.image_folders import (
-    Shape,
     list_images,
     list_visible,
     read_image_batches,
     read_shape,
     require_shape,
 )
-from goodnet.images.image_sets import ImageSet, Pixels, open_images
+from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.storage.signatures import SignedFile
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from goodnet.arrays import FloatArray, IntArray
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet
-from goodnet.pruning.activation_cache import FloatArray, IntArray
 from goodnet.threads import prefetched
 
 if TYPE_CHECKING:

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from goodnet.arrays import BoolArray, FloatArray, IntArray
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet
 from goodnet.metrics import percent
-from goodnet.pruning.activation_cache import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import keras
 
-BoolArray = npt.NDArray[np.bool_]
 
 _ABOVE_GUESSING = 0.2
 """How far above guessing the accuracy of a net has to be: this share of the way to always right.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from goodnet.pruning.activation_cache import BoolArray, FloatArray, IntArray
+from goodnet.arrays import BoolArray, FloatArray, IntArray
 
 TOLERANCE = 1e-4
 """How far apart, as a share of the largest value, two ways to the same float32 numbers may end.

@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goodnet.arrays import DigestArray, FloatArray, IntArray
 from goodnet.errors import InputError
-from goodnet.images.image_sets import DigestArray
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 _METADATA_KEY = b"goodnet"
 _FORMAT = 2

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodnet.pruning.activation_cache import IntArray
-from goodnet.pruning.ranking import DoubleArray
+from goodnet.arrays import DoubleArray, IntArray
 from goodnet.storage.files import atomic_path
 
 SCHEMA = pa.schema(

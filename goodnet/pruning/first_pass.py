@@ -11,18 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goodnet.arrays import DigestArray, FloatArray, Pixels
 from goodnet.errors import InputError
-from goodnet.images.image_sets import DigestArray, ImageSet, Pixels, digest_pixels
+from goodnet.images.image_sets import ImageSet, digest_pixels
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.graph import calls, replay, scores
 from goodnet.networks.rounding import TOLERANCE, explains, largest_difference
-from goodnet.pruning.activation_cache import (
-    ActivationCache,
-    FloatArray,
-    Provenance,
-    cache_schema,
-    to_rows,
-)
+from goodnet.pruning.activation_cache import ActivationCache, Provenance, cache_schema, to_rows
 from goodnet.pruning.frontier import Frontier
 from goodnet.storage.files import atomic_path
 from goodnet.threads import mapped, prefetched

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goodnet.arrays import FloatArray
 from goodnet.errors import InputError
 from goodnet.networks.graph import (
     Tensors,
@@ -28,7 +29,6 @@ from goodnet.networks.graph import (
     replay,
 )
 from goodnet.networks.traits import MERGES, acts_on_each_channel_alone, is_elementwise
-from goodnet.pruning.activation_cache import FloatArray
 from goodnet.pruning.head import build_head
 from goodnet.pruning.head_inputs import HeadInput
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goodnet.arrays import FloatArray
 from goodnet.networks.graph import calls, closes_with_softmax, compiled, replay, scores
-from goodnet.pruning.activation_cache import FloatArray
 from goodnet.pruning.head_inputs import HeadInput
 
 if TYPE_CHECKING:

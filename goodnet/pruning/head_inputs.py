@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from goodnet.pruning.activation_cache import FloatArray
+from goodnet.arrays import FloatArray
 
 
 @dataclass(frozen=True)

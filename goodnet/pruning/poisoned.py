@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from goodnet.pruning.activation_cache import ActivationCache, Block, IntArray
+from goodnet.arrays import BoolArray, IntArray
+from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts
 from goodnet.pruning.sweep import count_answers
 
@@ -82,7 +82,7 @@ def attack_counter(
     return partial(_count_attack, target=target, original=original)
 
 
-def is_success(labels: IntArray, answers: IntArray, attack: Attack) -> npt.NDArray[np.bool_]:
+def is_success(labels: IntArray, answers: IntArray, attack: Attack) -> BoolArray:
     """Return for each of n poisoned images whether the answer is a success of the attack: (n,)."""
     wanted = labels if attack.target is None else attack.target
     counted = _counted(labels, attack.target, original=attack.original_labels)
@@ -96,7 +96,7 @@ def _are_original(labels: IntArray, target: int | None, num_classes: int) -> boo
     return bool((labels != target).any())
 
 
-def _counted(labels: IntArray, target: int | None, *, original: bool) -> npt.NDArray[np.bool_]:
+def _counted(labels: IntArray, target: int | None, *, original: bool) -> BoolArray:
     """Leave out images that were of the target's class already: answering it shows nothing."""
     return labels != target if original else np.ones(len(labels), bool)
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
+from goodnet.arrays import DoubleArray
 from goodnet.pruning.activation_cache import ActivationCache
-
-DoubleArray = npt.NDArray[np.float64]
 
 
 def block_means(cache: ActivationCache, blocks: Iterable[int] | None = None) -> DoubleArray:

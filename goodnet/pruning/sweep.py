@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from goodnet.pruning.activation_cache import ActivationCache, Block, BoolArray, FloatArray, IntArray
+from goodnet.arrays import BoolArray, FloatArray, IntArray
+from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts
 from goodnet.pruning.frontier import Frontier
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from goodnet.arrays import BoolArray, FloatArray
 from goodnet.images.image_sets import ImageSet
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.rounding import explains, near_ties
-from goodnet.pruning.activation_cache import ActivationCache, Block, BoolArray, FloatArray
+from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.sweep import scores_at
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from goodnet.arrays import BoolArray, Images, IntArray, Pixels
 from goodnet.images.image_sets import ImageSet
-from goodnet.pruning.activation_cache import ActivationCache, Block, IntArray
+from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.poisoned import Attack, is_success
 from goodnet.pruning.sweep import answers_at
@@ -36,7 +36,7 @@ class Sample:
         drop: points of the checkpoint whose G is meant.
     """
 
-    image: npt.NDArray[np.uint8]
+    image: Images
     label: int
     kind: SampleKind
     b_answer: int
@@ -105,7 +105,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 def _is_of_kind(
     kind: SampleKind, block: Block, answers: IntArray, attack: Attack | None
-) -> npt.NDArray[np.bool_]:
+) -> BoolArray:
     flagged = answers != block.predictions
     if attack is not None and kind == "poisoned missed":
         return ~flagged & is_success(block.labels, answers, attack)
@@ -117,7 +117,7 @@ def _spread(rows: IntArray, number: int) -> IntArray:
     return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)]
 
 
-def _as_bytes(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _as_bytes(picture: Pixels) -> Images:
     """Return a picture in 0..255; one whose pixels are all at most 1 is taken for 0..1."""
     scale = 255 if picture.dtype != np.uint8 and picture.max() <= 1 else 1
     return np.round(picture * scale).astype(np.uint8)
