@@ -13,7 +13,7 @@ from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.command import DONE, Parser, exit_code
-from goodnet.heavy_imports import lasting
+from goodnet.heavy_imports import uncollected
 from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.model_files.limits import ModelLimits
 from goodnet.reports.vega import start_bundling
@@ -91,19 +91,19 @@ def _limits(parameters: dict[str, Any]) -> ModelLimits:
 
 
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
-    with lasting():
+    with uncollected():
         from flows.console import Page, Progressing, print_plan, print_run
         from flows.paths import sendable_parameters
         from flows.repair import repair
         from flows.server import connected
         from tasks import progress
-        from tasks.ahead import work_ahead
+        from tasks.preload import preload
 
     if not quiet:
         print_plan(Page(stderr=True), parameters)
         progress.listeners.append(Progressing(Page(stderr=True)))
-    ahead = partial(work_ahead, parameters, _sets(parameters), _limits(parameters))
-    with connected(meanwhile=ahead):
+    meanwhile = partial(preload, parameters, _sets(parameters), _limits(parameters))
+    with connected(meanwhile=meanwhile):
         run = repair(**sendable_parameters(parameters))
     if not quiet:
         print_run(Page(), run.folder, run.verdict)

@@ -19,10 +19,10 @@ def _end_with_parent() -> None:
 def _serve(descriptor: int) -> None:
     import socket
 
-    from goodnet.heavy_imports import lasting
+    from goodnet.heavy_imports import uncollected
 
     os.umask(0o077)  # The database holds what was given to runs; it is for its owner alone.
-    with lasting():
+    with uncollected():
         import uvicorn
         from prefect.server.api.server import create_app
 

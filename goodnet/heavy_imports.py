@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Take all that is there at the end of this block out of the garbage collector's sight.
 
     Imports of Prefect and TensorFlow make a million objects that stay. The collector would go

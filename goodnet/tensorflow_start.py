@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 from goodnet.errors import InputError
-from goodnet.heavy_imports import lasting
+from goodnet.heavy_imports import uncollected
 
 _BACKEND = "tensorflow"
 
@@ -43,7 +43,7 @@ def _import_quietly() -> None:
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
         try:
-            with lasting():
+            with uncollected():
                 import tensorflow  # noqa: F401
         except BaseException:
             notices.seek(0)

@@ -11,7 +11,7 @@ from goodnet.model_files.limits import ModelLimits
 from tasks.loading import load_inputs
 
 
-def work_ahead(
+def preload(
     parameters: Mapping[str, Any], sets: dict[SetName, Path | None], limits: ModelLimits
 ) -> None:
     """Digest the inputs, and load B if activations are missing.

@@ -3,8 +3,8 @@ import pytest
 from goodnet.errors import InputError
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from tasks.activations import open_frontier
-from tasks.ahead import work_ahead
 from tasks.loading import load_inputs
+from tasks.preload import preload
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
     )
 
     parameters, sets = on_lab
-    work_ahead(parameters, sets, DEFAULT_LIMITS)
+    preload(parameters, sets, DEFAULT_LIMITS)
     assert open_frontier.cache_info().currsize == 1
     assert (parameters["artifacts"] / "cache" / "digests.json").is_file()
 
@@ -48,19 +48,19 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
     )
     assert open_frontier.cache_info().misses == 1
     open_frontier.cache_clear()
-    work_ahead(parameters, sets, DEFAULT_LIMITS)
+    preload(parameters, sets, DEFAULT_LIMITS)
     assert open_frontier.cache_info().currsize == 0
 
 
 def test_the_default_needs_no_files(tmp_path):
-    work_ahead({"model": None, "artifacts": tmp_path}, {}, DEFAULT_LIMITS)
+    preload({"model": None, "artifacts": tmp_path}, {}, DEFAULT_LIMITS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_is_found_before_the_flow_starts(on_lab, tmp_path):
     parameters, sets = on_lab
     with pytest.raises(InputError, match="clean_test"):
-        work_ahead(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"}, DEFAULT_LIMITS)
+        preload(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"}, DEFAULT_LIMITS)
 
 
 def test_a_net_that_is_swapped_after_its_digest_is_refused(on_lab, tmp_path):
