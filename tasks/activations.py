@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
+from goodnet import opening
 from goodnet.arrays import Shape
-from goodnet.digests import FileDigest, digest_file
-from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.inputs import label_limit
 from goodnet.pruning.activation_cache import Provenance
-from goodnet.storage.signatures import SignedFile
 from tasks.caching import activations_file, cached, digest_memory
 from tasks.progress import progress
 from tasks.records import (
@@ -71,22 +69,20 @@ def _first_pass(
     return StoredFile.of(path)
 
 
-@lru_cache(maxsize=1)
 def open_frontier(network: Network) -> Frontier:
-    """Load B and find its frontier; the stages of one run share it and what it compiled.
+    """Load B and find its frontier, once for all stages of a run.
 
     Raises:
         InputError: the file is no longer the one that was digested, or is refused.
     """
-    signed = SignedFile.of(network.file.path)
-    _require_digest(network.file, digest_file(network.file.path))
-    from goodnet.model_files.load import load_model
-    from goodnet.networks.graph import as_functional
-    from goodnet.pruning.frontier import find_frontier
-
-    with signed.unchanged():
-        model = load_model(signed.path, architecture=network.architecture, limits=network.limits)
-    return find_frontier(as_functional(model), layer=network.layer, rank_at=network.rank_at)
+    return opening.open_frontier(
+        network.file.path,
+        network.file.sha256,
+        layer=network.layer,
+        rank_at=network.rank_at,
+        architecture=network.architecture,
+        limits=network.limits,
+    )
 
 
 def open_set(
@@ -134,13 +130,5 @@ def _open_digested(
     file: StoredFile, artifacts: Path, shape: Shape | None, num_classes: int | None
 ) -> ImageSet:
     images = open_images(file.path, shape=shape, num_classes=num_classes)
-    _require_digest(file, digest_memory(artifacts).digest_opened(images))
+    opening.require_digest(file.path, digest_memory(artifacts).digest_opened(images), file.sha256)
     return images
-
-
-def _require_digest(file: StoredFile, found: FileDigest) -> None:
-    if found.sha256 != file.sha256:
-        raise InputError(
-            f"{file.path}: has changed since the run began, expected it to stay as it is until the "
-            "run ends; give the same command again"
-        )

@@ -2,7 +2,8 @@ import pytest
 
 from goodnet.errors import InputError
 from goodnet.model_files.limits import DEFAULT_LIMITS
-from tasks.activations import open_frontier
+from goodnet.opening import open_frontier
+from tasks import activations
 from tasks.loading import load_inputs
 from tasks.preload import preload
 
@@ -72,4 +73,4 @@ def test_a_net_that_is_swapped_after_its_digest_is_refused(on_lab, tmp_path):
     open_frontier.cache_clear()
     model.write_bytes((parameters["model"].parent / "b_prime_10_legacy.h5").read_bytes())
     with pytest.raises(InputError, match=r"model\.h5: has changed since the run began"):
-        open_frontier(network)
+        activations.open_frontier(network)

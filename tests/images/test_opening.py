@@ -12,8 +12,9 @@ from PIL import Image
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from goodnet.model_files.limits import DEFAULT_LIMITS
-from tasks import progress
-from tasks.activations import compute_validation_activations, open_frontier, open_set
+from goodnet.opening import open_frontier
+from tasks import activations, progress
+from tasks.activations import compute_validation_activations, open_set
 from tasks.loading import load_inputs
 
 CHANGED = "has changed since"
@@ -210,11 +211,11 @@ def test_a_net_that_changes_after_it_was_digested_is_refused(folder, monkeypatch
 
     monkeypatch.setattr(models, "load_model", exchange_and_load)
     with pytest.raises(InputError, match=r"net\.keras: has changed since it was opened"):
-        open_frontier(inputs.network)
+        activations.open_frontier(inputs.network)
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"net\.keras: has changed since the run began"):
-        open_frontier(inputs.network)
-    assert open_frontier(load(folder).network)
+        activations.open_frontier(inputs.network)
+    assert activations.open_frontier(load(folder).network)
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 11), (12, 11, 2), (12, 11, 10), (12, 1, 4)])
