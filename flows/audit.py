@@ -1,180 +1,114 @@
-"""The audit: every net in a folder repaired against the same image sets."""
+"""The command `python -m flows.audit`: repair every net in a folder."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.command import RESUMABLE, add_method, add_place, add_sets
+from flows.settings import configure
+from goodnet.attacks.targets import require_target
+from goodnet.command import DONE, Parser, exit_code, fraction
+from goodnet.errors import printable
+from goodnet.images.image_sets import open_images
+from goodnet.reports.audits import find_models, require_measurable
+from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 if a net failed or is over a limit, 2 for what can be mended."""
+    parameters = vars(_parser().parse_args(arguments))
+    quiet = parameters.pop("quiet")
+
+    def command() -> int:
+        folder = _check(parameters)
+        configure(parameters["artifacts"].resolve())
+        return _audit({**parameters, "audit_name": folder.name}, folder, quiet=quiet)
+
+    return exit_code(command, stopped=RESUMABLE)
+
+
+def _check(parameters: Mapping[str, Any]) -> Path:
+    """Find what can be found wrong before anything slow is imported; return the audit's folder."""
+    place = parameters["artifacts"], parameters["audit_name"]
+    new_run_folder(*place, kind="audits")
+    find_models(parameters["models"])
+    poisoned = parameters["poisoned_test"]
+    require_measurable(parameters["max_attack_success_rate"], poisoned)
+    require_target(parameters["target"], num_classes=None, poisoned=poisoned is not None)
+    for name in ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid"):
+        if parameters[name] is not None:
+            open_images(parameters[name])
+    return reserve_run_folder(*place, kind="audits")
+
+
+def _audit(parameters: dict[str, Any], folder: Path, *, quiet: bool) -> int:
+    from flows.audit_models import audit
+    from flows.console import Page, Progressing, print_audit
+    from flows.paths import sendable_parameters
+    from flows.server import connected
+    from tasks import progress
+
+    if not quiet:
+        progress.listeners.append(Progressing(Page(stderr=True)))
+    with connected():
+        state: State[Any] = audit(**sendable_parameters(parameters), return_state=True)
+    error = state.result(raise_on_failure=False) if state.is_failed() else None
+    if not (folder / "audit.json").is_file() and isinstance(error, Exception):
+        raise error
+    if not quiet:
+        print_audit(Page(), folder)
+    if state.is_completed():
+        return DONE
+    print(f"error: {printable(str(state.message))}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m flows.audit",
+        description="Repair every net in a folder against the same images. A net that fails does "
+        "not end the audit, and one that was repaired before with the same images and options "
+        "is not repaired again.",
+        epilog="Exit code: 0 done, 1 a net failed or its GoodNet is over a limit, 2 something to "
+        "mend in what was given.",
+    )
+    files = parser.add_argument_group("what to repair")
+    files.add_argument(
+        "--models",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with .keras, .h5 or .hdf5 files (required)",
+    )
+    add_sets(files, required=True)
+    limits = parser.add_argument_group("limits of the GoodNet that the verdict speaks of")
+    limits.add_argument(
+        "--max-false-alarm-rate",
+        type=fraction,
+        metavar="R",
+        help="most false alarms on clean test images, 0 to 1 (default: no limit)",
+    )
+    limits.add_argument(
+        "--max-attack-success-rate",
+        type=fraction,
+        metavar="R",
+        help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
+    )
+    add_method(parser.add_argument_group("how"))
+    where = parser.add_argument_group("where")
+    add_place(where)
+    where.add_argument(
+        "--audit-name", metavar="NAME", help="name of the audit's folder (default: the time)"
+    )
+    return parser
+
 
 if __name__ == "__main__":
-    # Prefect reads its settings when it is imported, so the command has to set them first.
-    from flows.audit_command import main
-
+    # Prefect reads its settings when it is imported, so that the flow is imported later.
     sys.exit(main())
-
-import json
-from pathlib import Path
-from typing import Any
-
-from prefect import Task, flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
-from pydantic import NonNegativeInt, PositiveInt
-
-from flows import repair as repair_module
-from flows.paths import AnyPath, sendable_parameters
-from flows.repair import Drops, PixelScale, Share, Verify, repair
-from flows.server import tag_process
-from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.attacks.targets import require_target
-from goodnet.errors import InputError, printable
-from goodnet.model_files.limits import DEFAULT_LIMITS
-from goodnet.reports.audits import (
-    AuditedModel,
-    Limits,
-    find_models,
-    find_problems,
-    require_inside,
-    require_measurable,
-)
-from goodnet.storage.run_folder import reserve_run_folder
-from tasks.auditing import FinishedRepairs, publish_audit
-from tasks.caching import StageInputs
-
-
-@flow(name="audit", persist_result=False, on_running=[tag_process])
-def audit(
-    models: AnyPath,
-    clean_valid: AnyPath,
-    clean_test: AnyPath,
-    poisoned_test: AnyPath | None = None,
-    poisoned_valid: AnyPath | None = None,
-    max_false_alarm_rate: Share | None = None,
-    max_attack_success_rate: Share | None = None,
-    architecture: str | None = None,
-    layer: str | None = None,
-    rank_at: str | None = None,
-    drops: Drops = [2, 4, 10],  # noqa: B006
-    pixel_scale: PixelScale = 1,
-    allow_same_data: bool = False,
-    target: NonNegativeInt | None = None,
-    min_clean_accuracy: Share | None = None,
-    verify: Verify = "sample",
-    max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
-    max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
-    refresh: bool = False,
-    artifacts: AnyPath | None = None,
-    audit_name: str | None = None,
-) -> State[None]:
-    """Repair every net in a folder and fail if one cannot be repaired or is over a limit.
-
-    A net that was repaired before with the same images and parameters is not repaired again.
-    Failed has also one that is hardly right on clean images, or that gives poisoned images another
-    class than their labels name: its rates would keep any limit.
-    Limits apply to the GoodNet that the verdict on a net speaks of.
-
-    Args:
-        models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
-        clean_valid: Clean validation images, all that the repairs themselves see: HDF5 or a
-            folder <label>/<image>.png.
-        clean_test: Clean test images, for evaluation only.
-        poisoned_test: Poisoned test images under the attacker's label, or with `target` under
-            their own, if there are any.
-        poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
-        max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
-            audit fails if there are more.
-        max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
-            the audit fails if there are more.
-        architecture: Network of files with weights only: deepid.
-        layer: Convolution to prune; else the last hidden one that all paths go through.
-        rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
-        drops: Drops of clean validation accuracy to stop at, in points.
-        pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
-        allow_same_data: Take the same images for validation and for evaluation.
-        target: The attacker's label; else the labels of the poisoned images are that.
-        min_clean_accuracy: Least clean accuracy of a net as given, 0 to 1; else a fifth of the
-            way from guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283.
-        verify: Check the saved nets on a sample of every set or on all images.
-        max_model_bytes: Largest file of a model that is opened, in bytes.
-        max_parameters: Most parameters of a model that is loaded.
-        refresh: Compute again what is cached, and repair unchanged nets too.
-        artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
-        audit_name: Name of the audit's folder; else the time.
-    """
-    artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
-    folder = reserve_run_folder(artifacts, audit_name, kind="audits")
-    limits = {
-        "false_alarm_rate": max_false_alarm_rate,
-        "attack_success_rate": max_attack_success_rate,
-    }
-    require_measurable(max_attack_success_rate, poisoned_test)
-    require_target(target, num_classes=None, poisoned=poisoned_test is not None)
-    sets = {
-        "clean_valid": clean_valid,
-        "clean_test": clean_test,
-        "poisoned_test": poisoned_test,
-        "poisoned_valid": poisoned_valid,
-    }
-    method = {
-        "architecture": architecture,
-        "layer": layer,
-        "rank_at": rank_at,
-        "drops": drops,
-        "pixel_scale": pixel_scale,
-        "allow_same_data": allow_same_data,
-        "target": target,
-        "min_clean_accuracy": min_clean_accuracy,
-        "verify": verify,
-    }
-    parameters = method | _stage_versions()
-    finished = FinishedRepairs(artifacts, sets=sets, parameters=parameters, refresh=refresh)
-    options = {
-        **sets,
-        **method,
-        "max_model_bytes": max_model_bytes,
-        "max_parameters": max_parameters,
-        "refresh": refresh,
-        "artifacts": artifacts,
-    }
-    audited = [
-        _audit_model(model, finished, options=options, limits=limits)
-        for model in find_models(models)
-    ]
-    publish_audit(folder, audited, limits)
-    problems = find_problems(audited)
-    if problems:
-        return Failed(message=" ".join(problems))
-    return Completed(message=f"{len(audited)} models, none failed or over a limit.")
-
-
-def _audit_model(
-    model: Path, finished: FinishedRepairs, *, options: dict[str, Any], limits: Limits
-) -> AuditedModel:
-    try:
-        require_inside(model)
-        run = finished.find(model)
-    except InputError as error:
-        return AuditedModel(model=model.name, state="failed", error=str(error))
-    unchanged = run is not None
-    if run is None:
-        named = repair.with_options(flow_run_name=lambda: printable(f"repair {model.name}"))
-        state = named(**sendable_parameters({"model": model, **options}), return_state=True)
-        if not state.is_completed():
-            found = str(state.result(raise_on_failure=False))
-            return AuditedModel(model=model.name, state="failed", error=found)
-        run = state.result().folder
-        finished.add(model, run)
-    return AuditedModel.of(
-        model,
-        "unchanged" if unchanged else "repaired",
-        run=run,
-        results=json.loads((run / "results.json").read_text("utf-8")),
-        limits=limits,
-    )
-
-
-def _stage_versions() -> dict[str, int]:
-    """Return what tells results of this code from those of another: the versions of the stages."""
-    stages = [value for value in vars(repair_module).values() if isinstance(value, Task)]
-    policies = {stage.name: stage.cache_policy for stage in stages}
-    return {
-        name: policy.version for name, policy in policies.items() if isinstance(policy, StageInputs)
-    }

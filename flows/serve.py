@@ -89,7 +89,7 @@ def _add(runner: Runner, entry: dict[str, Any]) -> None:
     """
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
-    from flows.audit import audit
+    from flows.audit_models import audit
     from flows.repair import repair
 
     flows: dict[str, Flow[..., Any]] = {"repair": repair, "audit": audit}

@@ -338,7 +338,7 @@ def test_what_can_be_mended_gets_one_line(changes, message, given):
 
 
 def test_help_names_every_option_of_the_flow():
-    from flows.audit import audit
+    from flows.audit_models import audit
 
     page = run_audit("--help")
     assert page.returncode == 0

@@ -127,3 +127,24 @@ def test_an_evaluation_set_cannot_pass_for_clean_validation():
         CleanValidationActivations(
             images=EvaluationSet(role="clean_test", file=FILE, num_images=1), file=FILE
         )
+
+
+def test_every_cached_stage_counts_for_the_versions():
+    """An audit repairs a net again when one of them has changed."""
+    import pkgutil
+    from importlib import import_module
+
+    from prefect import Task
+
+    import tasks
+    from tasks.caching import StageInputs
+    from tasks.versions import CACHED_STAGES, stage_versions
+
+    modules = [import_module(f"tasks.{one.name}") for one in pkgutil.iter_modules(tasks.__path__)]
+    found = {
+        value.name
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Task) and isinstance(value.cache_policy, StageInputs)
+    }
+    assert found == {stage.name for stage in CACHED_STAGES} == set(stage_versions())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.audit_command import main as audit_main
+from flows.audit import main as audit_main
 from flows.run import main as run_main
 from goodnet.__main__ import main as goodnet_main
 from goodnet.command import exit_code, fraction, positive, whole
@@ -246,8 +246,7 @@ def test_other_numbers_out_of_range_are_refused(kind, text):
 def test_a_deployment_takes_no_impossible_numbers_either(value):
     from pydantic import TypeAdapter, ValidationError
 
-    from flows.audit import Share
-    from flows.repair import Drops, PixelScale
+    from flows.repair import Drops, PixelScale, Share
 
     for kind, number in ((PixelScale, value), (Drops, [value]), (Share, value or -1)):
         with pytest.raises(ValidationError):

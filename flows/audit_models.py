@@ -1,0 +1,162 @@
+"""The audit: every net in a folder repaired against the same image sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import NonNegativeInt, PositiveInt
+
+from flows.paths import AnyPath, sendable_parameters
+from flows.repair import Drops, PixelScale, Share, Verify, repair
+from flows.server import tag_process
+from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.attacks.targets import require_target
+from goodnet.errors import InputError, printable
+from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.reports.audits import (
+    AuditedModel,
+    Limits,
+    find_models,
+    find_problems,
+    require_inside,
+    require_measurable,
+)
+from goodnet.storage.run_folder import reserve_run_folder
+from tasks.auditing import FinishedRepairs, publish_audit
+from tasks.versions import stage_versions
+
+
+@flow(name="audit", persist_result=False, on_running=[tag_process])
+def audit(
+    models: AnyPath,
+    clean_valid: AnyPath,
+    clean_test: AnyPath,
+    poisoned_test: AnyPath | None = None,
+    poisoned_valid: AnyPath | None = None,
+    max_false_alarm_rate: Share | None = None,
+    max_attack_success_rate: Share | None = None,
+    architecture: str | None = None,
+    layer: str | None = None,
+    rank_at: str | None = None,
+    drops: Drops = [2, 4, 10],  # noqa: B006
+    pixel_scale: PixelScale = 1,
+    allow_same_data: bool = False,
+    target: NonNegativeInt | None = None,
+    min_clean_accuracy: Share | None = None,
+    verify: Verify = "sample",
+    max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
+    max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
+    refresh: bool = False,
+    artifacts: AnyPath | None = None,
+    audit_name: str | None = None,
+) -> State[None]:
+    """Repair every net in a folder and fail if one cannot be repaired or is over a limit.
+
+    A net that was repaired before with the same images and parameters is not repaired again.
+    Failed has also one that is hardly right on clean images, or that gives poisoned images another
+    class than their labels name: its rates would keep any limit.
+    Limits apply to the GoodNet that the verdict on a net speaks of.
+
+    Args:
+        models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
+        clean_valid: Clean validation images, all that the repairs themselves see: HDF5 or a
+            folder <label>/<image>.png.
+        clean_test: Clean test images, for evaluation only.
+        poisoned_test: Poisoned test images under the attacker's label, or with `target` under
+            their own, if there are any.
+        poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
+            audit fails if there are more.
+        max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
+            the audit fails if there are more.
+        architecture: Network of files with weights only: deepid.
+        layer: Convolution to prune; else the last hidden one that all paths go through.
+        rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
+        drops: Drops of clean validation accuracy to stop at, in points.
+        pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        allow_same_data: Take the same images for validation and for evaluation.
+        target: The attacker's label; else the labels of the poisoned images are that.
+        min_clean_accuracy: Least clean accuracy of a net as given, 0 to 1; else a fifth of the
+            way from guessing to always right: 0.6 of 2 classes, 0.28 of 10, 0.2 of 1,283.
+        verify: Check the saved nets on a sample of every set or on all images.
+        max_model_bytes: Largest file of a model that is opened, in bytes.
+        max_parameters: Most parameters of a model that is loaded.
+        refresh: Compute again what is cached, and repair unchanged nets too.
+        artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
+        audit_name: Name of the audit's folder; else the time.
+    """
+    artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
+    folder = reserve_run_folder(artifacts, audit_name, kind="audits")
+    limits = {
+        "false_alarm_rate": max_false_alarm_rate,
+        "attack_success_rate": max_attack_success_rate,
+    }
+    require_measurable(max_attack_success_rate, poisoned_test)
+    require_target(target, num_classes=None, poisoned=poisoned_test is not None)
+    sets = {
+        "clean_valid": clean_valid,
+        "clean_test": clean_test,
+        "poisoned_test": poisoned_test,
+        "poisoned_valid": poisoned_valid,
+    }
+    method = {
+        "architecture": architecture,
+        "layer": layer,
+        "rank_at": rank_at,
+        "drops": drops,
+        "pixel_scale": pixel_scale,
+        "allow_same_data": allow_same_data,
+        "target": target,
+        "min_clean_accuracy": min_clean_accuracy,
+        "verify": verify,
+    }
+    parameters = method | stage_versions()
+    finished = FinishedRepairs(artifacts, sets=sets, parameters=parameters, refresh=refresh)
+    options = {
+        **sets,
+        **method,
+        "max_model_bytes": max_model_bytes,
+        "max_parameters": max_parameters,
+        "refresh": refresh,
+        "artifacts": artifacts,
+    }
+    audited = [
+        _audit_model(model, finished, options=options, limits=limits)
+        for model in find_models(models)
+    ]
+    publish_audit(folder, audited, limits)
+    problems = find_problems(audited)
+    if problems:
+        return Failed(message=" ".join(problems))
+    return Completed(message=f"{len(audited)} models, none failed or over a limit.")
+
+
+def _audit_model(
+    model: Path, finished: FinishedRepairs, *, options: dict[str, Any], limits: Limits
+) -> AuditedModel:
+    try:
+        require_inside(model)
+        run = finished.find(model)
+    except InputError as error:
+        return AuditedModel(model=model.name, state="failed", error=str(error))
+    unchanged = run is not None
+    if run is None:
+        named = repair.with_options(flow_run_name=lambda: printable(f"repair {model.name}"))
+        state = named(**sendable_parameters({"model": model, **options}), return_state=True)
+        if not state.is_completed():
+            found = str(state.result(raise_on_failure=False))
+            return AuditedModel(model=model.name, state="failed", error=found)
+        run = state.result().folder
+        finished.add(model, run)
+    return AuditedModel.of(
+        model,
+        "unchanged" if unchanged else "repaired",
+        run=run,
+        results=json.loads((run / "results.json").read_text("utf-8")),
+        limits=limits,
+    )

@@ -1,0 +1,39 @@
+"""The versions of the stages: what tells results of this code from those of another."""
+
+from __future__ import annotations
+
+from tasks.activations import compute_evaluation_activations, compute_validation_activations
+from tasks.answers import check_clean_answers, check_sets
+from tasks.caching import StageInputs
+from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
+from tasks.comparing import compare_sets
+from tasks.default_case import render_default, train_default
+from tasks.ranking import rank_channels
+from tasks.sampling import choose_samples
+from tasks.sweeping import sweep_evaluation, sweep_validation
+
+CACHED_STAGES = (
+    render_default,
+    train_default,
+    compute_validation_activations,
+    compute_evaluation_activations,
+    check_clean_answers,
+    check_sets,
+    compare_sets,
+    rank_channels,
+    sweep_validation,
+    sweep_evaluation,
+    find_checkpoints,
+    save_checkpoint,
+    verify_checkpoint,
+    choose_samples,
+)
+"""Every stage whose result is kept."""
+
+
+def stage_versions() -> dict[str, int]:
+    """Return the version of each cached stage by its name."""
+    policies = {stage.name: stage.cache_policy for stage in CACHED_STAGES}
+    return {
+        name: policy.version for name, policy in policies.items() if isinstance(policy, StageInputs)
+    }
