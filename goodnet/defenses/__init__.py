@@ -1,1 +1,1 @@
-"""What is made of B and a repaired net: the GoodNet."""
+"""Repairs and detectors behind one seam, and the GoodNet that is made of B and a repaired net."""

@@ -1,0 +1,138 @@
+"""What holds for every repair and detector: one that is added to a table is tested here too."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from goodnet.defenses.methods import CONTROL, DETECTORS, REPAIRS
+from goodnet.defenses.seam import CleanPass
+
+
+@pytest.fixture(scope="module")
+def clean(first_pass):
+    """Two kinds of images, told apart by a net that was trained on them a little."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(21)
+    generator = np.random.default_rng(21)
+    labels = np.arange(96) % 3
+    images = generator.integers(0, 80, (96, 10, 10, 3))
+    images[np.arange(96), 2 * labels + 1] += 170
+    images = images.astype(np.uint8)
+    image = keras.Input((10, 10, 3))
+    x = layers.BatchNormalization()(image)
+    x = layers.Conv2D(8, 3, activation="relu", name="conv")(x)
+    x = layers.Dropout(0.2)(layers.Flatten()(layers.MaxPooling2D(2, name="pool")(x)))
+    net = keras.Model(image, layers.Dense(3, activation="softmax")(x))
+    net.compile("adam", "sparse_categorical_crossentropy")
+    net.fit(images.astype(np.float32), labels, epochs=6, batch_size=16, verbose=0)
+    passed = first_pass(net, images, labels=labels, rank_at="pool", pixel_scale=1.0)
+    return CleanPass(passed.frontier, passed.images, passed.cache)
+
+
+@pytest.fixture(scope="module")
+def pixels(clean):
+    return np.concatenate(list(clean.images.batches(96))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def offered(clean):
+    return {name: list(repair(clean)) for name, repair in REPAIRS.items()}
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+class TestEveryRepair:
+    def test_offers_nets_under_its_own_name_each_with_its_setting(self, name, offered):
+        candidates = offered[name]
+        assert candidates
+        assert {candidate.method for candidate in candidates} == {name}
+        assert all(one.setting < other.setting for one, other in pairwise(candidates))
+
+    def test_builds_nets_like_b_of_the_accuracy_that_it_says(self, name, offered, clean, pixels):
+        model = clean.frontier.model
+        for candidate in offered[name]:
+            net = candidate.build()
+            assert net is not model
+            assert (net.input_shape, net.output_shape) == (model.input_shape, model.output_shape)
+            right = net.predict(pixels, verbose=0).argmax(1) == clean.images.labels
+            assert candidate.clean_accuracy == right.mean()
+
+    def test_leaves_b_as_it_is(self, name, clean):
+        before = [weights.copy() for weights in clean.frontier.model.get_weights()]
+        for candidate in REPAIRS[name](clean):
+            candidate.build()
+        for one, other in zip(before, clean.frontier.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_offers_the_same_each_time(self, name, offered, clean, pixels):
+        again = list(REPAIRS[name](clean))
+        for one, other in zip(offered[name], again, strict=True):
+            assert (one.setting, one.details) == (other.setting, other.details)
+            nets = one.build(), other.build()
+            first, second = (net.predict(pixels, verbose=0) for net in nets)
+            np.testing.assert_allclose(first, second, atol=1e-5)
+
+    def test_saves_nets_that_are_loaded_again(self, name, offered, tmp_path, pixels):
+        from goodnet.model_files.load import load_model, save_model
+
+        net = offered[name][0].build()
+        save_model(net, tmp_path / "net.keras")
+        expected, found = (
+            one.predict(pixels, verbose=0) for one in (net, load_model(tmp_path / "net.keras"))
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_last_candidate_of_pruning_has_no_channel_left(offered, clean):
+    last = offered["pruning"][-1]
+    assert last.details["step"] == clean.frontier.num_channels
+    assert not any(weights.any() for weights in last.build().get_layer("conv").get_weights())
+
+
+def test_fine_tuning_learns(offered):
+    first, *_, last = offered["finetuning"]
+    assert last.clean_accuracy >= first.clean_accuracy
+    one, other = (
+        candidate.build().get_layer("conv").get_weights()[0] for candidate in (first, last)
+    )
+    assert np.abs(one - other).max() > 0
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+class TestEveryDetector:
+    @pytest.fixture
+    def scores(self):
+        generator = np.random.default_rng(3)
+        return tuple(generator.normal(0, 30, (50, 7)).astype(np.float32) for _ in range(2))
+
+    def test_gives_each_image_a_number(self, name, scores):
+        found = DETECTORS[name](*scores)
+        assert found.shape == (50,)
+        assert found.dtype == np.float32
+        assert np.isfinite(found).all()
+        assert len(set(found.tolist())) > 1
+
+    def test_takes_each_image_by_itself(self, name, scores):
+        whole = DETECTORS[name](*scores)
+        parts = [DETECTORS[name](*(one[rows] for one in scores)) for rows in ([0], [1, 2])]
+        np.testing.assert_array_equal(np.concatenate(parts), whole[:3])
+
+    def test_leaves_the_scores_as_they_are(self, name, scores):
+        before = [one.copy() for one in scores]
+        DETECTORS[name](*scores)
+        for one, other in zip(before, scores, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_margin_is_that_of_b_alone():
+    before = np.array([[5, 3, 1], [2, 2, 0], [-9, -7, -2]], np.float32)
+    np.testing.assert_array_equal(DETECTORS["margin"](before, -before), [2, 0, 5])
+    assert CONTROL == "margin"
+
+
+def test_disagreement_flags_all_or_nothing():
+    before = np.array([[5, 3, 1], [0, 2, 0]], np.float32)
+    np.testing.assert_array_equal(DETECTORS["disagreement"](before, before), [0, 0])
+    np.testing.assert_array_equal(DETECTORS["disagreement"](before, -before), [1, 1])
