@@ -7,6 +7,7 @@ import copyreg
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is due, one run at a time, until Ctrl-C; return 2 if no server is up."""
     Parser(
         prog="python -m flows.serve",
         description="Run the scheduled deployments of prefect.yaml on this machine, without a "
         "work pool. Needs a Prefect server: PREFECT_API_URL, or the one of `make ui`.",
-    ).parse_args()
+    ).parse_args(arguments)
     return exit_code(_serve)
 
 

@@ -1,14 +1,16 @@
-"""The command `python -m goodnet`: classify images with a saved net, compare runs."""
+"""The command `goodnet`, or `python -m goodnet`: classify images, compare runs, and the flows."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from goodnet.command import DONE, Parser, exit_code, positive
-from goodnet.errors import printable
+from goodnet.errors import InputError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,12 +19,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command line.
     """
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in _FLOWS:
+        return _run_flow(words[0], words[1:])
+    given = _parser().parse_args(words)
 
     def command() -> int:
         for line in _COMMANDS[given.command](given):
             print(line)  # noqa: T201
         return DONE
+
+    return exit_code(command)
+
+
+def _run_flow(name: str, arguments: Sequence[str]) -> int:
+    """Run a command of `flows`, from any folder, with its artifacts in the current one.
+
+    The flows and their stages stay in the checkout: `flows` and `tasks` are no names for anybody's
+    site-packages, so an installed library alone has none.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+
+    def command() -> int:
+        if not (checkout / "flows").is_dir():
+            raise InputError(
+                f"`goodnet {name}` needs goodnet's checkout, which has the flows; this is the "
+                "library alone, as installed from a wheel"
+            )
+        os.environ.setdefault("GOODNET_ARTIFACTS", str(Path.cwd() / "artifacts"))
+        sys.path.insert(0, str(checkout))
+        code: int = import_module(f"flows.{_FLOWS[name]}").main(arguments)
+        return code
 
     return exit_code(command)
 
@@ -52,14 +79,19 @@ def _compare(given: argparse.Namespace) -> list[str]:
     return lines
 
 
+_FLOWS = {"repair": "run", "audit": "audit", "serve": "serve", "ui": "ui"}
+"""Commands that are those of `flows`, by the module there."""
+
 _COMMANDS = {"classify": _classify, "compare": _compare}
 
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m goodnet",
-        description="Use what `python -m flows.run` made.",
-        epilog="Exit code: 0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
+        prog="goodnet",
+        description="Use what `goodnet repair` made.",
+        epilog="`goodnet repair`, `audit`, `serve` and `ui` are `python -m flows.run`, "
+        "`flows.audit`, `flows.serve` and `flows.ui`, each with a --help of its own. Exit code: "
+        "0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_classify(commands)

@@ -17,7 +17,7 @@ from pathlib import Path
 from flows.settings import configure
 configure(Path(sys.argv[1]))
 
-from flows.command import exit_code
+from goodnet.command import exit_code
 
 def command():
     from flows.server import connected

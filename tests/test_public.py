@@ -1,8 +1,10 @@
+import ast
 import pkgutil
 import pydoc
 import subprocess
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,9 +37,36 @@ def test_every_public_name_is_there_and_listed():
         assert everything[name] is getattr(goodnet, name) is getattr(home, name)
 
 
+def test_type_checkers_see_the_names_that_are_there():
+    tree = ast.parse(Path(goodnet.__file__).read_text("utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module.removeprefix("goodnet.")
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == goodnet._HOMES
+
+
+def test_mypy_knows_the_types_of_public_names(tmp_path):
+    source = "import goodnet\nreveal_type(goodnet.open_images)\nreveal_type(goodnet.accuracy)\n"
+    (tmp_path / "user.py").write_text(source)
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-error-summary", tmp_path / "user.py"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "ImageSet" in found.stdout
+    assert "-> float" in found.stdout
+
+
+def test_the_version_is_that_of_the_project():
+    assert goodnet.__version__ in ("unknown", version("goodnet"))
+
+
 def test_no_public_name_hides_a_module():
     modules = {module.name for module in pkgutil.iter_modules(goodnet.__path__)}
-    assert "sweep" in modules
+    assert "pruning" in modules
     assert not modules & set(goodnet.__all__)
 
 

@@ -110,7 +110,7 @@ def write_report(run_folder: Path, *, samples: Sequence[Sample] = ()) -> Path:
 def page_environment() -> jinja2.Environment:
     """Return the templates; every string that came from outside is escaped and made visible."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("goodnet"),
+        loader=jinja2.PackageLoader("goodnet.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

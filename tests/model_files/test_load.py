@@ -472,7 +472,9 @@ def test_nets_of_mixed_precision_load(tmp_path, policy):
     model = keras.Model(image, layers.Dense(5, dtype="float32")(features))
     model.save(tmp_path / "net.keras")
     answers = load_model(tmp_path / "net.keras").predict(IMAGES, verbose=0)
-    np.testing.assert_allclose(answers, predict_plain(tmp_path / "net.keras"), rtol=1e-6)
+    # It computes in float32 here, and plain Keras rounds as the file says.
+    expected = predict_plain(tmp_path / "net.keras")
+    np.testing.assert_allclose(answers, expected, atol=0.01 * np.abs(expected).max())
 
 
 def test_images_of_bytes_and_without_channels_are_taken(tmp_path):

@@ -27,7 +27,14 @@ def write_cache(path, labels, predictions) -> ActivationCache:
     schema = cache_schema({"activation": (1,)}, provenance)
     labels, predictions = np.array(labels), np.array(predictions)
     tensors = [np.zeros((len(labels), 1), np.float32)]
-    rows = to_rows(schema, first=0, labels=labels, predictions=predictions, tensors=tensors)
+    rows = to_rows(
+        schema,
+        first=0,
+        labels=labels,
+        digests=np.arange(len(labels), dtype=np.uint64),
+        predictions=predictions,
+        tensors=tensors,
+    )
     pq.write_table(rows, path)
     return ActivationCache(path)
 

@@ -1,0 +1,55 @@
+"""The command on the PATH, and the wheel that a stranger installs."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GOODNET = Path(sys.executable).with_name("goodnet")
+
+
+def run(*arguments, cwd, **options):
+    command = [str(argument) for argument in arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
+
+
+def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
+    for name, module in (("repair", "run"), ("audit", "audit"), ("serve", "serve"), ("ui", "ui")):
+        found = run(GOODNET, name, "--help", cwd=tmp_path)
+        assert found.returncode == 0, found.stderr
+        assert (
+            found.stdout == run(sys.executable, "-m", f"flows.{module}", "--help", cwd=ROOT).stdout
+        )
+
+
+def test_bad_input_is_one_line_there_too(tmp_path):
+    found = run(GOODNET, "repair", "--model", "none.keras", "--clean-valid", "a.h5",
+                "--clean-test", "b.h5", cwd=tmp_path)  # fmt: skip
+    assert (found.returncode, found.stderr) == (2, "error: none.keras: no such file\n")
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "artifacts"])
+
+
+def test_the_wheel_holds_the_library_and_its_command_alone(tmp_path):
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
+    copied = tmp_path / "source"
+    names = run("git", "ls-files", "goodnet", "pyproject.toml", "README.md", "LICENSE", cwd=ROOT)
+    for name in names.stdout.splitlines():
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        (copied / name).write_bytes((ROOT / name).read_bytes())
+    built = run(sys.executable, "-m", "pip", "wheel", *options, "-w", tmp_path, ".", cwd=copied)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = archive.namelist()
+        scripts = next(name for name in files if name.endswith("entry_points.txt"))
+        assert b"goodnet = goodnet.__main__:main" in archive.read(scripts)
+        archive.extractall(tmp_path / "installed")
+    assert {name.split("/")[0].partition("-")[0] for name in files} == {"goodnet"}
+    assert {"goodnet/py.typed", "goodnet/reports/templates/report.html"} <= set(files)
+    alone = [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); "
+             "from goodnet.__main__ import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
+    found = run(*alone, "repair", cwd=tmp_path / "installed")
+    assert found.returncode == 2
+    assert "`goodnet repair` needs goodnet's checkout" in found.stderr
+    assert run(*alone, "compare", "--help", cwd=tmp_path / "installed").returncode == 0
