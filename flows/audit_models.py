@@ -28,6 +28,7 @@ from goodnet.reports.audits import (
 )
 from goodnet.storage.run_folder import reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
+from tasks.caching import read_records_alone
 from tasks.versions import stage_versions
 
 
@@ -90,6 +91,7 @@ def audit(
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         audit_name: Name of the audit's folder; else the time.
     """
+    read_records_alone()
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, audit_name, kind="audits")
     limits = {

@@ -19,6 +19,7 @@ from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.answers import check_clean_answers, check_sets
+from tasks.caching import read_records_alone
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
@@ -89,6 +90,7 @@ def repair(
         run_name: Name of the run's folder; else the time.
         default_case: Size of the embedded default.
     """
+    read_records_alone()
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
     clean_up(artifacts)

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +158,23 @@ def _produced_files(record: Record) -> Iterator[StoredFile]:
             yield value
 
 
+@cache
+def read_records_alone() -> None:
+    """Let this process, from now on, read no stored result but a record.
+
+    A stored result names the serializer that reads it and the modules that this imports: pickle's
+    would run what it reads, and each would run such a module. Our flows call this before their
+    first stage; a process that only imports this module keeps Prefect's serializers as they are.
+    """
+    for other in (get_registry_for_type(Serializer) or {}).values():
+        if other is not RecordSerializer:
+            other.loads = _refuse  # type: ignore[method-assign, assignment]
+    Serializer.__init__ = _refuse_modules  # type: ignore[method-assign, assignment]
+
+
+_initialise = Serializer.__init__
+
+
 def _refuse(serializer: Serializer[Any], blob: bytes) -> Any:
     raise ValueError(f"stored results of type {serializer.type} are not read")
 
@@ -168,13 +186,3 @@ def _refuse_modules(serializer: Serializer[Any], **settings: Any) -> None:
         if isinstance(settings[name], str) and settings[name] != defaults.get(name):
             raise ValueError(f"serializers with another {name} are not read")
     _initialise(serializer, **settings)
-
-
-# A stored result names the serializer that reads it and the modules that this imports: pickle's
-# would run what it reads, and each would run such a module. So in a process that runs stages no
-# stored result is read but a record, and none can name a module.
-for _other in (get_registry_for_type(Serializer) or {}).values():
-    if _other is not RecordSerializer:
-        _other.loads = _refuse  # type: ignore[method-assign, assignment]
-_initialise = Serializer.__init__
-Serializer.__init__ = _refuse_modules  # type: ignore[method-assign, assignment]

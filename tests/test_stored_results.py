@@ -1,6 +1,7 @@
 """Stored results as somebody left them who can write to the artifacts folder."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,16 @@ from prefect.serializers import (
 )
 
 from goodnet.digests import digest_file
-from tasks.caching import RecordSerializer, cache_file
+from tasks.caching import RecordSerializer, cache_file, read_records_alone
 from tasks.records import PruneOrder, Samples, StoredFile
 
+ROOT = Path(__file__).resolve().parent.parent
 KEY = "some stage-0123"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_in_our_flows():
+    read_records_alone()
 
 
 @pytest.fixture
@@ -146,3 +153,22 @@ def test_what_is_no_stored_result_does_not_exist(store, tmp_path, content):
 def test_the_cache_never_leaves_its_folder(tmp_path):
     path = cache_file(tmp_path, "activations", ".parquet", "../../evil", Path("/etc/passwd"))
     assert path.parent == tmp_path / "cache" / "activations"
+
+
+def test_importing_the_stages_leaves_other_results_alone():
+    """As in a notebook that has flows of its own, until one of ours runs in it."""
+    source = """
+import tasks.caching
+from prefect.serializers import PickleSerializer
+text = PickleSerializer().dumps({"a": 1})
+print(PickleSerializer().loads(text))
+tasks.caching.read_records_alone()
+try:
+    PickleSerializer().loads(text)
+except ValueError as error:
+    print(error)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines() == ["{'a': 1}", "stored results of type pickle are not read"]
