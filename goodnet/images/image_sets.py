@@ -152,4 +152,11 @@ def _check_pixels(path: Path, batch: Pixels, first: int) -> None:
     wrong = ~((batch >= 0) & (batch <= 255))
     index = int(np.argmax(wrong.any(axis=(1, 2, 3))))
     value = batch[index][wrong[index]][0]
-    raise InputError(f"{path}: image {first + index} has pixel {value}, expected 0 to 255")
+    # What nets that take -1 to 1 are fed with is often stored as it is.
+    scaled = -1 <= batch.min() < 0 and batch.max() <= 1
+    advice = (
+        ": store raw pixels, and put keras.layers.Rescaling(1 / 127.5, -1) in front of the net"
+        if scaled
+        else ""
+    )
+    raise InputError(f"{path}: image {first + index} has pixel {value}, expected 0 to 255{advice}")
