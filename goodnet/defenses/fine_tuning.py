@@ -9,7 +9,7 @@ import numpy as np
 
 from goodnet.arrays import FloatArray, IntArray
 from goodnet.defenses.seam import Candidate, CleanPass
-from goodnet.networks.graph import closes_with_softmax
+from goodnet.networks.graph import closes_with_softmax, copy_model
 
 if TYPE_CHECKING:
     import keras
@@ -38,13 +38,13 @@ def fine_tune(clean: CleanPass) -> Iterator[Candidate]:
     scale = np.float32(clean.cache.provenance.pixel_scale)
     pixels = np.concatenate(list(clean.images.batches(512))).astype(np.float32) / scale
     labels = clean.images.labels
-    model = _copy(clean.frontier.model)
+    model = copy_model(clean.frontier.model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not closes_with_softmax(model))
     optimizer = keras.optimizers.Adam(LEARNING_RATE)
     optimizer.build(model.trainable_variables)
     for epoch in range(1, EPOCHS + 1):
         _train(model, optimizer, loss, pixels, labels, seed=epoch)
-        tuned = _copy(model)
+        tuned = copy_model(model)
         answers = np.asarray(tuned.predict(pixels, verbose=0)).argmax(axis=1)
         yield Candidate(
             method="finetuning",
@@ -53,14 +53,6 @@ def fine_tune(clean: CleanPass) -> Iterator[Candidate]:
             clean_accuracy=int(np.count_nonzero(answers == labels)) / len(labels),
             build=lambda tuned=tuned: tuned,  # type: ignore[misc]
         )
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    import keras
-
-    copied = keras.models.clone_model(model)
-    copied.set_weights(model.get_weights())
-    return copied
 
 
 def _train(

@@ -32,16 +32,25 @@ def in_float32(model: keras.Model) -> keras.Model:
     Mixed precision is there for the speed of accelerators. Its sums, rounded to three digits layer
     by layer, depend on the order of the terms, so that no two ways to one answer would agree.
     """
-    import keras
-
     layers = [layer for layer in model._flatten_layers() if layer is not model]
     if all(layer.compute_dtype not in _HALVES for layer in layers):
         return model
     for layer in layers:
         layer.dtype_policy = "float32"
-    exact = keras.models.clone_model(model)
-    exact.set_weights(model.get_weights())
-    return exact
+    return copy_model(model)
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """Return a net like `model` with weights of its own, which answers as it does."""
+    import keras
+
+    copied = keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    for layer in copied._flatten_layers():
+        # It computes with numbers that it takes over from its weights, by itself only on loading.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    return copied
 
 
 def calls(model: keras.Model) -> list[Any]:

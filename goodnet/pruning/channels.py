@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goodnet.networks.graph import copy_model
+
 if TYPE_CHECKING:
     import keras
 
@@ -22,10 +24,7 @@ def prune_channels(model: keras.Model, layer: str, channels: Sequence[int]) -> k
         layer: a convolution of it.
         channels: output channels of that layer, 0 … C - 1.
     """
-    import keras
-
-    pruned = keras.models.clone_model(model)
-    pruned.set_weights(model.get_weights())
+    pruned = copy_model(model)
     convolution = pruned.get_layer(layer)
     for variable in (_mixing_kernel(convolution), convolution.bias):
         if variable is not None:

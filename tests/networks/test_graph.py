@@ -109,3 +109,33 @@ def test_a_model_of_keras_2_takes_one_tensor(lab):
         warnings.simplefilter("error")
         answers = model(np.zeros((1, 55, 47, 3), np.float32))
     assert answers.shape == (1, 1283)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_copies_answer_as_their_nets_do(policy):
+    """Normalization too, which computes with a copy of its weights."""
+    import keras
+    from keras import layers
+
+    from goodnet.networks.graph import copy_model, in_float32
+    from goodnet.pruning.channels import prune_channels
+
+    keras.utils.set_random_seed(7)
+    images = np.random.default_rng(7).integers(0, 256, (16, 8, 8, 3)).astype(np.float32)
+    image = keras.Input((8, 8, 3))
+    adapted = layers.Normalization(dtype=policy)
+    adapted.adapt(images)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv", dtype=policy)(adapted(image))
+    x = layers.BatchNormalization(dtype=policy)(x)
+    net = keras.Model(image, layers.Dense(5, dtype="float32")(layers.Flatten()(x)))
+    expected = net.predict(images, verbose=0)
+    copies = copy_model(net), prune_channels(net, "conv", []), in_float32(net)
+    for copied in copies:
+        found = copied.predict(images, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+    weights = net.get_layer("conv").get_weights()
+    for values in weights:
+        values[..., [0, 2]] = 0
+    pruned = prune_channels(net, "conv", [0, 2]).predict(images, verbose=0)
+    net.get_layer("conv").set_weights(weights)
+    np.testing.assert_allclose(pruned, net.predict(images, verbose=0), atol=0.05)
