@@ -28,7 +28,7 @@ from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.model_files.measuring import measure, shorten
 from goodnet.model_files.model_needs import NUM_IMAGES, Needs
 from goodnet.networks.graph import in_float32
-from goodnet.storage.files import naming
+from goodnet.storage.files import naming, put_in_place
 from goodnet.storage.private_folders import private_folder
 from goodnet.tensorflow_start import import_tensorflow
 
@@ -90,7 +90,7 @@ def save_model(model: keras.Model, path: Path) -> None:
         finished = Path(folder) / "finished.keras"
         model.save(written)
         _rewrite_archive(written, finished)
-        finished.replace(path)
+        put_in_place(finished, path)
 
 
 @contextmanager

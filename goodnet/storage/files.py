@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import platform
@@ -41,9 +42,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-        temporary.replace(path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Let a finished temporary become `path`, unless the same bytes stand there already.
+
+    Two runs on one cache may compute the same file. Whoever has opened the first one's takes any
+    other file in its place, whatever is in it, for one that was exchanged.
+    """
+    same = path.is_file() and not path.is_symlink() and filecmp.cmp(temporary, path, shallow=False)
+    if not same:
+        temporary.replace(path)
 
 
 @contextmanager

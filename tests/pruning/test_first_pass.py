@@ -121,7 +121,7 @@ def test_progress_is_told(net, tmp_path, first_pass, monkeypatch):
 
 @pytest.mark.parametrize(("in_net", "in_block"), [(2, 4), (8, 4)])
 def test_a_block_holds_whole_batches(net, first_pass, monkeypatch, in_net, in_block):
-    from goodnet import first_pass as module
+    from goodnet.pruning import first_pass as module
 
     (whole,) = first_pass(net, IMAGES).cache.blocks()
     monkeypatch.setattr(

@@ -141,3 +141,17 @@ def test_a_write_that_finds_no_room_surfaces_as_oserror_and_changes_nothing(tmp_
     assert done.stdout == "File too large\n"
     assert path.read_text() == "1\n"
     assert names_in(tmp_path) == ["a.json"]
+
+
+def test_the_same_bytes_again_leave_the_file_that_others_have_opened(tmp_path):
+    path = tmp_path / "file"
+    for text, is_kept in (("one", None), ("one", True), ("two", False)):
+        before = path.stat() if path.exists() else None
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+        assert path.read_text() == text
+        if before is not None:
+            now = path.stat()
+            same = (now.st_ino, now.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
+            assert same is is_kept
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
