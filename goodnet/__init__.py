@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from goodnet.reports.plots import curve_chart as curve_chart
     from goodnet.reports.plots import detection_chart as detection_chart
     from goodnet.reports.results import make_results as make_results
-    from goodnet.reports.results import printed_rows as printed_rows
+    from goodnet.reports.results_table import printed_rows as printed_rows
     from goodnet.tensorflow_start import import_tensorflow as import_tensorflow
 
 _HOMES = {
@@ -75,7 +75,7 @@ _HOMES = {
     "make_results": "reports.results",
     "mean_activations": "pruning.ranking",
     "open_images": "images.image_sets",
-    "printed_rows": "reports.results",
+    "printed_rows": "reports.results_table",
     "prune_channels": "pruning.channels",
     "prune_order": "pruning.ranking",
     "render_sets": "attacks.default_case",

@@ -18,14 +18,19 @@ from goodnet.reports.audits import (
     find_models,
     find_problems,
 )
+from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, RepairedRates
 from tasks.auditing import FinishedRepairs
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = percent(None)
-CHECKPOINT = {
-    "drop": 4.0,
-    "goodnet": {"clean_test_accuracy": 0.9, "attack_success_rate": 0.2, "false_alarm_rate": 0.05},
-}
+RATES = {"clean_valid_accuracy": 0.9, "clean_test_accuracy": 0.9, "attack_success_rate": 0.2}
+CHECKPOINT = Checkpoint(
+    drop=4.0,
+    step=1,
+    channels=(0,),
+    b_prime=RepairedRates(**RATES),
+    goodnet=GoodNetRates(**RATES, detection_rate=None, false_alarm_rate=0.05),
+)
 
 
 def test_models_are_the_visible_model_files_of_a_folder(tmp_path):
@@ -74,7 +79,7 @@ def test_problems_name_what_failed_and_what_is_over_a_limit():
 
 
 def test_a_row_shows_the_rates_or_why_there_are_none():
-    baseline = {"clean_test_accuracy": 0.95, "attack_success_rate": None}
+    baseline = Rates(clean_valid_accuracy=1.0, clean_test_accuracy=0.95, attack_success_rate=None)
     repaired, failed = audit_rows(
         [
             AuditedModel("a", "repaired", baseline=baseline, checkpoint=CHECKPOINT),

@@ -22,6 +22,7 @@ from goodnet.reports.compare import comparison_rows, find_differences, read_runs
 from goodnet.reports.comparison_page import ACCURACY, ATTACK, comparison_chart, write_comparison
 from goodnet.reports.published_numbers import OFFICIAL_FILES
 from goodnet.reports.results import make_results
+from goodnet.storage.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY = "document.body.dataset.ready"
@@ -78,8 +79,7 @@ def make_run(
         (folder / name).unlink()
     pq.write_table(pa.concat_tables(parts), folder / "sweep.parquet")
     found = [find_checkpoint(CURVES["clean_valid"][0], images=20, drop=drop) for drop in drops]
-    results = make_results(curves, found, order=ORDER, num_classes=9)
-    (folder / "results.json").write_text(json.dumps(results))
+    make_results(curves, found, order=ORDER, num_classes=9).write(RunFolder(folder))
     about = copy.deepcopy(ABOUT)
     for path, value in (changes or {}).items():
         *outer, last = path.split(".")
