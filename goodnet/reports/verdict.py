@@ -206,6 +206,8 @@ def _costs(baseline: Rates, reached: Sequence[Checkpoint]) -> str:
     name = _clean_set(baseline)
     if len(reached) == 1:
         return f"the GoodNet costs {high} points of {name} accuracy"
+    if low == high:
+        return f"each of the GoodNets costs {high} points of {name} accuracy"
     return f"the GoodNets cost {low} to {high} points of {name} accuracy"
 
 

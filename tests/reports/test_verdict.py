@@ -96,6 +96,13 @@ CASES = [
         "known is that the GoodNets cost 2.88 to 14.29 points of clean test accuracy.",
     ),
     Case(
+        "GoodNets that cost the same",
+        None,
+        [Point(2, 0.3887), Point(4, 0.38870001), Point(10, 0.3887)],
+        "The attack could not be measured, because no poisoned images were given: all that is "
+        "known is that each of the GoodNets costs 59.75 points of clean test accuracy.",
+    ),
+    Case(
         "no poisoned images and no clean test",
         None,
         [Point(2, 0.9574, alarms=None)],
