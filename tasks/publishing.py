@@ -44,6 +44,7 @@ from tasks.records import (
     PublishedRun,
     Samples,
     SavedCheckpoint,
+    StoredFile,
     SweepRecord,
 )
 
@@ -117,8 +118,7 @@ def _about(
     name: str, parameters: dict[str, Any], inputs: Inputs, stage_log: list[StageRun]
 ) -> About:
     """Return all that tells one run from another."""
-    files = {"model": inputs.network.file, "clean_valid": inputs.clean_valid.file}
-    files |= {images.role: images.file for images in inputs.evaluation}
+    valid = inputs.clean_valid
     return About(
         run=name,
         parameters=to_jsonable_python(parameters),
@@ -126,13 +126,18 @@ def _about(
         rank_at=inputs.network.rank_at,
         chosen={name: _how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
         inputs={
-            role: Input(str(file.path), sha256=file.sha256, size=file.size)
-            for role, file in files.items()
+            "model": _input(inputs.network.file),
+            valid.role: _input(valid.file, valid.num_images),
+            **{one.role: _input(one.file, one.num_images) for one in inputs.evaluation},
         },
         versions=software_versions(),
         git_commit=git_commit(),
         stages=stage_log,
     )
+
+
+def _input(file: StoredFile, num_images: int | None = None) -> Input:
+    return Input(str(file.path), sha256=file.sha256, size=file.size, images=num_images)
 
 
 def _how_chosen(asked: object) -> str:

@@ -268,6 +268,17 @@ def test_page_says_how_many_images_each_set_has(page: Page, report: Path):
     assert numbers == ["", "11,547", "12,830", "12,830"]
 
 
+def test_images_that_do_not_count_are_told_from_those_that_do(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    inputs = dict(run.about.inputs)
+    for role, images in (("clean_test", 12_830), ("poisoned_test", 13_000)):
+        inputs[role] = replace(inputs[role], images=images)
+    page = run._replace(about=replace(run.about, inputs=inputs)).report().read_text()
+    assert "<span>12,830</span>" in page
+    assert "<span>13,000<small>12,830 counted</small></span>" in page
+    assert page.count(" counted</small>") == 1
+
+
 def test_print_shows_what_is_folded_on_the_screen(page: Page, report: Path):
     page.open(report)
     open_ones = "document.querySelectorAll('details[open]').length"
