@@ -25,9 +25,10 @@ from goodnet.pruning.counts import read_counts
 from goodnet.pruning.poisoned import describe_attack
 from goodnet.pruning.stop_rule import Checkpoint
 from goodnet.reports.about import About, Input, StageRun
+from goodnet.reports.counted_results import make_results
 from goodnet.reports.plots import curve_png
 from goodnet.reports.report import write_report
-from goodnet.reports.results import Results, make_results
+from goodnet.reports.results import Results
 from goodnet.reports.results_table import printed_rows, unreached, write_csv
 from goodnet.reports.samples import read_samples
 from goodnet.reports.verdict import remarks as all_remarks

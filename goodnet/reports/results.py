@@ -5,12 +5,10 @@ A file of format 1, which has neither `format` nor `method`, is read as one of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Literal, NamedTuple, TypeVar
 
-from goodnet.pruning import stop_rule
-from goodnet.pruning.counts import Counts
 from goodnet.pruning.poisoned import Attack
 from goodnet.reports.reading import (
     as_flag,
@@ -72,8 +70,7 @@ class Rates:
     @property
     def clean_accuracy(self) -> float:
         """The accuracy on that set."""
-        test = self.clean_test_accuracy
-        return self.clean_valid_accuracy if test is None else test
+        return measured(self.by_name()[f"{self.clean_set}_accuracy"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,34 +179,6 @@ class Results:
         write_json(folder.results, contents)
 
 
-def make_results(
-    curves: Mapping[str, Counts],
-    checkpoints: Sequence[stop_rule.Checkpoint],
-    *,
-    order: Sequence[int],
-    num_classes: int,
-    attack: Attack | None = None,
-    remarks: Sequence[str] = (),
-) -> Results:
-    """Return the results of a pruning.
-
-    Args:
-        curves: the counts of each set that was given, clean validation at least.
-        checkpoints: one for each drop.
-        order: the channels in prune order.
-        num_classes: B's classes N.
-        attack: what B answers to the poisoned test images, if there are any.
-        remarks: sentences that whoever reads the rates should know.
-    """
-    return Results(
-        classes=num_classes,
-        baseline=_accuracies(curves, "correct", 0),
-        checkpoints=tuple(_checkpoint(curves, one, order) for one in checkpoints),
-        attack=attack,
-        remarks=tuple(remarks),
-    )
-
-
 def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
     """Return what results.json and audit.json hold of a checkpoint."""
     found = asdict(point) if isinstance(point, Checkpoint) else {}
@@ -225,43 +194,6 @@ def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
         "b_prime": found.get("b_prime"),
         "goodnet": found.get("goodnet"),
     }
-
-
-def _checkpoint(
-    curves: Mapping[str, Counts], checkpoint: stop_rule.Checkpoint, order: Sequence[int]
-) -> Checkpoint | Unreached:
-    step = checkpoint.step
-    if step is None:
-        return Unreached(drop=checkpoint.drop)
-    return Checkpoint(
-        drop=checkpoint.drop,
-        step=step,
-        channels=tuple(order[:step]),
-        b_prime=RepairedRates(
-            **vars(_accuracies(curves, "correct", step)),
-            recovery_rate=_rate(curves, "recovery_rate", "recovered", step),
-        ),
-        goodnet=GoodNetRates(
-            **vars(_accuracies(curves, "goodnet_correct", step)),
-            recovery_rate=_rate(curves, "recovery_rate", "goodnet_recovered", step),
-            detection_rate=_rate(curves, "detection_rate", "flagged", step),
-            false_alarm_rate=_rate(curves, "false_alarm_rate", "flagged", step),
-        ),
-    )
-
-
-def _accuracies(curves: Mapping[str, Counts], count: str, step: int) -> Rates:
-    return Rates(
-        clean_valid_accuracy=measured(_rate(curves, "clean_valid_accuracy", count, step)),
-        clean_test_accuracy=_rate(curves, "clean_test_accuracy", count, step),
-        attack_success_rate=_rate(curves, "attack_success_rate", count, step),
-    )
-
-
-def _rate(curves: Mapping[str, Counts], rate: str, count: str, step: int) -> float | None:
-    curve = curves.get(RATES[rate].set_name)
-    counted = None if curve is None else getattr(curve, count)
-    return None if curve is None or counted is None else int(counted[step]) / curve.images
 
 
 def measured(rate: float | None) -> float:
