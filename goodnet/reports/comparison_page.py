@@ -54,7 +54,7 @@ def comparison_chart(runs: Sequence[Run]) -> alt.LayerChart:
     names = [run.name for run in runs]
     clicked = alt.selection_point(fields=["run"], bind="legend")
     base = alt.Chart(alt.InlineData(points)).encode(
-        x=plots.channels_axis(points),
+        x=plots.channels_axis(max(point["step"] for point in points)),
         y=alt.Y("rate:Q", title=None, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
         color=alt.Color("run:N", title=None, legend=alt.Legend(columns=1)).scale(
             domain=names, scheme="tableau10"

@@ -56,7 +56,7 @@ def curve_chart(
     """
     rows = _curve_rows(sweep)
     hover = alt.selection_point(nearest=True, on="pointerover", encodings=["x"], empty=False)
-    base = alt.Chart(alt.InlineData(rows)).encode(x=channels_axis(rows))
+    base = alt.Chart(alt.InlineData(rows)).encode(x=channels_axis(len(rows) - 1))
     drawn = [curve for curve in CURVES if curve[0] in rows[0]]
     lines = [
         base.mark_line(strokeWidth=width).encode(
@@ -157,6 +157,7 @@ def activation_chart(
         for row in _set_rows(sweep, "clean_valid")
         if row["step"] > 0
     ]
+    last = len(rows)
     base = alt.Chart(alt.InlineData(rows)).encode(
         color=alt.Color("kind:N", title=None).scale(
             domain=["mean activation", "silent"],
@@ -169,11 +170,11 @@ def activation_chart(
         ],
     )
     bars = base.mark_rect().encode(
-        x=channels_axis(rows, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
+        x=channels_axis(last, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
     )
     silent = (
         base.mark_circle(size=22, opacity=1)
-        .encode(x=channels_axis(rows, "middle"), y=alt.Y("mean:Q"))
+        .encode(x=channels_axis(last, "middle"), y=alt.Y("mean:Q"))
         .transform_filter("datum.mean === 0")
         .transform_calculate(middle="datum.step - 0.5")
     )
@@ -230,9 +231,9 @@ def _field(label: str) -> str:
     return label.replace("'", "\\'")
 
 
-def channels_axis(rows: Sequence[Mapping[str, Any]], field: str = "step") -> alt.X:
-    """Return the x axis that all curves share."""
-    scale = alt.Scale(domain=[0, max(row["step"] for row in rows)], nice=False)
+def channels_axis(last: int, field: str = "step") -> alt.X:
+    """Return the x axis that all curves share, up to the step `last`."""
+    scale = alt.Scale(domain=[0, last], nice=False)
     axis = alt.Axis(title="channels pruned", tickMinStep=1, grid=False)
     return alt.X(f"{field}:Q", scale=scale, axis=axis)
 

@@ -1,4 +1,4 @@
-"""The folder of a run, and where its numbers come from."""
+"""The folder of a run, the names of its files, and where its numbers come from."""
 
 from __future__ import annotations
 
