@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,8 @@ import numpy as np
 from benchmarks.data import write_faces
 from benchmarks.engine import Comparison
 from flows.temporary_server import Server, running_server
+from goodnet.reports.about import About, StageRun
+from goodnet.storage.run_folder import RunFolder
 
 LAB_SIZES = {"clean_valid": 11_547, "clean_test": 12_830, "poisoned_test": 12_830}
 NUM_STEPS = 61
@@ -29,15 +30,11 @@ class Run(NamedTuple):
 
     seconds: float
     peak_megabytes: float
-    stages: list[dict[str, float | str]]
+    stages: Sequence[StageRun]
 
     def seconds_of(self, *prefixes: str) -> float:
         """Seconds of the stages whose names start so."""
-        return sum(
-            float(stage["seconds"])
-            for stage in self.stages
-            if str(stage["name"]).startswith(prefixes)
-        )
+        return sum(stage.seconds for stage in self.stages if stage.name.startswith(prefixes))
 
 
 def compare_command(folder: Path, badnet: Path) -> Iterator[Comparison]:
@@ -122,7 +119,7 @@ def _run(
     if process.returncode:
         raise RuntimeError(f"the command ended with exit code {process.returncode}")
     newest = max((artifacts / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
-    return Run(seconds, peak, json.loads((newest / "run.json").read_text("utf-8"))["stages"])
+    return Run(seconds, peak, About.read(RunFolder(newest)).stages)
 
 
 def _watch_memory(process: subprocess.Popen[bytes]) -> float:

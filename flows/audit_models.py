@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from goodnet.reports.audits import (
     require_inside,
     require_measurable,
 )
-from goodnet.storage.run_folder import reserve_run_folder
+from goodnet.reports.results import Results
+from goodnet.storage.run_folder import RunFolder, reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import read_records_alone
 from tasks.versions import stage_versions
@@ -159,6 +159,6 @@ def _audit_model(
         model,
         "unchanged" if unchanged else "repaired",
         run=run,
-        results=json.loads((run / "results.json").read_text("utf-8")),
+        results=Results.read(RunFolder(run)),
         limits=limits,
     )

@@ -27,10 +27,12 @@ from rich.text import Text
 
 from goodnet.command import silence
 from goodnet.errors import printable
-from goodnet.reports.results import printed_rows, unreached
+from goodnet.reports.about import About, StageRun, stage_times
+from goodnet.reports.results import Results
+from goodnet.reports.results_table import printed_rows, unreached
 from goodnet.reports.tables import format_table
 from goodnet.reports.verdict import remarks
-from goodnet.storage.run_folder import stage_times
+from goodnet.storage.run_folder import RunFolder
 
 _PLAIN_SECONDS = 10.0
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -126,24 +128,25 @@ def print_plan(console: Console, parameters: Mapping[str, Any]) -> None:
 
 def print_run(console: Console, folder: Path, verdict: str) -> None:
     """Print the table of a finished run, what it means, where its files are and what took time."""
-    results = json.loads((folder / "results.json").read_text("utf-8"))
-    about = json.loads((folder / "run.json").read_text("utf-8"))
+    run = RunFolder(folder)
+    results, about = Results.read(run), About.read(run)
     _print_whole(console, _table(printed_rows(results)))
     for line in (*unreached(results), verdict, *remarks(results), *_layers(about)):
         console.print(_wrapped(line, console.width), markup=False, highlight=False)
     console.print()
     console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
     console.print()
-    for line in _times(about["stages"]):
+    for line in _times(about.stages):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _layers(about: Mapping[str, Any]) -> list[str]:
-    """Return a line with the pruned layer, and who chose it, from run.json."""
-    if "chosen" not in about:
+def _layers(about: About) -> list[str]:
+    """Return a line with the pruned layer, and who chose it."""
+    if about.chosen is None:
         return []
     layer, rank_at = (
-        f"{printable(about[name])} ({about['chosen'][name]})" for name in ("layer", "rank_at")
+        f"{printable(str(getattr(about, name)))} ({about.chosen[name]})"
+        for name in ("layer", "rank_at")
     )
     return [f"Pruned: channels of {layer}, ranked at {rank_at}."]
 
@@ -182,7 +185,7 @@ def _wrapped(sentence: str, width: int) -> str:
     return lines.replace(_NO_BREAK, " ")
 
 
-def _times(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+def _times(stages: Sequence[StageRun]) -> list[str]:
     times = stage_times(stages)
     rows = [(time.name, time.states, time.seconds) for time in times]
     rows.append(("in all", "", sum(time.seconds for time in times)))

@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from goodnet.pruning.ranking import prune_order as prune_order
     from goodnet.pruning.stop_rule import find_checkpoint as find_checkpoint
     from goodnet.pruning.sweep import sweep as sweep
+    from goodnet.reports.counted_results import make_results as make_results
     from goodnet.reports.plots import activation_chart as activation_chart
     from goodnet.reports.plots import curve_chart as curve_chart
     from goodnet.reports.plots import detection_chart as detection_chart
-    from goodnet.reports.results import make_results as make_results
-    from goodnet.reports.results import printed_rows as printed_rows
+    from goodnet.reports.results_table import printed_rows as printed_rows
     from goodnet.tensorflow_start import import_tensorflow as import_tensorflow
 
 _HOMES = {
@@ -72,10 +72,10 @@ _HOMES = {
     "find_frontier": "pruning.frontier",
     "load_model": "model_files.load",
     "import_tensorflow": "tensorflow_start",
-    "make_results": "reports.results",
+    "make_results": "reports.counted_results",
     "mean_activations": "pruning.ranking",
     "open_images": "images.image_sets",
-    "printed_rows": "reports.results",
+    "printed_rows": "reports.results_table",
     "prune_channels": "pruning.channels",
     "prune_order": "pruning.ranking",
     "render_sets": "attacks.default_case",

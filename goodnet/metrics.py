@@ -41,4 +41,9 @@ def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> 
 
 def percent(rate: float | None) -> str:
     """Return a fraction as a percentage with two decimals, None (not measured) as a dash."""
-    return "–" if rate is None else f"{100 * rate:.2f} %"  # noqa: RUF001
+    return "–" if rate is None else f"{points(rate)} %"  # noqa: RUF001
+
+
+def points(rate: float) -> str:
+    """Return a fraction in points, the unit of drops, with two decimals."""
+    return f"{100 * rate:.2f}"

@@ -12,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 
 from goodnet.reports.audits import AuditedModel, Limits, audit_contents, audit_rows
 from goodnet.storage.files import read_json, write_json
+from goodnet.storage.run_folder import RunFolder
 from tasks.caching import always_run, cache_file, digest_memory
 from tasks.publishing import as_cells, as_markdown
 from tasks.records import StoredFile
@@ -62,7 +63,7 @@ class FinishedRepairs:
 
     def add(self, model: Path, run: Path) -> None:
         """Remember the finished repair in the folder `run`."""
-        results = StoredFile.of(run / "results.json")
+        results = StoredFile.of(RunFolder(run).results)
         write_json(self._record(model), results.model_dump(mode="json"))
 
     def _record(self, model: Path) -> Path:

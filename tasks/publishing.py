@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -24,15 +23,18 @@ from goodnet.errors import printable
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from goodnet.pruning.poisoned import describe_attack
-from goodnet.pruning.stop_rule import Checkpoint, drop_label
+from goodnet.pruning.stop_rule import Checkpoint
+from goodnet.reports.about import About, Input, StageRun
+from goodnet.reports.counted_results import make_results
 from goodnet.reports.plots import curve_png
 from goodnet.reports.report import write_report
-from goodnet.reports.results import make_results, printed_rows, unreached, write_csv
+from goodnet.reports.results import Results
+from goodnet.reports.results_table import printed_rows, unreached, write_csv
 from goodnet.reports.samples import read_samples
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
-from goodnet.storage.files import atomic_folder, write_json
-from goodnet.storage.run_folder import git_commit, software_versions
+from goodnet.storage.files import atomic_folder
+from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
 from tasks.records import (
     CheckpointSteps,
@@ -43,6 +45,7 @@ from tasks.records import (
     PublishedRun,
     Samples,
     SavedCheckpoint,
+    StoredFile,
     SweepRecord,
 )
 
@@ -54,7 +57,7 @@ def write_run(
     parameters: dict[str, Any],
     inputs: Inputs,
     remarks: tuple[str, ...],
-    stage_log: list[dict[str, Any]],
+    stage_log: list[StageRun],
     activations: CleanValidationActivations,
     evaluation: tuple[EvaluationActivations, ...],
     target: int | None,
@@ -71,7 +74,7 @@ def write_run(
         parameters: of the flow.
         inputs: what was given.
         remarks: what whoever reads the results should know, a sentence each.
-        stage_log: name, seconds and state of each stage so far.
+        stage_log: each time that a stage ran so far.
         activations: of clean validation.
         evaluation: activations of the other sets.
         target: the attacker's label, None where the labels of the poisoned sets are that.
@@ -91,51 +94,65 @@ def write_run(
         attack=next(iter(attacks), None),
         remarks=remarks,
     )
+    about = _about(folder.name, parameters, inputs, stage_log)
+    table = pa.concat_tables([pq.read_table(sweep.file.path) for sweep in sweeps])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as unfinished:
-        write_json(unfinished / "results.json", results)
-        write_csv(unfinished / "results.csv", results)
-        write_json(unfinished / "run.json", _about(folder.name, parameters, inputs, stage_log))
-        tables = [pq.read_table(sweep.file.path) for sweep in sweeps]
-        pq.write_table(pa.concat_tables(tables), unfinished / "sweep.parquet")
-        (unfinished / "checkpoints").mkdir()
-        for drop, step in steps.steps:
-            if step is not None:
-                _copy_nets(saved[step], unfinished, drop_label(drop))
-        write_report(unfinished, samples=read_samples(samples.file.path) if samples else ())
+    with atomic_folder(folder) as temporary:
+        unfinished = RunFolder(temporary)
+        results.write(unfinished)
+        write_csv(unfinished, results)
+        about.write(unfinished)
+        pq.write_table(table, unfinished.sweep)
+        unfinished.checkpoints.mkdir()
+        _copy_nets(saved, steps, unfinished)
+        write_report(
+            unfinished,
+            results=results,
+            about=about,
+            sweep=table,
+            samples=read_samples(samples.file.path) if samples else (),
+        )
     return PublishedRun(folder=folder, verdict=verdict(results))
 
 
 def _about(
-    name: str, parameters: dict[str, Any], inputs: Inputs, stage_log: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return what run.json holds: all that tells one run from another."""
-    files = {"model": inputs.network.file, "clean_valid": inputs.clean_valid.file}
-    files |= {images.role: images.file for images in inputs.evaluation}
-    return {
-        "run": name,
-        "seconds": round(sum(stage["seconds"] for stage in stage_log), 3),
-        "parameters": to_jsonable_python(parameters),
-        "layer": inputs.network.layer,
-        "rank_at": inputs.network.rank_at,
-        "chosen": {name: _how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
-        "inputs": {
-            role: {"path": str(file.path), "sha256": file.sha256, "size": file.size}
-            for role, file in files.items()
+    name: str, parameters: dict[str, Any], inputs: Inputs, stage_log: list[StageRun]
+) -> About:
+    """Return all that tells one run from another."""
+    valid = inputs.clean_valid
+    return About(
+        run=name,
+        parameters=to_jsonable_python(parameters),
+        layer=inputs.network.layer,
+        rank_at=inputs.network.rank_at,
+        chosen={name: _how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
+        inputs={
+            "model": _input(inputs.network.file),
+            valid.role: _input(valid.file, valid.num_images),
+            **{one.role: _input(one.file, one.num_images) for one in inputs.evaluation},
         },
-        "versions": software_versions(),
-        "git_commit": git_commit(),
-        "stages": stage_log,
-    }
+        versions=software_versions(),
+        git_commit=git_commit(),
+        stages=stage_log,
+    )
+
+
+def _input(file: StoredFile, num_images: int | None = None) -> Input:
+    return Input(str(file.path), sha256=file.sha256, size=file.size, images=num_images)
 
 
 def _how_chosen(asked: object) -> str:
     return "by default" if asked is None else "as asked"
 
 
-def _copy_nets(saved: SavedCheckpoint, folder: Path, label: str) -> None:
-    shutil.copyfile(saved.b_prime.path, folder / "checkpoints" / f"b_prime_{label}.keras")
-    shutil.copyfile(saved.goodnet.path, folder / f"goodnet_{label}.keras")
+def _copy_nets(
+    saved: Mapping[int, SavedCheckpoint], steps: CheckpointSteps, folder: RunFolder
+) -> None:
+    for drop, step in steps.steps:
+        b_prime, goodnet = folder.b_prime(PRUNING, drop), folder.goodnet(PRUNING, drop)
+        if step is not None:
+            shutil.copyfile(saved[step].b_prime.path, b_prime)
+            shutil.copyfile(saved[step].goodnet.path, goodnet)
 
 
 def as_markdown(text: str) -> str:
@@ -158,15 +175,15 @@ def as_cells(row: Mapping[str, Any]) -> dict[str, Any]:
 @task(name="publish artifacts", **always_run())
 def publish_artifacts(run: PublishedRun) -> PublishedRun:
     """Show the table, a summary with the curve, and a link to the report in the Prefect UI."""
-    results = json.loads((run.folder / "results.json").read_text("utf-8"))
-    sweep = pq.read_table(run.folder / "sweep.parquet")
-    curve = base64.b64encode(curve_png(sweep, results["checkpoints"])).decode()
+    folder = RunFolder(run.folder)
+    results = Results.read(folder)
+    curve = base64.b64encode(curve_png(pq.read_table(folder.sweep), results.reached)).decode()
     lines = [f"# {as_markdown(run.folder.name)}", run.verdict]
     lines += [*map(as_markdown, all_remarks(results)), *unreached(results)]
     lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
     create_table_artifact(printed_rows(results), key="results", description=run.verdict)
     create_markdown_artifact("\n\n".join(lines), key="summary")
     create_link_artifact(
-        (run.folder / "report.html").resolve().as_uri(), link_text="report.html", key="report"
+        folder.report.resolve().as_uri(), link_text=folder.report.name, key="report"
     )
     return run

@@ -11,8 +11,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import Task
 
-StageLog = list[dict[str, Any]]
-"""Name, wall time in seconds and state of each stage that has ended well, in that order."""
+from goodnet.reports.about import StageRun
+
+StageLog = list[StageRun]
+"""Each stage that has ended well, in that order."""
 
 _log: ContextVar[StageLog | None] = ContextVar("stage_log", default=None)
 
@@ -44,4 +46,4 @@ def log_stage(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> Non
     # Prefect makes names such as `load-1a2` where a task has no template for them.
     name = task_run.name if isinstance(task.task_run_name, str) else task.name
     seconds = (state.timestamp - task_run.start_time).total_seconds()
-    log.append({"name": name, "seconds": round(seconds, 3), "state": str(state.name)})
+    log.append(StageRun(name, round(seconds, 3), str(state.name)))

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,26 @@ from goodnet.images.image_sets import write_images
 from goodnet.metrics import percent
 from goodnet.reports.audits import (
     AuditedModel,
+    audit_contents,
     audit_rows,
     crossed_limits,
     find_models,
     find_problems,
 )
+from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, RepairedRates, Results
+from goodnet.storage.run_folder import RunFolder
 from tasks.auditing import FinishedRepairs
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = percent(None)
-CHECKPOINT = {
-    "drop": 4.0,
-    "goodnet": {"clean_test_accuracy": 0.9, "attack_success_rate": 0.2, "false_alarm_rate": 0.05},
-}
+RATES = {"clean_valid_accuracy": 0.9, "clean_test_accuracy": 0.9, "attack_success_rate": 0.2}
+CHECKPOINT = Checkpoint(
+    drop=4.0,
+    step=1,
+    channels=(0,),
+    b_prime=RepairedRates(**RATES),
+    goodnet=GoodNetRates(**RATES, detection_rate=None, false_alarm_rate=0.05),
+)
 
 
 def test_models_are_the_visible_model_files_of_a_folder(tmp_path):
@@ -74,7 +82,7 @@ def test_problems_name_what_failed_and_what_is_over_a_limit():
 
 
 def test_a_row_shows_the_rates_or_why_there_are_none():
-    baseline = {"clean_test_accuracy": 0.95, "attack_success_rate": None}
+    baseline = Rates(clean_valid_accuracy=1.0, clean_test_accuracy=0.95, attack_success_rate=None)
     repaired, failed = audit_rows(
         [
             AuditedModel("a", "repaired", baseline=baseline, checkpoint=CHECKPOINT),
@@ -87,6 +95,20 @@ def test_a_row_shows_the_rates_or_why_there_are_none():
     assert set(list(failed.values())[2:-1]) == {NONE}
     assert failed["remark"] == "damaged"
     assert repaired.keys() == failed.keys()
+
+
+def test_a_finished_run_of_format_1_is_judged():
+    old = ROOT / "tests" / "reports" / "format_1"
+    results = Results.read(RunFolder(old))
+    limits = {"false_alarm_rate": 0.01}
+    one = AuditedModel.of(Path("a.h5"), "unchanged", run=old, results=results, limits=limits)
+    assert one.crossed == ["false alarms 5.00 %, at most 1.00 % allowed"]
+    assert one.verdict.startswith("The repair does not stop the attack")
+    (judged,) = audit_contents("name", limits, [one])["models"]
+    assert judged["baseline"] == asdict(results.baseline)
+    assert judged["checkpoint"]["goodnet"]["detection_rate"] == 0.025
+    assert judged["checkpoint"]["reached"]
+    json.dumps(judged)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,34 @@ from rich.console import Console
 
 from flows import console
 from flows.console import Progressing, print_run
-from goodnet.storage.files import write_json
+from goodnet.reports.about import About, StageRun
+from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, Results
+from goodnet.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 NET = {"clean_valid_accuracy": 0.5, "clean_test_accuracy": 1.0, "attack_success_rate": None}
-STAGES = [
-    {"name": "load", "seconds": 0.25, "state": "Completed"},
-    {"name": "check", "seconds": 1.5, "state": "Cached"},
-    {"name": "check", "seconds": 2.0, "state": "Completed"},
-    {"name": "check", "seconds": 0.5, "state": "Completed"},
-]
+RESULTS = Results(classes=3, baseline=Rates(**NET), checkpoints=())
+ABOUT = About(
+    run="name",
+    parameters={},
+    layer="conv\x1b",
+    rank_at="pool",
+    chosen={"layer": "by default", "rank_at": "as asked"},
+    inputs={},
+    versions={},
+    git_commit=None,
+    stages=(
+        StageRun("load", 0.25, "Completed"),
+        StageRun("check", 1.5, "Cached"),
+        StageRun("check", 2.0, "Completed"),
+        StageRun("check", 0.5, "Completed"),
+    ),
+)
+
+
+def write_run(folder: Path, results: Results = RESULTS, about: About = ABOUT) -> None:
+    results.write(RunFolder(folder))
+    about.write(RunFolder(folder))
 
 
 def on_page(width: int = 80) -> Console:
@@ -108,8 +127,7 @@ def test_a_terminal_gets_a_bar_with_speed_and_time_left_that_goes_away():
 
 
 def test_the_end_names_files_and_the_time_of_each_stage(tmp_path):
-    write_json(tmp_path / "results.json", {"classes": 3, "baseline": NET, "checkpoints": []})
-    write_json(tmp_path / "run.json", {"stages": STAGES})
+    write_run(tmp_path)
     page = on_page()
     print_run(page, tmp_path, "The verdict.")
     text = page.file.getvalue()
@@ -123,11 +141,7 @@ def test_the_end_names_files_and_the_time_of_each_stage(tmp_path):
 
 
 def test_the_layer_and_remarks_are_told_after_the_verdict(tmp_path):
-    results = {"classes": 3, "baseline": NET, "checkpoints": [], "remarks": ["Mind the scale."]}
-    write_json(tmp_path / "results.json", results)
-    chosen = {"layer": "by default", "rank_at": "as asked"}
-    about = {"stages": STAGES, "layer": "conv\x1b", "rank_at": "pool", "chosen": chosen}
-    write_json(tmp_path / "run.json", about)
+    write_run(tmp_path, replace(RESULTS, remarks=("Mind the scale.",)))
     page = on_page()
     print_run(page, tmp_path, "The verdict.")
     lines = page.file.getvalue().splitlines()
@@ -140,12 +154,9 @@ def test_the_layer_and_remarks_are_told_after_the_verdict(tmp_path):
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_number_of_the_table_is_cut_off(tmp_path, width):
-    rates = dict.fromkeys(NET, 1.0) | {"detection_rate": 1.0, "false_alarm_rate": 1.0}
-    point = {"drop": 12.25, "reached": True, "step": 1024, "channels": []}
-    results = {"classes": 3, "baseline": NET, "checkpoints": [point | {"b_prime": rates}]}
-    results["checkpoints"][0]["goodnet"] = rates
-    write_json(tmp_path / "results.json", results)
-    write_json(tmp_path / "run.json", {"stages": []})
+    rates = GoodNetRates(**dict.fromkeys(NET, 1.0), detection_rate=1.0, false_alarm_rate=1.0)
+    point = Checkpoint(drop=12.25, step=1024, channels=(), b_prime=rates, goodnet=rates)
+    write_run(tmp_path, replace(RESULTS, checkpoints=(point,)))
     page = on_page(width)
     print_run(page, tmp_path, "The verdict.")
     (line,) = re.findall("^ G at .*$", page.file.getvalue(), re.MULTILINE)
@@ -154,8 +165,7 @@ def test_no_number_of_the_table_is_cut_off(tmp_path, width):
 
 @pytest.mark.parametrize("width", range(20, 60, 3))
 def test_no_line_of_the_verdict_begins_with_a_percent_sign(tmp_path, width):
-    write_json(tmp_path / "results.json", {"classes": 3, "baseline": NET, "checkpoints": []})
-    write_json(tmp_path / "run.json", {"stages": []})
+    write_run(tmp_path)
     page = on_page(width)
     verdict = "It lets 84.21 % of them through, flags 15.79 % and costs 15.00 points at 10 %."
     print_run(page, tmp_path, verdict)

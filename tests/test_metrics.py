@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodnet.metrics import percent, wilson_interval
+from goodnet.metrics import percent, points, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,7 @@ def test_impossible_confidence_is_refused(confidence: float):
 )
 def test_percent(rate: float | None, text: str):
     assert percent(rate) == text
+
+
+def test_points_are_hundredths_with_two_decimals():
+    assert [points(rate) for rate in (0, 0.5975, 1, -0.012)] == ["0.00", "59.75", "100.00", "-1.20"]

@@ -15,11 +15,6 @@ class Checkpoint:
     step: int | None
 
 
-def drop_label(drop: float) -> str:
-    """Return a drop as file names have it: 02, 10, 2.5."""
-    return f"{drop:02g}"
-
-
 def find_checkpoint(correct: Sequence[int], *, images: int, drop: float) -> Checkpoint:
     """Find the first step at which clean validation accuracy has dropped by `drop` points.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from goodnet.errors import InputError, printable
 from goodnet.images.image_folders import require_link_inside
 from goodnet.metrics import percent
-from goodnet.reports.results import FLAG_RATES, TITLES
+from goodnet.reports.results import RATES, Checkpoint, Rates, Results, checkpoint_contents, measured
 from goodnet.reports.verdict import attack_doubt, best_checkpoint, verdict
 
 Limits = Mapping[str, float | None]
@@ -19,7 +19,7 @@ Limits = Mapping[str, float | None]
 State = Literal["repaired", "unchanged", "failed"]
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _B_RATES = ("clean_test_accuracy", "attack_success_rate")
-_G_RATES = (*_B_RATES, *FLAG_RATES)
+_G_RATES = (*_B_RATES, "detection_rate", "false_alarm_rate")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AuditedModel:
         error: why it failed.
         verdict: what the repair is worth.
         baseline: the rates of B.
-        checkpoint: the one that the verdict speaks of, as in results.json.
+        checkpoint: the one that the verdict speaks of.
         crossed: the limits that its GoodNet crosses, in words.
     """
 
@@ -42,15 +42,15 @@ class AuditedModel:
     run: str | None = None
     error: str | None = None
     verdict: str | None = None
-    baseline: Mapping[str, Any] | None = None
-    checkpoint: Mapping[str, Any] | None = None
+    baseline: Rates | None = None
+    checkpoint: Checkpoint | None = None
     crossed: Sequence[str] = ()
 
     @classmethod
     def of(
-        cls, model: Path, state: State, *, run: Path, results: Mapping[str, Any], limits: Limits
+        cls, model: Path, state: State, *, run: Path, results: Results, limits: Limits
     ) -> AuditedModel:
-        """Judge the results of a repair, the contents of results.json.
+        """Judge the results of a repair.
 
         Where they do not measure the attack, the net has failed: its rates keep any limit.
         """
@@ -61,7 +61,7 @@ class AuditedModel:
             run=str(run),
             error=doubt,
             verdict=None if doubt else verdict(results),
-            baseline=results["baseline"],
+            baseline=results.baseline,
             checkpoint=checkpoint,
             crossed=crossed_limits(checkpoint, limits),
         )
@@ -95,16 +95,16 @@ def require_measurable(max_attack_success_rate: float | None, poisoned_test: Pat
         raise InputError("max_attack_success_rate is given without poisoned_test, expected both")
 
 
-def crossed_limits(checkpoint: Mapping[str, Any] | None, limits: Limits) -> list[str]:
+def crossed_limits(checkpoint: Checkpoint | None, limits: Limits) -> list[str]:
     """Say which limits a checkpoint's G crosses; without a checkpoint, that there is no G."""
     given = {rate: limit for rate, limit in limits.items() if limit is not None}
     if checkpoint is None:
         return ["no GoodNet, since no step drops that far"] if given else []
-    rates = checkpoint["goodnet"]
+    rates = checkpoint.goodnet.by_name()
     return [
-        f"{TITLES[rate]} {percent(rates[rate])}, at most {percent(limit)} allowed"
+        f"{RATES[rate].title} {percent(rates[rate])}, at most {percent(limit)} allowed"
         for rate, limit in given.items()
-        if rates[rate] > limit
+        if measured(rates[rate]) > limit
     ]
 
 
@@ -125,19 +125,24 @@ def audit_rows(audited: Sequence[AuditedModel]) -> list[dict[str, str]]:
     return [_row(one) for one in audited]
 
 
-def audit_contents(name: str, limits: Limits, audited: Sequence[AuditedModel]) -> dict[str, Any]:
+def audit_contents(name: str, limits: Limits, audited: Sequence[AuditedModel]) -> dict[str, object]:
     """Return what audit.json holds."""
-    return {"audit": name, "limits": dict(limits), "models": [asdict(one) for one in audited]}
+    return {"audit": name, "limits": dict(limits), "models": [_contents(one) for one in audited]}
+
+
+def _contents(one: AuditedModel) -> dict[str, object]:
+    checkpoint = None if one.checkpoint is None else checkpoint_contents(one.checkpoint)
+    return {**asdict(one), "checkpoint": checkpoint}
 
 
 def _row(one: AuditedModel) -> dict[str, str]:
     row = {"model": printable(one.model), "state": one.state}
-    baseline = one.baseline or {}
+    baseline = one.baseline.by_name() if one.baseline else {}
     for rate in _B_RATES:
-        row[f"B {TITLES[rate]}"] = percent(baseline.get(rate))
-    row["drop"] = f"{one.checkpoint['drop']:g} %" if one.checkpoint else percent(None)
-    goodnet = one.checkpoint["goodnet"] if one.checkpoint else {}
+        row[f"B {RATES[rate].title}"] = percent(baseline.get(rate))
+    row["drop"] = f"{one.checkpoint.drop:g} %" if one.checkpoint else percent(None)
+    goodnet = one.checkpoint.goodnet.by_name() if one.checkpoint else {}
     for rate in _G_RATES:
-        row[f"G {TITLES[rate]}"] = percent(goodnet.get(rate))
+        row[f"G {RATES[rate].title}"] = percent(goodnet.get(rate))
     row["remark"] = printable(one.error or "; ".join(one.crossed))
     return row

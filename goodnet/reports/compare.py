@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from goodnet.errors import InputError, printable
 from goodnet.pruning.counts import read_sweep
+from goodnet.reports.about import About, Input
 from goodnet.reports.published_numbers import recognise
-from goodnet.reports.results import printed_rows, unreached
+from goodnet.reports.reading import reading
+from goodnet.reports.results import Results
+from goodnet.reports.results_table import printed_rows, unreached
 from goodnet.reports.tables import format_table
-
-_FILES = ("results.json", "run.json", "sweep.parquet")
-
-# Values of another type, numbers out of range, nesting without end: JSON and Parquet hold them all.
-_STUMBLES = (
-    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
-    *(OSError, pa.ArrowException),
-)
+from goodnet.storage.run_folder import RunFolder
 
 # The inputs are told by their content, the layers by what was chosen in the end, and where a
 # run's files went changes nothing about them.
@@ -39,19 +32,25 @@ class Run:
 
     Attributes:
         name: the folder's name, or its path where two runs have one name.
-        rows: the results as they are printed: B, and G of each checkpoint.
-        unreached: a sentence for each drop that no step reaches.
+        results: what it found.
         given: all that may differ between runs: what identifies it, and how it is printed.
         sweep: the rows of sweep.parquet.
-        steps: channels pruned at the checkpoints that were reached.
     """
 
     name: str
-    rows: Sequence[Mapping[str, str]]
-    unreached: Sequence[str]
+    results: Results
     given: Mapping[str, tuple[str, str]]
     sweep: Sequence[Mapping[str, Any]]
-    steps: Sequence[int]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The results as they are printed: B, and G of each checkpoint."""
+        return [row for row in printed_rows(self.results) if not row["net"].startswith("B'")]
+
+    @property
+    def unreached(self) -> list[str]:
+        """A sentence for each drop that no step reaches."""
+        return unreached(self.results)
 
 
 @dataclass(frozen=True)
@@ -124,42 +123,34 @@ def describe_comparison(runs: Sequence[Run]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> Run:
-    for file in _FILES:
-        if not (folder / file).is_file():
-            raise InputError(f"{folder}: is not the folder of a finished run, it has no {file}")
-    with _reading(folder / "results.json") as path:
-        results = json.loads(path.read_text("utf-8"))
-        rows = [row for row in printed_rows(results) if not row["net"].startswith("B'")]
-        missed = unreached(results)
-        steps = [int(point["step"]) for point in results["checkpoints"] if point["reached"]]
-    with _reading(folder / "run.json") as path:
-        given = _given(json.loads(path.read_text("utf-8")))
-    with _reading(folder / "sweep.parquet") as path:
+    run = RunFolder(folder)
+    for file in (run.results, run.about, run.sweep):
+        if not file.is_file():
+            raise InputError(
+                f"{folder}: is not the folder of a finished run, it has no {file.name}"
+            )
+    results, about = Results.read(run), About.read(run)
+    with reading(run.about):
+        given = _given(about)
+    with reading(run.sweep) as path:
         sweep = read_sweep(path).to_pylist()
         if not all(row["images"] > 0 for row in sweep):
             raise ValueError("counts of no images")
-    return Run(name, rows, missed, given, sweep, steps)
+    return Run(name, results, given, sweep)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """Turn whatever a file that is not a run's stumbles over into an `InputError`."""
-    try:
-        yield path
-    except _STUMBLES as error:
-        kind = type(error).__name__
-        raise InputError(f"{path}: is damaged or of another kind ({kind}: {error})") from error
-
-
-def _given(about: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return all that may differ, from run.json."""
-    given = {f"input {role}": _input(file) for role, file in about["inputs"].items() if file}
-    parameters = about["parameters"]
-    settings = {name: about.get(name, parameters.get(name)) for name in ("layer", "rank_at")}
-    settings |= {k: value for k, value in parameters.items() if k not in _OTHER_PARAMETERS}
+def _given(about: About) -> dict[str, tuple[str, str]]:
+    """Return all that may differ."""
+    given = {f"input {role}": _describe(file) for role, file in about.inputs.items()}
+    parameters = about.parameters
+    settings = {
+        "layer": about.layer or parameters.get("layer"),
+        "rank_at": about.rank_at or parameters.get("rank_at"),
+        **{name: value for name, value in parameters.items() if name not in _OTHER_PARAMETERS},
+    }
     if parameters.get("model") is not None:
         settings.pop("default_case", None)
-    software = {**about["versions"], "commit": about.get("git_commit")}
+    software = {**about.versions, "commit": about.git_commit}
     for group, values in (("parameter", settings), ("software", software)):
         for name, value in values.items():
             text = json.dumps(value, sort_keys=True)
@@ -167,11 +158,9 @@ def _given(about: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return given
 
 
-def _input(file: Mapping[str, Any]) -> tuple[str, str]:
+def _describe(file: Input) -> tuple[str, str]:
     """Return an input's digest and how it is printed."""
-    if not isinstance(file["sha256"], str):
-        raise TypeError("SHA-256 is no text")
-    official = recognise(file["sha256"])
+    official = recognise(file.sha256)
     lab = f", the lab's {official}" if official else ""
-    size = f"{file['size']:,} bytes, SHA-256 {file['sha256'][:12]}"
-    return file["sha256"], f"{Path(file['path']).name}, {size}{lab}"
+    size = f"{file.size:,} bytes, SHA-256 {file.sha256[:12]}"
+    return file.sha256, f"{Path(file.path).name}, {size}{lab}"

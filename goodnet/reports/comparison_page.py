@@ -11,6 +11,7 @@ import altair as alt
 from goodnet.errors import InputError
 from goodnet.reports import plots, report
 from goodnet.reports.compare import Run, comparison_rows, find_differences
+from goodnet.reports.results import clean_set
 from goodnet.reports.vega import vega_script
 from goodnet.storage.files import atomic_path
 
@@ -53,7 +54,7 @@ def comparison_chart(runs: Sequence[Run]) -> alt.LayerChart:
     names = [run.name for run in runs]
     clicked = alt.selection_point(fields=["run"], bind="legend")
     base = alt.Chart(alt.InlineData(points)).encode(
-        x=plots.channels_axis(points),
+        x=plots.channels_axis(max(point["step"] for point in points)),
         y=alt.Y("rate:Q", title=None, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
         color=alt.Color("run:N", title=None, legend=alt.Legend(columns=1)).scale(
             domain=names, scheme="tableau10"
@@ -75,8 +76,8 @@ def comparison_chart(runs: Sequence[Run]) -> alt.LayerChart:
 
 
 def _points(run: Run) -> Iterator[dict[str, Any]]:
-    sets = {row["set"] for row in run.sweep}
-    clean = "clean_test" if "clean_test" in sets else "clean_valid"
+    steps = {point.step for point in run.results.reached}
+    clean = clean_set({row["set"] for row in run.sweep})
     for measure, name in ((ACCURACY, clean), (ATTACK, "poisoned_test")):
         for row in run.sweep:
             if row["set"] == name:
@@ -85,5 +86,5 @@ def _points(run: Run) -> Iterator[dict[str, Any]]:
                     "measure": measure,
                     "step": row["step"],
                     "rate": row["goodnet_correct"] / row["images"],
-                    "checkpoint": row["step"] in run.steps,
+                    "checkpoint": row["step"] in steps,
                 }

@@ -12,9 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from goodnet.metrics import wilson_interval
-
-Checkpoints = Sequence[Mapping[str, Any]]
-"""`checkpoints` of results.json."""
+from goodnet.reports.results import Checkpoint, clean_set
 
 Palette = Mapping[str, str]
 
@@ -45,7 +43,7 @@ LOW, HIGH = " at least", " at most"
 
 
 def curve_chart(
-    sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
+    sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
 ) -> alt.LayerChart:
     """Draw clean accuracy and attack success of B' and G against the channels pruned.
 
@@ -53,12 +51,12 @@ def curve_chart(
 
     Args:
         sweep: the table of sweep.parquet.
-        checkpoints: marked where they were reached.
+        checkpoints: those that were reached, to be marked.
         palette: colours by name, as in PAPER.
     """
     rows = _curve_rows(sweep)
     hover = alt.selection_point(nearest=True, on="pointerover", encodings=["x"], empty=False)
-    base = alt.Chart(alt.InlineData(rows)).encode(x=channels_axis(rows))
+    base = alt.Chart(alt.InlineData(rows)).encode(x=channels_axis(len(rows) - 1))
     drawn = [curve for curve in CURVES if curve[0] in rows[0]]
     lines = [
         base.mark_line(strokeWidth=width).encode(
@@ -96,7 +94,7 @@ def curve_chart(
 
 
 def detection_chart(
-    sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
+    sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
 ) -> alt.LayerChart | None:
     """Draw G's detection rate against its false-alarm rate over all steps.
 
@@ -144,7 +142,7 @@ def detection_chart(
 
 
 def activation_chart(
-    sweep: pa.Table, checkpoints: Checkpoints, *, palette: Palette = PAGE
+    sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
 ) -> alt.LayerChart:
     """Draw each channel's mean activation on clean validation images, in prune order."""
     rows = [
@@ -159,6 +157,7 @@ def activation_chart(
         for row in _set_rows(sweep, "clean_valid")
         if row["step"] > 0
     ]
+    last = len(rows)
     base = alt.Chart(alt.InlineData(rows)).encode(
         color=alt.Color("kind:N", title=None).scale(
             domain=["mean activation", "silent"],
@@ -171,11 +170,11 @@ def activation_chart(
         ],
     )
     bars = base.mark_rect().encode(
-        x=channels_axis(rows, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
+        x=channels_axis(last, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
     )
     silent = (
         base.mark_circle(size=22, opacity=1)
-        .encode(x=channels_axis(rows, "middle"), y=alt.Y("mean:Q"))
+        .encode(x=channels_axis(last, "middle"), y=alt.Y("mean:Q"))
         .transform_filter("datum.mean === 0")
         .transform_calculate(middle="datum.step - 0.5")
     )
@@ -183,7 +182,7 @@ def activation_chart(
     return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
 
 
-def curve_png(sweep: pa.Table, checkpoints: Checkpoints) -> bytes:
+def curve_png(sweep: pa.Table, checkpoints: Sequence[Checkpoint]) -> bytes:
     """Return `curve_chart` as a PNG of well under 100 KB, on white."""
     import vl_convert
 
@@ -197,7 +196,7 @@ def curve_png(sweep: pa.Table, checkpoints: Checkpoints) -> bytes:
 
 def _curve_rows(sweep: pa.Table) -> list[dict[str, Any]]:
     """Return a row for each step with the rates of CURVES; attack rates only where measured."""
-    clean = _set_rows(sweep, "clean_test") or _set_rows(sweep, "clean_valid")
+    clean = _set_rows(sweep, clean_set(set(sweep["set"].to_pylist())))
     poisoned = _set_rows(sweep, "poisoned_test")
     rows = []
     for index, row in enumerate(clean):
@@ -232,14 +231,14 @@ def _field(label: str) -> str:
     return label.replace("'", "\\'")
 
 
-def channels_axis(rows: Sequence[Mapping[str, Any]], field: str = "step") -> alt.X:
-    """Return the x axis that all curves share."""
-    scale = alt.Scale(domain=[0, max(row["step"] for row in rows)], nice=False)
+def channels_axis(last: int, field: str = "step") -> alt.X:
+    """Return the x axis that all curves share, up to the step `last`."""
+    scale = alt.Scale(domain=[0, last], nice=False)
     axis = alt.Axis(title="channels pruned", tickMinStep=1, grid=False)
     return alt.X(f"{field}:Q", scale=scale, axis=axis)
 
 
-def _checkpoint_marks(checkpoints: Checkpoints, palette: Palette) -> list[alt.Chart]:
+def _checkpoint_marks(checkpoints: Sequence[Checkpoint], palette: Palette) -> list[alt.Chart]:
     """Return a dashed line and a label for each step that a checkpoint chose."""
     marks = []
     for level, (step, label) in enumerate(sorted(_labels_by_step(checkpoints).items())):
@@ -252,12 +251,11 @@ def _checkpoint_marks(checkpoints: Checkpoints, palette: Palette) -> list[alt.Ch
     return marks
 
 
-def _labels_by_step(checkpoints: Checkpoints) -> dict[int, str]:
+def _labels_by_step(checkpoints: Sequence[Checkpoint]) -> dict[int, str]:
     """Return what to write at each step: several checkpoints may have chosen the same one."""
     labels = defaultdict(list)
     for checkpoint in checkpoints:
-        if checkpoint["reached"]:
-            labels[checkpoint["step"]].append(f"{checkpoint['drop']:g}")
+        labels[checkpoint.step].append(f"{checkpoint.drop:g}")
     return {step: f"{', '.join(drops)} points" for step, drops in labels.items()}
 
 

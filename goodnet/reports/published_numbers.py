@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from goodnet.reports.about import Input
+from goodnet.reports.results import RATES, Rates, Results
 
 OFFICIAL_FILES = {
     "e3ef2226611b9ccf932f86f4676c457b1f0645810ad1a4b166c7029169d38273": "valid.h5",
@@ -26,12 +28,12 @@ PUBLISHED = (
 """What several independent readers of the lab agree on; two images of difference are normal."""
 
 MEASURES = (
-    ("B' clean validation", "b_prime", "clean_valid_accuracy", "clean_valid", "valid.h5"),
-    ("B' clean test", "b_prime", "clean_test_accuracy", "clean_test", "test.h5"),
-    ("B' attack success", "b_prime", "attack_success_rate", "poisoned_test", "bd_test.h5"),
-    ("G clean test", "goodnet", "clean_test_accuracy", "clean_test", "test.h5"),
+    ("B'", "clean_valid_accuracy", "valid.h5"),
+    ("B'", "clean_test_accuracy", "test.h5"),
+    ("B'", "attack_success_rate", "bd_test.h5"),
+    ("G", "clean_test_accuracy", "test.h5"),
 )
-"""The columns of PUBLISHED: title, net and rate in results.json, input, the lab's file for it."""
+"""The columns of PUBLISHED: net, rate, and the lab's file that it is counted on."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Comparison:
         drop: points of the checkpoint, None for B.
         step: channels that the run's net has pruned.
         published_step: channels that the published net has pruned.
-        measure: title of the rate, as in MEASURES.
+        measure: net and rate in words.
     """
 
     drop: float | None
@@ -63,35 +65,37 @@ def recognise(sha256: str | None) -> str | None:
     return OFFICIAL_FILES.get(sha256 or "")
 
 
-def compare_to_published(results: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Comparison]:
+def compare_to_published(results: Results, inputs: Mapping[str, Input]) -> list[Comparison]:
     """Return each rate of the run for which a published one was measured on the same files.
 
     Checkpoints depend on the clean validation images, so theirs count only on the lab's valid.h5.
 
     Args:
-        results: the contents of results.json.
-        inputs: `inputs` of run.json: a record with `sha256` for each input that was given.
+        results: of the run.
+        inputs: what it was given.
     """
-    official = {role: recognise(record.get("sha256")) for role, record in inputs.items()}
+    official = {role: recognise(given.sha256) for role, given in inputs.items()}
     same_validation = official.get("clean_valid") == "valid.h5"
     comparisons = []
     for drop, published_step, percentages in PUBLISHED:
-        row = _row_at(results, drop)
-        if row is None or (drop is not None and not same_validation):
+        step, nets = _nets_at(results, drop)
+        if drop is not None and not same_validation:
             continue
-        for (title, net, rate, role, file), published in zip(MEASURES, percentages, strict=True):
-            measured = row[net][rate] if net in row else None
-            if official.get(role) == file and measured is not None:
-                step = row["step"]
+        for (net, rate, file), published in zip(MEASURES, percentages, strict=True):
+            measured = nets[net].by_name()[rate] if net in nets else None
+            if official.get(RATES[rate].set_name) == file and measured is not None:
+                title = f"{net} {RATES[rate].heading}"
                 comparisons.append(
                     Comparison(drop, step, published_step, title, published / 100, measured)
                 )
     return comparisons
 
 
-def _row_at(results: Mapping[str, Any], drop: float | None) -> Mapping[str, Any] | None:
-    """Return a reached checkpoint; for None B itself, in the place of B' after no step at all."""
+def _nets_at(results: Results, drop: float | None) -> tuple[int, Mapping[str, Rates]]:
+    """Return step and nets of a reached checkpoint; B stands for B' after no step at all."""
     if drop is None:
-        return {"step": 0, "b_prime": results["baseline"]}
-    rows: Sequence[Mapping[str, Any]] = results["checkpoints"]
-    return next((row for row in rows if row["drop"] == drop and row["reached"]), None)
+        return 0, {"B'": results.baseline}
+    for point in results.reached:
+        if point.drop == drop:
+            return point.step, {"B'": point.b_prime, "G": point.goodnet}
+    return 0, {}

@@ -1,140 +1,255 @@
-"""The results of a run: results.json, results.csv and the table that is printed."""
+"""The results of a run: results.json and the types for it.
+
+A file of format 1, which has neither `format` nor `method`, is read as one of today.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Literal, NamedTuple, TypeVar
 
-from goodnet.metrics import percent
-from goodnet.pruning.counts import Counts
 from goodnet.pruning.poisoned import Attack
-from goodnet.pruning.stop_rule import Checkpoint
-from goodnet.reports.tables import format_csv
-from goodnet.storage.files import atomic_path
+from goodnet.reports.reading import (
+    as_flag,
+    as_list,
+    as_mapping,
+    as_number,
+    as_text,
+    as_whole,
+    optional,
+    reading,
+)
+from goodnet.storage.files import read_json, write_json
+from goodnet.storage.run_folder import PRUNING, RunFolder
 
-ACCURACIES = {
-    "clean_valid_accuracy": "clean_valid",
-    "clean_test_accuracy": "clean_test",
-    "attack_success_rate": "poisoned_test",
+FORMAT = 2
+
+
+class RateMeaning(NamedTuple):
+    """What a rate is called in tables of text, and on pages; the set it is counted on."""
+
+    title: str
+    heading: str
+    set_name: str
+
+
+RATES = {
+    "clean_valid_accuracy": RateMeaning("clean validation", "clean validation", "clean_valid"),
+    "clean_test_accuracy": RateMeaning("clean test", "clean test", "clean_test"),
+    "attack_success_rate": RateMeaning("ASR", "attack success", "poisoned_test"),
+    "recovery_rate": RateMeaning("recovery", "recovery", "poisoned_test"),
+    "detection_rate": RateMeaning("detection", "detection", "poisoned_test"),
+    "false_alarm_rate": RateMeaning("false alarms", "false alarms", "clean_test"),
 }
-"""Rates of every net, and the set that each is counted on."""
-
-FLAG_RATES = {"detection_rate": "poisoned_test", "false_alarm_rate": "clean_test"}
-"""Rates of G alone: images of a set that it answers with class N."""
-
-TITLES = {
-    "clean_valid_accuracy": "clean validation",
-    "clean_test_accuracy": "clean test",
-    "attack_success_rate": "ASR",
-    "recovery_rate": "recovery",
-    "detection_rate": "detection",
-    "false_alarm_rate": "false alarms",
-}
+"""All rates, by their names in results.json, in the order of every table."""
 
 
-def make_results(
-    curves: Mapping[str, Counts],
-    checkpoints: Sequence[Checkpoint],
-    *,
-    order: Sequence[int],
-    num_classes: int,
-    attack: Attack | None = None,
-    remarks: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Return what results.json holds: rates as fractions 0 … 1, None for a set not given.
+def clean_set(given: Collection[str]) -> Literal["clean_test", "clean_valid"]:
+    """Return the set whose accuracy to judge by: test, because validation chose the checkpoint."""
+    return "clean_test" if "clean_test" in given else "clean_valid"
 
-    Args:
-        curves: the counts of each set that was given.
-        checkpoints: one for each drop.
-        order: the channels in prune order.
-        num_classes: B's classes N.
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The rates of B, fractions 0 … 1; None for a set that was not given."""
+
+    clean_valid_accuracy: float
+    clean_test_accuracy: float | None
+    attack_success_rate: float | None
+
+    def by_name(self) -> dict[str, float | None]:
+        """Return the rates that such a net has, measured or not."""
+        return asdict(self)
+
+    @property
+    def clean_set(self) -> Literal["clean_test", "clean_valid"]:
+        """The set whose accuracy to judge by."""
+        return clean_set(() if self.clean_test_accuracy is None else ("clean_test",))
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The accuracy on that set."""
+        return measured(self.by_name()[f"{self.clean_set}_accuracy"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairedRates(Rates):
+    """The rates of B'; recovery is None where the labels before the trigger are not known."""
+
+    recovery_rate: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoodNetRates(RepairedRates):
+    """The rates of G, and how many images of a set it answers with class N."""
+
+    detection_rate: float | None
+    false_alarm_rate: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """B' and G at the first step that drops clean validation accuracy by at least `drop` points.
+
+    Attributes:
+        method: the repair that they come from.
+        drop: in points, what was asked for.
+        step: channels removed.
+        channels: which, in prune order.
+        b_prime: rates of B'.
+        goodnet: rates of G.
+    """
+
+    method: str = PRUNING
+    drop: float
+    step: int
+    channels: tuple[int, ...]
+    b_prime: RepairedRates
+    goodnet: GoodNetRates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreached:
+    """A drop in points that a method has no net for."""
+
+    method: str = PRUNING
+    drop: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a run found.
+
+    Attributes:
+        classes: B's classes N.
+        baseline: rates of B.
+        checkpoints: one for each drop that was asked for, in this order.
         attack: what B answers to the poisoned test images, if there are any.
         remarks: sentences that whoever reads the rates should know.
     """
-    return {
-        "classes": num_classes,
-        "remarks": list(remarks),
-        "attack": None if attack is None else asdict(attack),
-        "baseline": _accuracies(curves, "correct", 0),
-        "checkpoints": [_checkpoint(curves, checkpoint, order) for checkpoint in checkpoints],
-    }
 
+    classes: int
+    baseline: Rates
+    checkpoints: tuple[Checkpoint | Unreached, ...]
+    attack: Attack | None = None
+    remarks: tuple[str, ...] = ()
 
-def _checkpoint(
-    curves: Mapping[str, Counts], checkpoint: Checkpoint, order: Sequence[int]
-) -> dict[str, Any]:
-    step = checkpoint.step
-    if step is None:
-        nothing = {"step": None, "channels": None, "b_prime": None, "goodnet": None}
-        return {"drop": checkpoint.drop, "reached": False, **nothing}
-    b_prime = _accuracies(curves, "correct", step)
-    b_prime["recovery_rate"] = _rate(curves, "poisoned_test", "recovered", step)
-    goodnet = _accuracies(curves, "goodnet_correct", step)
-    goodnet["recovery_rate"] = _rate(curves, "poisoned_test", "goodnet_recovered", step)
-    goodnet |= {rate: _rate(curves, name, "flagged", step) for rate, name in FLAG_RATES.items()}
-    return {
-        "drop": checkpoint.drop,
-        "reached": True,
-        "step": step,
-        "channels": list(order[:step]),
-        "b_prime": b_prime,
-        "goodnet": goodnet,
-    }
+    @property
+    def reached(self) -> list[Checkpoint]:
+        """The checkpoints for which there are nets."""
+        return [point for point in self.checkpoints if isinstance(point, Checkpoint)]
 
+    @property
+    def rate_names(self) -> list[str]:
+        """The rates to show: recovery only where labels from before the trigger are known."""
+        nets = (rates for point in self.reached for rates in (point.b_prime, point.goodnet))
+        known = any(rates.recovery_rate is not None for rates in nets)
+        return [name for name in RATES if name != "recovery_rate" or known]
 
-def _accuracies(curves: Mapping[str, Counts], count: str, step: int) -> dict[str, float | None]:
-    return {rate: _rate(curves, name, count, step) for rate, name in ACCURACIES.items()}
+    @classmethod
+    def read(cls, folder: RunFolder) -> Results:
+        """Read results.json.
 
+        Raises:
+            InputError: it is damaged or of another kind.
+        """
+        with reading(folder.results) as path:
+            found = as_mapping(read_json(path))
+            if found.get("format", 1) not in (1, FORMAT):
+                raise ValueError(f"format {found['format']!r} found, expected {FORMAT} or 1")
+            return cls(
+                classes=as_whole(found["classes"]),
+                baseline=_read_rates(Rates, found["baseline"]),
+                checkpoints=as_list(found["checkpoints"], _read_checkpoint),
+                attack=optional(found.get("attack"), _read_attack),
+                remarks=as_list(found.get("remarks", ()), as_text),
+            )
 
-def _rate(curves: Mapping[str, Counts], name: str, count: str, step: int) -> float | None:
-    curve = curves.get(name)
-    counted = None if curve is None else getattr(curve, count)
-    return None if curve is None or counted is None else int(counted[step]) / curve.images
-
-
-def net_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for B and for B' and G of each reached checkpoint, rates as fractions."""
-    rows = [{"net": "B", "drop": None, "channels": 0, **results["baseline"]}]
-    for checkpoint in results["checkpoints"]:
-        for name, key in (("B'", "b_prime"), ("G", "goodnet")):
-            if checkpoint["reached"]:
-                place = {"drop": checkpoint["drop"], "channels": checkpoint["step"]}
-                rows.append({"net": name, **place, **checkpoint[key]})
-    return rows
-
-
-def printed_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table as it is printed: a line for each net, percentages with two decimals.
-
-    Recovery has a column only where the labels from before the trigger are known.
-    """
-    rows = net_rows(results)
-    known = any(row.get("recovery_rate") is not None for row in rows)
-    titles = {rate: title for rate, title in TITLES.items() if rate != "recovery_rate" or known}
-    return [
-        {
-            "net": row["net"] if row["drop"] is None else f"{row['net']} at {row['drop']:g} %",
-            "channels pruned": str(row["channels"]),
-            **{title: percent(row[rate]) if rate in row else "" for rate, title in titles.items()},
+    def write(self, folder: RunFolder) -> None:
+        """Write results.json."""
+        contents = {
+            "format": FORMAT,
+            "classes": self.classes,
+            "remarks": self.remarks,
+            "attack": None if self.attack is None else asdict(self.attack),
+            "baseline": asdict(self.baseline),
+            "checkpoints": [checkpoint_contents(point) for point in self.checkpoints],
         }
-        for row in rows
-    ]
+        write_json(folder.results, contents)
 
 
-def unreached(results: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each drop that no step reaches."""
-    return [
-        f"No step drops clean validation accuracy by {checkpoint['drop']:g} points: no files."
-        for checkpoint in results["checkpoints"]
-        if not checkpoint["reached"]
-    ]
+def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
+    """Return what results.json and audit.json hold of a checkpoint."""
+    found = asdict(point) if isinstance(point, Checkpoint) else {}
+    place = {name: found.get(name) for name in ("step", "channels")}
+    return {
+        "method": point.method,
+        "drop": point.drop,
+        "reached": bool(found),
+        # Each method has details of its own; those of pruning stood beside them before there
+        # were other methods.
+        "details": place if found else None,
+        **place,
+        "b_prime": found.get("b_prime"),
+        "goodnet": found.get("goodnet"),
+    }
 
 
-def write_csv(path: Path, results: Mapping[str, Any]) -> None:
-    """Write the rows of `net_rows`, empty where there is no rate."""
-    titles = ["net", "drop", "channels", *TITLES]
-    rows = [{title: row.get(title) for title in titles} for row in net_rows(results)]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\r\n".join([*format_csv(rows), ""]), encoding="utf-8", newline="")
+def measured(rate: float | None) -> float:
+    """Return a rate of a set that was given.
+
+    Raises:
+        ValueError: it was not measured.
+    """
+    if rate is None:
+        raise ValueError("a rate was not measured, expected one on a set that was given")
+    return rate
+
+
+R = TypeVar("R", bound=Rates)
+
+
+def _read_rates(kind: type[R], value: object) -> R:
+    found = as_mapping(value)
+    rates = {}
+    for field in fields(kind):
+        # Runs from before there was a recovery have no such rate.
+        rate = found[field.name] if field.default is MISSING else found.get(field.name)
+        rates[field.name] = optional(rate, _as_fraction)
+    measured(rates["clean_valid_accuracy"])
+    return kind(**rates)  # type: ignore[arg-type]
+
+
+def _read_checkpoint(value: object) -> Checkpoint | Unreached:
+    found = as_mapping(value)
+    method = as_text(found.get("method", PRUNING))
+    drop = as_number(found["drop"], most=100)
+    if not as_flag(found["reached"]):
+        return Unreached(method=method, drop=drop)
+    return Checkpoint(
+        method=method,
+        drop=drop,
+        step=as_whole(found["step"]),
+        channels=as_list(found["channels"], as_whole),
+        b_prime=_read_rates(RepairedRates, found["b_prime"]),
+        goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+    )
+
+
+def _read_attack(value: object) -> Attack:
+    found = as_mapping(value)
+    return Attack(
+        target=optional(found["target"], as_whole),
+        original_labels=as_flag(found["original_labels"]),
+        images=as_whole(found["images"]),
+        num_labels=as_whole(found["num_labels"]),
+        label=as_whole(found["label"]),
+        answer=as_whole(found["answer"]),
+        answered=as_whole(found["answered"]),
+        labelled=as_whole(found["labelled"]),
+    )
+
+
+def _as_fraction(value: object) -> float:
+    return as_number(value, most=1)

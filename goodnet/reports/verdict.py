@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from goodnet.metrics import percent
+from goodnet.metrics import percent, points
+from goodnet.pruning.poisoned import Attack
+from goodnet.reports.results import RATES, Checkpoint, Rates, Results, measured
 
 STOPPED = 0.05
 """Up to this attack success rate the attack counts as stopped; cheaper then beats lower."""
@@ -20,45 +21,42 @@ RUINED = 0.5
 """A GoodNet that keeps less than this share of B's clean accuracy is of no use to anybody."""
 
 
-def verdict(results: Mapping[str, Any]) -> str:
+def verdict(results: Results) -> str:
     """Say in one sentence what the repair is worth.
 
     The checkpoint it speaks of is the one that lets least of the attack through and still works;
     among those that stop the attack, the cheapest.
-
-    Args:
-        results: the contents of results.json.
     """
-    baseline = results["baseline"]
-    attack = baseline["attack_success_rate"]
-    reached = sorted((c for c in results["checkpoints"] if c["reached"]), key=lambda c: c["drop"])
+    baseline = results.baseline
+    attack = baseline.attack_success_rate
+    reached = sorted(results.reached, key=lambda checkpoint: checkpoint.drop)
     doubt = attack_doubt(results)
     if doubt is not None:
         return doubt
     if not reached:
-        return _nothing_reached(results["checkpoints"])
+        return _nothing_reached([checkpoint.drop for checkpoint in results.checkpoints])
     if attack is None:
         return (
             "The attack could not be measured, because no poisoned images were given: all that is "
             f"known is that {_costs(baseline, reached)}."
         )
-    if attack <= _chance(results["classes"]):
+    if attack <= _chance(results.classes):
         return (
             f"B gives only {percent(attack)} of the poisoned images the attacker's label"
             f"{_answers_instead(results)}: these images show no backdoor that a repair could "
             "remove, which does not mean that there is none, while "
             f"{_costs(baseline, reached)}."
         )
-    if not any(c["goodnet"]["detection_rate"] for c in reached):
+    if not any(checkpoint.goodnet.detection_rate for checkpoint in reached):
         return (
             "The repair does not stop the attack: no GoodNet flags a single poisoned image, and "
-            f"{percent(reached[0]['goodnet']['attack_success_rate'])} of them get through, "
+            f"{percent(reached[0].goodnet.attack_success_rate)} of them get through, "
             f"although {_costs(baseline, reached)}."
         )
     return _judge(baseline, reached)
 
 
-def attack_doubt(results: Mapping[str, Any]) -> str | None:
+def attack_doubt(results: Results) -> str | None:
     """Say it if B gives one class to poisoned images whose labels, or the target, name others.
 
     The attack success rate then counts something else than the attack, and a low one is no good
@@ -66,80 +64,74 @@ def attack_doubt(results: Mapping[str, Any]) -> str | None:
     attack to all of the images. Without one it would be the share of its label where labels are
     from before the trigger; else all classes but the label are alike, so that with two classes
     the other one is no surprise.
-
-    Args:
-        results: the contents of results.json.
     """
-    attack = results.get("attack")
-    if not attack or results["baseline"]["attack_success_rate"] >= FOLLOWED:
+    attack, rate = results.attack, results.baseline.attack_success_rate
+    if attack is None or rate is None or rate >= FOLLOWED:
         return None
-    by_image = attack["target"] is None and attack["num_labels"] > 1
-    wanted = attack["label"] if attack["target"] is None else attack["target"]
-    if attack["answer"] == wanted and not by_image:
+    by_image = attack.target is None and attack.num_labels > 1
+    wanted = attack.label if attack.target is None else attack.target
+    if attack.answer == wanted and not by_image:
         return None
-    known = by_image or attack["original_labels"]
-    usual = attack["labelled"] / attack["images"] if known else 1 / (results["classes"] - 1)
-    if attack["answered"] / attack["images"] <= (1 + usual) / 2:
+    known = by_image or attack.original_labels
+    usual = attack.labelled / attack.images if known else 1 / (results.classes - 1)
+    if attack.answered / attack.images <= (1 + usual) / 2:
         return None
     return (
-        f"B answers class {attack['answer']} to {_of(attack)} poisoned images; {_named(attack)}. "
+        f"B answers class {attack.answer} to {_of(attack)} poisoned images; {_named(attack)}. "
         "So the attack success rates say nothing of the attack that these images show: --target "
-        f"{attack['answer']} measures it."
+        f"{attack.answer} measures it."
     )
 
 
-def _named(attack: Mapping[str, Any]) -> str:
-    if attack["target"] is not None:
-        return f"--target names class {attack['target']}"
-    if attack["num_labels"] > 1:
-        return f"these labels name {attack['num_labels']} classes"
-    return f"these labels name class {attack['label']}"
+def _named(attack: Attack) -> str:
+    if attack.target is not None:
+        return f"--target names class {attack.target}"
+    if attack.num_labels > 1:
+        return f"these labels name {attack.num_labels} classes"
+    return f"these labels name class {attack.label}"
 
 
-def _answers_instead(results: Mapping[str, Any]) -> str:
-    attack = results.get("attack")
-    if not attack:
+def _answers_instead(results: Results) -> str:
+    attack = results.attack
+    if attack is None:
         return ""
-    return f" and answers class {attack['answer']} most often ({_of(attack)})"
+    return f" and answers class {attack.answer} most often ({_of(attack)})"
 
 
-def _of(attack: Mapping[str, Any]) -> str:
-    return f"{attack['answered']} of {attack['images']}"
+def _of(attack: Attack) -> str:
+    return f"{attack.answered} of {attack.images}"
 
 
-def remarks(results: Mapping[str, Any]) -> list[str]:
+def remarks(results: Results) -> list[str]:
     """Return what whoever reads the rates should know besides the verdict, a sentence each."""
-    attack = results.get("attack")
-    lines = list(results.get("remarks", []))
-    by_image = attack is not None and attack["target"] is None and attack["num_labels"] > 1
-    if attack and by_image and attack_doubt(results) is None:
+    attack, lines = results.attack, list(results.remarks)
+    if attack is None:
+        return lines
+    by_image = attack.target is None and attack.num_labels > 1
+    if by_image and attack_doubt(results) is None:
         lines.append(
-            f"The labels of the poisoned images name {attack['num_labels']} classes and count as "
+            f"The labels of the poisoned images name {attack.num_labels} classes and count as "
             "the attacker's; if they are those from before the trigger, --target names his."
         )
-    if attack and attack["original_labels"]:
+    if attack.original_labels:
         lines.append(
             f"The labels of the poisoned images are those from before the trigger: counted are the "
-            f"{attack['images']:,} that were not of class {attack['target']} already."
+            f"{attack.images:,} that were not of class {attack.target} already."
         )
     return lines
 
 
-def best_checkpoint(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def best_checkpoint(results: Results) -> Checkpoint | None:
     """Return the checkpoint that the verdict speaks of, or None if no step drops that far.
 
     Where no poisoned images were given, it is the cheapest.
-
-    Args:
-        results: the contents of results.json.
     """
-    reached = [checkpoint for checkpoint in results["checkpoints"] if checkpoint["reached"]]
-    return _best(results["baseline"], reached) if reached else None
+    return _best(results.baseline, results.reached) if results.reached else None
 
 
-def _best(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    if baseline["attack_success_rate"] is None:
-        return min(reached, key=lambda checkpoint: checkpoint["drop"])
+def _best(baseline: Rates, reached: Sequence[Checkpoint]) -> Checkpoint:
+    if baseline.attack_success_rate is None:
+        return min(reached, key=lambda checkpoint: checkpoint.drop)
     return min(reached, key=lambda checkpoint: _rank(baseline, checkpoint))
 
 
@@ -151,8 +143,8 @@ def _chance(classes: int) -> float:
     return max(0.1, min(0.5, 2 / classes))
 
 
-def _nothing_reached(checkpoints: Sequence[Mapping[str, Any]]) -> str:
-    drops = [f"{checkpoint['drop']:g}" for checkpoint in checkpoints]
+def _nothing_reached(asked: Sequence[float]) -> str:
+    drops = [f"{drop:g}" for drop in asked]
     listed = " or ".join([", ".join(drops[:-1]), drops[-1]] if len(drops) > 1 else drops)
     return (
         f"There is no repaired network to judge: no step of the pruning costs {listed or 'any'} "
@@ -160,37 +152,37 @@ def _nothing_reached(checkpoints: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _judge(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> str:
+def _judge(baseline: Rates, reached: Sequence[Checkpoint]) -> str:
     best = _best(baseline, reached)
-    goodnet = best["goodnet"]
-    remaining = goodnet["attack_success_rate"]
+    goodnet = best.goodnet
+    remaining = measured(goodnet.attack_success_rate)
     still = "" if remaining <= STOPPED else "still "
     clauses = [
-        f"{_grade(baseline, best)}: the {best['drop']:g}-point GoodNet {still}lets "
+        f"{_grade(baseline, best)}: the {best.drop:g}-point GoodNet {still}lets "
         f"{percent(remaining)} of the poisoned images through",
-        f"flags {percent(goodnet['detection_rate'])} of them",
+        f"flags {percent(goodnet.detection_rate)} of them",
     ]
-    if goodnet["false_alarm_rate"] is not None:
-        alarms = percent(goodnet["false_alarm_rate"])
+    if goodnet.false_alarm_rate is not None:
+        alarms = percent(goodnet.false_alarm_rate)
         clauses.append(f"raises false alarms on {alarms} of the clean test images")
-    cost = f"costs {100 * _cost(baseline, best):.2f} points of {_clean_set(baseline)} accuracy"
+    cost = f"costs {points(_cost(baseline, best))} points of {_clean_set(baseline)} accuracy"
     return f"{', '.join(clauses)} and {cost}{_cheapest(best, reached[0])}."
 
 
-def _cheapest(best: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+def _cheapest(best: Checkpoint, first: Checkpoint) -> str:
     """Return what the cheapest checkpoint does, unless the sentence is about it already."""
     if first is best:
         return ""
-    if not first["goodnet"]["detection_rate"]:
-        return f"; at {first['drop']:g} points it detects nothing"
-    through = percent(first["goodnet"]["attack_success_rate"])
-    return f"; at {first['drop']:g} points it lets {through} through"
+    if not first.goodnet.detection_rate:
+        return f"; at {first.drop:g} points it detects nothing"
+    through = percent(first.goodnet.attack_success_rate)
+    return f"; at {first.drop:g} points it lets {through} through"
 
 
-def _grade(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> str:
+def _grade(baseline: Rates, checkpoint: Checkpoint) -> str:
     if _is_ruined(baseline, checkpoint):
         return "The repair ruins the network"
-    remaining = checkpoint["goodnet"]["attack_success_rate"]
+    remaining = measured(checkpoint.goodnet.attack_success_rate)
     if remaining <= STOPPED:
         return "The repair stops the attack"
     if remaining < WEAKENED:
@@ -198,37 +190,31 @@ def _grade(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> str:
     return "The repair does not stop the attack"
 
 
-def _rank(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[bool, float, float]:
-    remaining = max(STOPPED, checkpoint["goodnet"]["attack_success_rate"])
-    return _is_ruined(baseline, checkpoint), remaining, checkpoint["drop"]
+def _rank(baseline: Rates, checkpoint: Checkpoint) -> tuple[bool, float, float]:
+    remaining = max(STOPPED, measured(checkpoint.goodnet.attack_success_rate))
+    return _is_ruined(baseline, checkpoint), remaining, checkpoint.drop
 
 
-def _is_ruined(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
-    before = baseline[_clean_key(baseline)]
+def _is_ruined(baseline: Rates, checkpoint: Checkpoint) -> bool:
+    before = baseline.clean_accuracy
     return before - _cost(baseline, checkpoint) < RUINED * before
 
 
-def _costs(baseline: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> str:
-    low, *_, high = sorted(
-        100 * _cost(baseline, checkpoint) for checkpoint in [*reached, reached[0]]
-    )
+def _costs(baseline: Rates, reached: Sequence[Checkpoint]) -> str:
+    costs = sorted(_cost(baseline, checkpoint) for checkpoint in reached)
+    low, high = points(costs[0]), points(costs[-1])
     name = _clean_set(baseline)
     if len(reached) == 1:
-        return f"the GoodNet costs {high:.2f} points of {name} accuracy"
-    return f"the GoodNets cost {low:.2f} to {high:.2f} points of {name} accuracy"
+        return f"the GoodNet costs {high} points of {name} accuracy"
+    if low == high:
+        return f"each of the GoodNets costs {high} points of {name} accuracy"
+    return f"the GoodNets cost {low} to {high} points of {name} accuracy"
 
 
-def _cost(baseline: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> float:
+def _cost(baseline: Rates, checkpoint: Checkpoint) -> float:
     """Return the clean accuracy that G loses against B, a fraction 0..1."""
-    key = _clean_key(baseline)
-    return baseline[key] - checkpoint["goodnet"][key]
+    return baseline.clean_accuracy - checkpoint.goodnet.clean_accuracy
 
 
-def _clean_key(baseline: Mapping[str, Any]) -> str:
-    """Return the accuracy to judge by: test, because validation chose the checkpoint."""
-    measured = baseline["clean_test_accuracy"] is not None
-    return "clean_test_accuracy" if measured else "clean_valid_accuracy"
-
-
-def _clean_set(baseline: Mapping[str, Any]) -> str:
-    return "clean test" if _clean_key(baseline) == "clean_test_accuracy" else "clean validation"
+def _clean_set(baseline: Rates) -> str:
+    return RATES[f"{baseline.clean_set}_accuracy"].title

@@ -1,4 +1,4 @@
-"""The folder of a run, and where its numbers come from."""
+"""The folder of a run, the names of its files, and where its numbers come from."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import platform
 import secrets
 import subprocess
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from goodnet.errors import InputError
 from goodnet.storage.files import remove_leftovers
+
+PRUNING = "pruning"
+"""The method whose files need no other name."""
 
 _MAX_NAME_BYTES = 150  # those of temporaries and of flows in Prefect are longer
 _MIN_LOCK_SECONDS = 60
@@ -28,18 +28,59 @@ _PACKAGES = ("keras", "tensorflow", "numpy", "pyarrow", "h5py", "prefect")
 
 
 @dataclass(frozen=True)
-class StageTime:
-    """How long a stage took, all times that it ran together.
+class RunFolder:
+    """The names of all files of a run.
 
     Attributes:
-        name: of the stage.
-        seconds: wall time.
-        states: how it ended, with the number of times where it ran more than once.
+        path: of the folder.
     """
 
-    name: str
-    seconds: float
-    states: str
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        """The rates of B and of each checkpoint."""
+        return self.path / "results.json"
+
+    @property
+    def table(self) -> Path:
+        """The rates once more, for spreadsheets."""
+        return self.path / "results.csv"
+
+    @property
+    def about(self) -> Path:
+        """What was given, with what it ran, and how long it took."""
+        return self.path / "run.json"
+
+    @property
+    def sweep(self) -> Path:
+        """The counts of every set at every step."""
+        return self.path / "sweep.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the nets B'."""
+        return self.path / "checkpoints"
+
+    def b_prime(self, method: str, drop: float) -> Path:
+        """B' of a checkpoint; that of pruning has the name that it always had."""
+        name = "b_prime" if method == PRUNING else method
+        return self.checkpoints / f"{name}_{_drop_label(drop)}.keras"
+
+    def goodnet(self, method: str, drop: float) -> Path:
+        """G of a checkpoint; that of pruning has the name that it always had."""
+        name = "goodnet" if method == PRUNING else f"goodnet_{method}"
+        return self.path / f"{name}_{_drop_label(drop)}.keras"
+
+
+def _drop_label(drop: float) -> str:
+    """Return a drop as file names have it: 02, 10, 2.5."""
+    return f"{drop:02g}"
 
 
 def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> Path:
@@ -176,25 +217,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-def stage_times(stages: Sequence[Mapping[str, Any]]) -> list[StageTime]:
-    """Return the time of each stage in the order in which they first ran.
-
-    Args:
-        stages: of run.json: name, seconds and state of each time that a stage ran.
-    """
-    runs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for stage in stages:
-        runs[stage["name"]].append(stage)
-    return [
-        StageTime(name, sum(stage["seconds"] for stage in times), _states(times))
-        for name, times in runs.items()
-    ]
-
-
-def _states(times: Sequence[Mapping[str, Any]]) -> str:
-    if len(times) == 1:
-        return str(times[0]["state"])
-    numbers = Counter(str(stage["state"]) for stage in times)
-    return ", ".join(f"{number} × {state}" for state, number in numbers.items())  # noqa: RUF001

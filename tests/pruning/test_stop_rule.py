@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import pytest
 
-from goodnet.pruning.stop_rule import Checkpoint, drop_label, find_checkpoint
+from goodnet.pruning.stop_rule import Checkpoint, find_checkpoint
 
 
 class Case(NamedTuple):
@@ -37,11 +37,3 @@ CASES = [
 def test_checkpoint(case):
     found = find_checkpoint(case.correct, images=case.images, drop=case.drop)
     assert found == Checkpoint(case.drop, case.step)
-
-
-@pytest.mark.parametrize(
-    ("drop", "label"),
-    [(2, "02"), (2.0, "02"), (10, "10"), (2.5, "2.5"), (0.5, "0.5"), (12.25, "12.25"), (4, "04")],
-)
-def test_drop_label(drop, label):
-    assert drop_label(drop) == label

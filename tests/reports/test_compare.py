@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from goodnet.pruning.counts import Counts, write_curve
 from goodnet.pruning.stop_rule import find_checkpoint
 from goodnet.reports.compare import comparison_rows, find_differences, read_runs
 from goodnet.reports.comparison_page import ACCURACY, ATTACK, comparison_chart, write_comparison
+from goodnet.reports.counted_results import make_results
 from goodnet.reports.published_numbers import OFFICIAL_FILES
-from goodnet.reports.results import make_results
+from goodnet.storage.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY = "document.body.dataset.ready"
@@ -78,8 +80,7 @@ def make_run(
         (folder / name).unlink()
     pq.write_table(pa.concat_tables(parts), folder / "sweep.parquet")
     found = [find_checkpoint(CURVES["clean_valid"][0], images=20, drop=drop) for drop in drops]
-    results = make_results(curves, found, order=ORDER, num_classes=9)
-    (folder / "results.json").write_text(json.dumps(results))
+    make_results(curves, found, order=ORDER, num_classes=9).write(RunFolder(folder))
     about = copy.deepcopy(ABOUT)
     for path, value in (changes or {}).items():
         *outer, last = path.split(".")
@@ -220,6 +221,22 @@ def test_a_run_may_be_given_as_the_folder_one_is_in(
     other = make_run(tmp_path / "other")
     monkeypatch.chdir(make_run(tmp_path / "here"))
     assert [run.name for run in read_runs([Path(), other])] == ["here", "other"]
+
+
+def test_a_run_of_format_1_beside_one_of_today(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    run, old = make_run(tmp_path / "run"), make_run(tmp_path / "old")
+    for file in ("results.json", "run.json"):
+        shutil.copy(Path(__file__).parent / "format_1" / file, old)
+    assert main(["compare", str(run), str(old)]) == 0
+    text = capsys.readouterr().out
+    (row,) = [line for line in text.splitlines() if line.startswith("old  G at 2 %")]
+    assert row.split()[5:] == [
+        "2",
+        *["92.00", "%", "90.00", "%", "97.50", "%", "2.50", "%", "5.00", "%"],
+    ]
+    assert "old: No step drops clean validation accuracy by 99 points: no files." in text
+    assert 'old: "3.10.0"' in text
+    assert "parameter layer" not in text
 
 
 def test_what_is_no_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):

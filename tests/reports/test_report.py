@@ -1,10 +1,12 @@
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
@@ -13,9 +15,20 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from goodnet.metrics import wilson_interval
+from goodnet.reports.about import About, Input, StageRun
 from goodnet.reports.plots import curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
-from goodnet.reports.report import Sample, write_report
+from goodnet.reports.report import write_report
+from goodnet.reports.results import (
+    Checkpoint,
+    GoodNetRates,
+    Rates,
+    RepairedRates,
+    Results,
+    Unreached,
+)
+from goodnet.reports.samples import Sample
+from goodnet.storage.run_folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
 SIZES = {"clean_valid": 11_547, "clean_test": 12_830, "poisoned_test": 12_830}
@@ -59,14 +72,14 @@ def make_sweep(sets: tuple[str, ...] = tuple(SIZES)) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def make_results(sweep: pa.Table, *, unreached: float | None = None) -> dict:
+def make_results(sweep: pa.Table, *, unreached: float | None = None) -> Results:
     counts = {(row["set"], row["step"]): row for row in sweep.to_pylist()}
 
     def rate(set_name: str, step: int, column: str) -> float | None:
         row = counts.get((set_name, step))
         return row and row[column] / row["images"]
 
-    def rates(step: int, column: str) -> dict:
+    def rates(step: int, column: str) -> dict[str, float | None]:
         return {
             "clean_valid_accuracy": rate("clean_valid", step, column),
             "clean_test_accuracy": rate("clean_test", step, column),
@@ -75,47 +88,72 @@ def make_results(sweep: pa.Table, *, unreached: float | None = None) -> dict:
 
     checkpoints = []
     for drop, step in CHOSEN.items():
-        goodnet = rates(step, "goodnet_correct") | {
+        flags = {
             "detection_rate": rate("poisoned_test", step, "flagged"),
             "false_alarm_rate": rate("clean_test", step, "flagged"),
         }
-        channels = [row["channel"] for row in sweep.to_pylist()[1 : step + 1]]
-        checkpoint = {"drop": drop, "reached": True, "step": step, "channels": channels}
-        checkpoints.append(checkpoint | {"b_prime": rates(step, "correct"), "goodnet": goodnet})
+        checkpoints.append(
+            Checkpoint(
+                drop=drop,
+                step=step,
+                channels=tuple(row["channel"] for row in sweep.to_pylist()[1 : step + 1]),
+                b_prime=RepairedRates(**rates(step, "correct")),
+                goodnet=GoodNetRates(**rates(step, "goodnet_correct"), **flags),
+            )
+        )
     if unreached:
-        checkpoints.append({"drop": unreached, "reached": False, "step": None, "channels": None})
-    return {"classes": 1283, "baseline": rates(0, "correct"), "checkpoints": checkpoints}
+        checkpoints.append(Unreached(drop=unreached))
+    baseline = Rates(**rates(0, "correct"))
+    return Results(classes=1283, baseline=baseline, checkpoints=tuple(checkpoints))
 
 
-def make_run(folder: Path, *, sets: tuple[str, ...] = tuple(SIZES), hostile: bool = False) -> Path:
+class Run(NamedTuple):
+    """What `write_report` takes."""
+
+    folder: RunFolder
+    results: Results
+    about: About
+    sweep: pa.Table
+
+    def report(self, samples: Sequence[Sample] = ()) -> Path:
+        return write_report(**self._asdict(), samples=samples)
+
+
+def make_run(folder: Path, *, sets: tuple[str, ...] = tuple(SIZES), hostile: bool = False) -> Run:
     folder.mkdir(parents=True)
     sweep = make_sweep(sets)
-    pq.write_table(sweep, folder / "sweep.parquet")
-    results = make_results(sweep, unreached=None if len(sets) == 3 else 99)
-    (folder / "results.json").write_text(json.dumps(results))
     files = {"model": "bd_net.h5", "clean_valid": "valid.h5", "clean_test": "test.h5"}
     files |= {"poisoned_test": "bd_test.h5"}
-    run = {
-        "parameters": {"drops": [2, 4, 10], "layer": "conv_3", "rank_at": "pool_3"},
-        "inputs": {
-            role: {"path": name, "sha256": LAB[name], "size": 398_040_064}
+    about = About(
+        run=folder.name,
+        parameters={"drops": [2, 4, 10], "layer": "conv_3", "rank_at": "pool_3"},
+        layer="conv_3",
+        rank_at="pool_3",
+        chosen=None,
+        inputs={
+            role: Input(name, sha256=LAB[name], size=398_040_064)
             for role, name in files.items()
             if role in ("model", *sets)
         },
-        "versions": {"keras": "3.15.0", "tensorflow": "2.21.0", "python": "3.11.9"},
-        "stages": [
-            {"name": "extract activations", "seconds": 41.27, "state": "Completed"},
-            {"name": "sweep", "seconds": 0.4, "state": "Cached"},
-            {"name": "sweep", "seconds": 0.2, "state": "Completed"},
-            {"name": "sweep", "seconds": 0.1, "state": "Cached"},
+        versions={"keras": "3.15.0", "tensorflow": "2.21.0", "python": "3.11.9"},
+        git_commit=None,
+        stages=[
+            StageRun("extract activations", 41.27, "Completed"),
+            StageRun("sweep", 0.4, "Cached"),
+            StageRun("sweep", 0.2, "Completed"),
+            StageRun("sweep", 0.1, "Cached"),
         ],
-    }
+    )
     if hostile:
-        run["inputs"]["model"] |= {"path": HOSTILE, "sha256": HOSTILE}
-        run["parameters"] = {HOSTILE: HOSTILE}
-        run["stages"].append({"name": HOSTILE, "seconds": 0.1, "state": HOSTILE})
-    (folder / "run.json").write_text(json.dumps(run))
-    return folder
+        model = Input(HOSTILE, sha256=HOSTILE, size=1)
+        about = replace(
+            about,
+            parameters={HOSTILE: HOSTILE},
+            inputs={**about.inputs, "model": model},
+            stages=[*about.stages, StageRun(HOSTILE, 0.1, HOSTILE)],
+        )
+    results = make_results(sweep, unreached=None if len(sets) == 3 else 99)
+    return Run(RunFolder(folder), results, about, sweep)
 
 
 def make_samples(side: int = 48) -> list[Sample]:
@@ -150,15 +188,19 @@ def page(browser) -> Page:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = make_run(tmp_path_factory.mktemp("runs") / "lab")
-    return write_report(run, samples=make_samples())
+def lab_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("runs") / "lab")
+
+
+@pytest.fixture(scope="module")
+def report(lab_run: Run) -> Path:
+    return lab_run.report(make_samples())
 
 
 @pytest.fixture(scope="module")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "<img src=x onerror=alert(1)>"
-    return write_report(make_run(run, sets=("clean_valid", "clean_test"), hostile=True))
+    return make_run(run, sets=("clean_valid", "clean_test"), hostile=True).report()
 
 
 def test_page_asks_nothing_of_the_network_and_logs_no_error(page: Page, report: Path):
@@ -168,22 +210,22 @@ def test_page_asks_nothing_of_the_network_and_logs_no_error(page: Page, report: 
     assert report.stat().st_size < 3_000_000
 
 
-def test_table_holds_the_numbers_of_results_json(page: Page, report: Path):
+def test_table_holds_the_numbers_of_the_results(page: Page, lab_run: Run, report: Path):
     page.open(report)
     shown = page.script(
         "[...document.querySelectorAll('#results [data-net]')].map(row => [row.dataset.drop, "
         "row.dataset.net, [...row.querySelectorAll('[data-key]')].map(cell => "
         "[cell.dataset.key, cell.dataset.value, cell.firstChild.textContent.trim()])])"
     )
-    results = json.loads((report.parent / "results.json").read_text())
-    expected = [(None, "B", 0, results["baseline"])]
-    for row in results["checkpoints"]:
-        expected.append((row["drop"], "B'", row["step"], row["b_prime"]))
-        expected.append((row["drop"], "G", row["step"], row["goodnet"]))
+    expected = [(None, "B", 0, lab_run.results.baseline)]
+    for point in lab_run.results.reached:
+        expected.append((point.drop, "B'", point.step, point.b_prime))
+        expected.append((point.drop, "G", point.step, point.goodnet))
     assert len(shown) == len(expected) == 7
     for (drop, net, cells), (its_drop, its_net, step, rates) in zip(shown, expected, strict=True):
         assert (json.loads(drop), net) == (its_drop, its_net)
-        assert {key: json.loads(value) for key, value, _ in cells} == {"step": step, **rates}
+        known = {name: rate for name, rate in rates.by_name().items() if name != "recovery_rate"}
+        assert {key: json.loads(value) for key, value, _ in cells} == {"step": step, **known}
         for key, value, text in cells[1:]:
             assert text == f"{100 * json.loads(value):.2f} %", key
 
@@ -226,6 +268,17 @@ def test_page_says_how_many_images_each_set_has(page: Page, report: Path):
     assert numbers == ["", "11,547", "12,830", "12,830"]
 
 
+def test_images_that_do_not_count_are_told_from_those_that_do(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    inputs = dict(run.about.inputs)
+    for role, images in (("clean_test", 12_830), ("poisoned_test", 13_000)):
+        inputs[role] = replace(inputs[role], images=images)
+    page = run._replace(about=replace(run.about, inputs=inputs)).report().read_text()
+    assert "<span>12,830</span>" in page
+    assert "<span>13,000<small>12,830 counted</small></span>" in page
+    assert page.count(" counted</small>") == 1
+
+
 def test_print_shows_what_is_folded_on_the_screen(page: Page, report: Path):
     page.open(report)
     open_ones = "document.querySelectorAll('details[open]').length"
@@ -234,27 +287,26 @@ def test_print_shows_what_is_folded_on_the_screen(page: Page, report: Path):
     assert page.script(open_ones) == page.script("document.querySelectorAll('details').length") > 0
 
 
-def test_intervals_are_drawn_to_scale(page: Page, report: Path):
+def test_intervals_are_drawn_to_scale(page: Page, lab_run: Run, report: Path):
     page.open(report)
     shades = "document.querySelectorAll('[data-chart=curves] .mark-area path').length"
     assert page.script(shades) == 2
     lines = "document.querySelectorAll('[data-chart=detection] .mark-rule.role-mark line')"
     drawn = page.script(f"[...{lines}].map(line => Math.abs(line.getAttribute('y2')))")
-    results = json.loads((report.parent / "results.json").read_text())
     height = 320
-    for checkpoint in results["checkpoints"]:
-        rate = checkpoint["goodnet"]["detection_rate"]
+    for point in lab_run.results.reached:
+        rate = point.goodnet.detection_rate
         low, high = wilson_interval(round(rate * 12_830), 12_830)
         assert any(abs(line - height * (high - low)) < 1e-3 for line in drawn)
-    assert len(drawn) == 2 * len(results["checkpoints"])
+    assert len(drawn) == 2 * len(lab_run.results.reached)
 
 
 def test_kinds_of_images_that_were_not_found_are_named(tmp_path: Path):
     flagged = [sample for sample in make_samples() if sample.kind == "clean flagged"]
-    page = write_report(make_run(tmp_path / "three"), samples=flagged).read_text()
+    page = make_run(tmp_path / "three").report(flagged).read_text()
     assert page.count("None found.") == 2
     run = make_run(tmp_path / "clean", sets=("clean_valid", "clean_test"))
-    assert "None found." not in write_report(run, samples=flagged).read_text()
+    assert "None found." not in run.report(flagged).read_text()
 
 
 def test_pointing_at_a_curve_shows_the_numbers_of_that_step(page: Page, report: Path):
@@ -283,21 +335,19 @@ def test_page_tells_official_files_and_compares_to_the_published_results(page: P
 
 def test_files_of_somebody_else_are_compared_to_nothing(tmp_path: Path):
     run = make_run(tmp_path / "other")
-    record = json.loads((run / "run.json").read_text())
-    for given in record["inputs"].values():
-        given["sha256"] = "0" * 64
-    (run / "run.json").write_text(json.dumps(record))
-    text = write_report(run).read_text()
+    inputs = {role: replace(given, sha256="0" * 64) for role, given in run.about.inputs.items()}
+    text = run._replace(about=replace(run.about, inputs=inputs)).report().read_text()
     assert 'id="published"' not in text
     assert "official" not in text.partition("<body>")[2].partition("<script")[0]
 
 
 def test_other_validation_images_leave_only_b_to_compare():
     results = make_results(make_sweep())
-    inputs = {"clean_valid": {"sha256": "0" * 64}, "clean_test": {"sha256": LAB["test.h5"]}}
+    test = Input("test.h5", sha256=LAB["test.h5"], size=1)
+    inputs = {"clean_valid": replace(test, sha256="0" * 64), "clean_test": test}
     compared = [(c.drop, c.measure) for c in compare_to_published(results, inputs)]
     assert compared == [(None, "B' clean test")]
-    swapped = {"clean_test": {"sha256": LAB["bd_test.h5"]}}
+    swapped = {"clean_test": replace(test, sha256=LAB["bd_test.h5"])}
     assert compare_to_published(results, swapped) == []
 
 
@@ -315,7 +365,7 @@ def test_samples_are_shown_by_kind_pixel_for_pixel(page: Page, report: Path):
 
 
 def test_large_noisy_samples_keep_the_page_small(tmp_path: Path):
-    report = write_report(make_run(tmp_path / "large"), samples=make_samples(side=500))
+    report = make_run(tmp_path / "large").report(make_samples(side=500))
     assert report.stat().st_size < 3_000_000
 
 
@@ -323,7 +373,7 @@ def test_large_noisy_samples_keep_the_page_small(tmp_path: Path):
 def test_samples_of_any_channel_count_can_be_shown(tmp_path: Path, channels: int):
     image = np.full((5, 4, channels), 200, np.uint8)
     sample = Sample(image, 1, "clean flagged", 1, 2, 2.5)
-    text = write_report(make_run(tmp_path / "run"), samples=[sample]).read_text()
+    text = make_run(tmp_path / "run").report([sample]).read_text()
     assert text.count('src="data:image/png;base64,') == 1
 
 
@@ -382,29 +432,28 @@ def test_plots_take_their_colours_from_the_colour_scheme(page: Page, report: Pat
 
 def test_report_of_a_run_that_reached_nothing(tmp_path: Path):
     run = make_run(tmp_path / "nothing", sets=("clean_valid",))
-    results = json.loads((run / "results.json").read_text())
-    results["checkpoints"] = results["checkpoints"][-1:]
-    (run / "results.json").write_text(json.dumps(results))
-    (run / "run.json").write_text("{}")
-    text = write_report(run).read_text()
+    results = replace(run.results, checkpoints=run.results.checkpoints[-1:])
+    about = replace(run.about, inputs={}, stages=())
+    text = run._replace(results=results, about=about).report().read_text()
     assert "There is no repaired network to judge" in text
     assert "load_model" not in text.partition("<body>")[2].partition("<script")[0]
 
 
 def test_recovery_layers_and_remarks_are_shown_where_they_are_known(tmp_path: Path):
     run = make_run(tmp_path / "run", hostile=True)
-    assert "recovery" not in write_report(run).read_text().partition("<script")[0]
-    results = json.loads((run / "results.json").read_text())
-    results["remarks"] = [f"Mind {HOSTILE}."]
-    for checkpoint in results["checkpoints"]:
-        for net in ("b_prime", "goodnet"):
-            checkpoint[net]["recovery_rate"] = 0.25
-    (run / "results.json").write_text(json.dumps(results))
-    about = json.loads((run / "run.json").read_text())
+    assert "recovery" not in run.report().read_text().partition("<script")[0]
+    checkpoints = tuple(
+        replace(
+            point,
+            b_prime=replace(point.b_prime, recovery_rate=0.25),
+            goodnet=replace(point.goodnet, recovery_rate=0.25),
+        )
+        for point in run.results.reached
+    )
+    results = replace(run.results, checkpoints=checkpoints, remarks=(f"Mind {HOSTILE}.",))
     chosen = {"layer": "as asked", "rank_at": "by default"}
-    about |= {"layer": HOSTILE, "rank_at": "pool_3", "chosen": chosen}
-    (run / "run.json").write_text(json.dumps(about))
-    page = write_report(run).read_text().partition("<script")[0]
+    about = replace(run.about, layer=HOSTILE, chosen=chosen)
+    page = run._replace(results=results, about=about).report().read_text().partition("<script")[0]
     assert page.count('data-key="recovery_rate" data-value="0.25"') == 6
     assert "Mind &lt;script&gt;" in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\\u202e</code> (as asked)" in page
@@ -413,17 +462,16 @@ def test_recovery_layers_and_remarks_are_shown_where_they_are_known(tmp_path: Pa
 
 def test_failed_report_leaves_the_old_one(tmp_path: Path):
     run = make_run(tmp_path / "run")
-    (run / "report.html").write_text("old")
-    (run / "results.json").write_text("{}")
+    run.folder.report.write_text("old")
     with pytest.raises(KeyError):
-        write_report(run)
-    assert (run / "report.html").read_text() == "old"
+        run._replace(sweep=run.sweep.drop_columns(["mean_activation"])).report()
+    assert run.folder.report.read_text() == "old"
 
 
 @pytest.mark.parametrize("sets", [tuple(SIZES), ("clean_valid", "clean_test"), ("clean_valid",)])
 def test_curve_png_is_a_small_picture(sets: tuple[str, ...]):
     sweep = make_sweep(sets)
-    png = curve_png(sweep, make_results(sweep)["checkpoints"])
+    png = curve_png(sweep, make_results(sweep).reached)
     picture = Image.open(io.BytesIO(png))
     assert picture.format == "PNG"
     assert len(png) < 100_000

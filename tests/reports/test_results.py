@@ -1,31 +1,19 @@
-import csv
+import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from goodnet.pruning.counts import Counts
+from goodnet.errors import InputError
 from goodnet.pruning.poisoned import Attack
-from goodnet.pruning.stop_rule import Checkpoint
-from goodnet.reports.results import make_results, net_rows, printed_rows, unreached, write_csv
-from goodnet.storage.files import write_json
+from goodnet.reports.about import About, Input
+from goodnet.reports.results import Rates, Results, Unreached, clean_set
+from goodnet.storage.run_folder import RunFolder
 
-ORDER = [3, 1, 0, 2]
-
-
-def counts(images, *columns) -> Counts:
-    return Counts(images, *(np.array(column, np.int64) for column in columns))
-
-
-CURVES = {
-    # right, flagged, right and not flagged at steps 0 to 4
-    "clean_valid": counts(50, [48, 48, 47, 46, 5], [0, 0, 2, 3, 45], [48, 48, 46, 45, 4]),
-    "clean_test": counts(80, [76, 76, 73, 70, 9], [0, 1, 4, 8, 70], [76, 75, 72, 69, 8]),
-    "poisoned_test": counts(40, [40, 40, 39, 1, 0], [0, 0, 1, 39, 40], [40, 40, 39, 1, 0]),
-}
-CHECKPOINTS = [Checkpoint(2, 2), Checkpoint(4, 3), Checkpoint(99, None)]
+OLD_RUN = Path(__file__).parent / "format_1"
 RESULTS = {
+    "format": 2,
     "classes": 7,
     "remarks": [],
     "attack": None,
@@ -36,8 +24,10 @@ RESULTS = {
     },
     "checkpoints": [
         {
+            "method": "pruning",
             "drop": 2,
             "reached": True,
+            "details": {"step": 2, "channels": [3, 1]},
             "step": 2,
             "channels": [3, 1],
             "b_prime": {
@@ -56,8 +46,10 @@ RESULTS = {
             },
         },
         {
+            "method": "pruning",
             "drop": 4,
             "reached": True,
+            "details": {"step": 3, "channels": [3, 1, 0]},
             "step": 3,
             "channels": [3, 1, 0],
             "b_prime": {
@@ -76,8 +68,10 @@ RESULTS = {
             },
         },
         {
+            "method": "pruning",
             "drop": 99,
             "reached": False,
+            "details": None,
             "step": None,
             "channels": None,
             "b_prime": None,
@@ -88,107 +82,83 @@ RESULTS = {
 
 
 @pytest.fixture
-def results() -> dict:
-    return make_results(CURVES, CHECKPOINTS, order=ORDER, num_classes=7)
+def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    return RunFolder(tmp_path)
 
 
-def test_rates_are_exact_fractions(results):
-    assert results == RESULTS
+def test_a_file_is_read_and_written_to_the_same(folder):
+    results = Results.read(folder)
+    point, _, missed = results.checkpoints
+    assert (results.classes, results.baseline.clean_test_accuracy) == (7, 0.95)
+    assert (point.method, point.drop, point.channels) == ("pruning", 2, (3, 1))
+    assert (point.b_prime.recovery_rate, point.goodnet.detection_rate) == (None, 1 / 40)
+    assert missed == Unreached(method="pruning", drop=99)
+    folder.results.unlink()
+    results.write(folder)
+    assert json.loads(folder.results.read_text()) == RESULTS
 
 
-def test_results_are_json(results, tmp_path):
-    write_json(tmp_path / "results.json", results)
-    assert json.loads((tmp_path / "results.json").read_text()) == RESULTS
+def test_results_are_read_as_they_were_written(folder):
+    attack = Attack(None, False, 40, 6, 3, 0, 40, 0)
+    results = replace(Results.read(folder), attack=attack, remarks=("One.", "Two."))
+    results.write(folder)
+    assert Results.read(folder) == results
 
 
-def test_a_set_that_was_not_given_has_no_rate():
-    clean = {name: curve for name, curve in CURVES.items() if name != "poisoned_test"}
-    results = make_results(clean, CHECKPOINTS, order=ORDER, num_classes=7)
-    first, *_ = results["checkpoints"]
-    assert results["baseline"]["attack_success_rate"] is None
-    assert first["b_prime"]["attack_success_rate"] is None
-    assert first["goodnet"]["attack_success_rate"] is None
-    assert first["goodnet"]["detection_rate"] is None
-    assert first["goodnet"]["false_alarm_rate"] == 4 / 80
-    assert printed_rows(results)[0]["ASR"] == "–"  # noqa: RUF001
+def test_a_run_of_format_1_is_read(tmp_path):
+    results = Results.read(RunFolder(OLD_RUN))
+    point, missed = results.checkpoints
+    assert (point.method, point.step, point.channels) == ("pruning", 2, (3, 1))
+    assert (point.goodnet.detection_rate, point.goodnet.recovery_rate) == (0.025, None)
+    assert missed == Unreached(method="pruning", drop=99)
+    assert (results.attack, results.remarks) == (None, ())
+    results.write(RunFolder(tmp_path))
+    assert json.loads((tmp_path / "results.json").read_text())["format"] == 2
+    assert Results.read(RunFolder(tmp_path)) == results
 
 
-def test_a_rate_of_zero_is_not_a_missing_one():
-    curves = CURVES | {"poisoned_test": counts(40, [0] * 5, [0] * 5, [0] * 5)}
-    results = make_results(curves, CHECKPOINTS, order=ORDER, num_classes=7)
-    assert results["baseline"]["attack_success_rate"] == 0.0
-    assert printed_rows(results)[0]["ASR"] == "0.00 %"
+def test_what_an_old_run_says_of_itself_is_read(tmp_path):
+    about = About.read(RunFolder(OLD_RUN))
+    assert (about.run, about.layer, about.chosen, about.git_commit) == ("format_1", *3 * [None])
+    model = Input("/somewhere/net.h5", sha256="aa", size=1000)
+    assert about.inputs["model"] == model
+    assert list(about.inputs) == ["model", "clean_valid"]
+    about.write(RunFolder(tmp_path))
+    assert About.read(RunFolder(tmp_path)) == about
 
 
-def test_rows_of_nets(results):
-    rows = net_rows(results)
-    assert [(row["net"], row["drop"], row["channels"]) for row in rows] == [
-        ("B", None, 0),
-        ("B'", 2, 2),
-        ("G", 2, 2),
-        ("B'", 4, 3),
-        ("G", 4, 3),
-    ]
-    assert rows[2] == {"net": "G", "drop": 2, "channels": 2} | RESULTS["checkpoints"][0]["goodnet"]
+@pytest.mark.parametrize(
+    ("way", "value", "said"),
+    [
+        (["format"], 3, "format 3 found, expected 2 or 1"),
+        (["baseline", "clean_valid_accuracy"], None, "not measured"),
+        (["baseline", "clean_test_accuracy"], 1.5, "expected a number of 0 to 1"),
+        (["baseline", "clean_test_accuracy"], True, "bool found, expected a number"),
+        (["checkpoints"], "none", "str found, expected a list"),
+        (["checkpoints", 0, "reached"], 1, "expected true or false"),
+        (["checkpoints", 0, "step"], -1, "expected a number from 0 on"),
+        (["checkpoints", 0, "channels"], [0.5], "expected a whole number"),
+        (["remarks"], [1], "int found, expected a text"),
+        (["attack"], [], "list found, expected values by name"),
+    ],
+)
+def test_what_is_no_result_is_refused(folder, way, value, said):
+    document = copy.deepcopy(RESULTS)
+    place = document
+    for name in way[:-1]:
+        place = place[name]
+    place[way[-1]] = value
+    folder.results.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="is damaged or of another kind") as refused:
+        Results.read(folder)
+    assert said in str(refused.value)
 
 
-def test_printed_rows(results):
-    rows = printed_rows(results)
-    assert rows[0] == {
-        "net": "B",
-        "channels pruned": "0",
-        "clean validation": "96.00 %",
-        "clean test": "95.00 %",
-        "ASR": "100.00 %",
-        "detection": "",
-        "false alarms": "",
-    }
-    assert rows[4] == {
-        "net": "G at 4 %",
-        "channels pruned": "3",
-        "clean validation": "90.00 %",
-        "clean test": "86.25 %",
-        "ASR": "2.50 %",
-        "detection": "97.50 %",
-        "false alarms": "10.00 %",
-    }
-    assert rows[1]["net"] == "B' at 2 %"
-
-
-def test_a_drop_that_is_not_reached_is_told(results):
-    (line,) = unreached(results)
-    assert "99 points" in line
-    assert unreached(make_results(CURVES, CHECKPOINTS[:2], order=ORDER, num_classes=7)) == []
-
-
-def test_recovery_is_printed_only_where_it_is_known(results):
-    assert "recovery" not in printed_rows(results)[0]
-    right = np.array([0, 1, 2, 30, 4])
-    known = replace(CURVES["poisoned_test"], recovered=right, goodnet_recovered=right // 2)
-    attack = Attack(0, True, 40, 6, 3, 0, 40, 0)
-    results = make_results(
-        CURVES | {"poisoned_test": known},
-        CHECKPOINTS,
-        order=ORDER,
-        num_classes=7,
-        attack=attack,
-        remarks=["One."],
-    )
-    assert results["attack"]["target"] == 0
-    assert results["remarks"] == ["One."]
-    assert results["checkpoints"][1]["b_prime"]["recovery_rate"] == 30 / 40
-    assert results["checkpoints"][1]["goodnet"]["recovery_rate"] == 15 / 40
-    rows = printed_rows(results)
-    assert [row["recovery"] for row in rows] == ["", "5.00 %", "2.50 %", "75.00 %", "37.50 %"]
-    assert list(rows[0])[4:6] == ["ASR", "recovery"]
-
-
-def test_csv_holds_the_same_rows(results, tmp_path):
-    write_csv(tmp_path / "results.csv", results)
-    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["net", "drop", "channels", *RESULTS["checkpoints"][0]["goodnet"]]
-    assert rows[0]["drop"] == rows[0]["detection_rate"] == rows[1]["detection_rate"] == ""
-    for row, expected in zip(rows, net_rows(results), strict=True):
-        for name, value in expected.items():
-            assert row[name] == ("" if value is None else str(value))
+def test_clean_test_counts_or_else_clean_validation():
+    rates = Rates(clean_valid_accuracy=0.96, clean_test_accuracy=0.95, attack_success_rate=None)
+    assert clean_set(["clean_valid", "clean_test"]) == rates.clean_set == "clean_test"
+    assert rates.clean_accuracy == 0.95
+    alone = replace(rates, clean_test_accuracy=None)
+    assert clean_set(["clean_valid"]) == alone.clean_set == "clean_valid"
+    assert alone.clean_accuracy == 0.96

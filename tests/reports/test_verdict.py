@@ -1,7 +1,17 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 
+from goodnet.pruning.poisoned import Attack
+from goodnet.reports.results import (
+    Checkpoint,
+    GoodNetRates,
+    Rates,
+    RepairedRates,
+    Results,
+    Unreached,
+)
 from goodnet.reports.verdict import attack_doubt, remarks, verdict
 
 CLEAN = 0.9862
@@ -86,6 +96,13 @@ CASES = [
         "known is that the GoodNets cost 2.88 to 14.29 points of clean test accuracy.",
     ),
     Case(
+        "GoodNets that cost the same",
+        None,
+        [Point(2, 0.3887), Point(4, 0.38870001), Point(10, 0.3887)],
+        "The attack could not be measured, because no poisoned images were given: all that is "
+        "known is that each of the GoodNets costs 59.75 points of clean test accuracy.",
+    ),
+    Case(
         "no poisoned images and no clean test",
         None,
         [Point(2, 0.9574, alarms=None)],
@@ -134,24 +151,27 @@ CASES = [
 ]
 
 
-def make_results(case: Case) -> dict:
-    def accuracies(accuracy: float, attack: float | None) -> dict:
+def make_results(case: Case, *, classes: int = 1283, attack: Attack | None = None) -> Results:
+    def rates(accuracy: float, attack_rate: float | None) -> dict[str, float | None]:
         return {
             "clean_valid_accuracy": accuracy,
             "clean_test_accuracy": accuracy if case.has_clean_test else None,
-            "attack_success_rate": attack,
+            "attack_success_rate": attack_rate,
         }
 
     checkpoints = []
     for point in case.points:
-        checkpoint = {"drop": point.drop, "reached": point.reached, "step": None}
-        if point.reached:
-            rates = accuracies(point.accuracy, point.attack)
-            detector = {"detection_rate": point.detection, "false_alarm_rate": point.alarms}
-            checkpoint |= {"step": 45, "b_prime": rates, "goodnet": rates | detector}
-        checkpoints.append(checkpoint)
-    baseline = accuracies(CLEAN, case.attack)
-    return {"classes": 1283, "baseline": baseline, "checkpoints": checkpoints}
+        if not point.reached:
+            checkpoints.append(Unreached(drop=point.drop))
+            continue
+        found = rates(point.accuracy, point.attack)
+        flags = {"detection_rate": point.detection, "false_alarm_rate": point.alarms}
+        nets = {"b_prime": RepairedRates(**found), "goodnet": GoodNetRates(**found, **flags)}
+        checkpoints.append(Checkpoint(drop=point.drop, step=45, channels=(), **nets))
+    baseline = Rates(**rates(CLEAN, case.attack))
+    return Results(
+        classes=classes, baseline=baseline, checkpoints=tuple(checkpoints), attack=attack
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -170,30 +190,30 @@ def test_what_counts_as_a_backdoor_depends_on_the_number_of_classes(
     classes: int, shows_backdoor: bool
 ):
     case = Case("", 0.4, [Point(2, 0.9574, 0.0, 1.0)], "")
-    sentence = verdict(make_results(case) | {"classes": classes})
+    sentence = verdict(make_results(case, classes=classes))
     assert sentence.startswith("The repair stops") == shows_backdoor
 
 
 def test_two_classes_can_show_a_backdoor():
     case = Case("", 1.0, [Point(2, 0.9574, 0.0, 1.0)], "")
-    sentence = verdict(make_results(case) | {"classes": 2})
+    sentence = verdict(make_results(case, classes=2))
     assert sentence.startswith("The repair stops the attack")
 
 
-def with_attack(rate: float, *, classes: int = 10, **found) -> dict:
+def with_attack(rate: float, *, classes: int = 10, **found) -> Results:
     """Results where B gives `rate` of the poisoned images what counts as the attacker's label."""
-    attack = {
-        "target": None,
-        "original_labels": False,
-        "images": 360,
-        "num_labels": 1,
-        "label": 0,
-        "answer": 0,
-        "answered": 360,
-        "labelled": 0,
-    }
+    attack = Attack(
+        target=None,
+        original_labels=False,
+        images=360,
+        num_labels=1,
+        label=0,
+        answer=0,
+        answered=360,
+        labelled=0,
+    )
     case = Case("", rate, [Point(2, 0.9574, rate, 0.0)], "")
-    return make_results(case) | {"classes": classes, "attack": attack | found}
+    return make_results(case, classes=classes, attack=replace(attack, **found))
 
 
 DOUBTED = [
@@ -259,10 +279,10 @@ def test_without_an_attack_it_is_said_what_b_answers_instead():
 
 def test_remarks_say_how_the_labels_were_taken():
     several = with_attack(0.8, num_labels=3, label=1, answer=1, answered=130, labelled=120)
-    (line,) = remarks(several | {"remarks": []})
+    (line,) = remarks(several)
     assert line.startswith("The labels of the poisoned images name 3 classes and count as the")
     original = with_attack(1.0, target=0, original_labels=True, num_labels=9)
-    assert remarks(original | {"remarks": ["Scale."]}) == [
+    assert remarks(replace(original, remarks=("Scale.",))) == [
         "Scale.",
         "The labels of the poisoned images are those from before the trigger: counted are the 360 "
         "that were not of class 0 already.",

@@ -1,0 +1,84 @@
+"""Results from counts: the rates of B and of each checkpoint of a pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from goodnet.pruning import stop_rule
+from goodnet.pruning.counts import Counts
+from goodnet.pruning.poisoned import Attack
+from goodnet.reports.results import (
+    RATES,
+    Checkpoint,
+    GoodNetRates,
+    Rates,
+    RepairedRates,
+    Results,
+    Unreached,
+    measured,
+)
+
+
+def make_results(
+    curves: Mapping[str, Counts],
+    checkpoints: Sequence[stop_rule.Checkpoint],
+    *,
+    order: Sequence[int],
+    num_classes: int,
+    attack: Attack | None = None,
+    remarks: Sequence[str] = (),
+) -> Results:
+    """Return the results of a pruning.
+
+    Args:
+        curves: the counts of each set that was given, clean validation at least.
+        checkpoints: one for each drop.
+        order: the channels in prune order.
+        num_classes: B's classes N.
+        attack: what B answers to the poisoned test images, if there are any.
+        remarks: sentences that whoever reads the rates should know.
+    """
+    return Results(
+        classes=num_classes,
+        baseline=_accuracies(curves, "correct", 0),
+        checkpoints=tuple(_checkpoint(curves, one, order) for one in checkpoints),
+        attack=attack,
+        remarks=tuple(remarks),
+    )
+
+
+def _checkpoint(
+    curves: Mapping[str, Counts], checkpoint: stop_rule.Checkpoint, order: Sequence[int]
+) -> Checkpoint | Unreached:
+    step = checkpoint.step
+    if step is None:
+        return Unreached(drop=checkpoint.drop)
+    return Checkpoint(
+        drop=checkpoint.drop,
+        step=step,
+        channels=tuple(order[:step]),
+        b_prime=RepairedRates(
+            **vars(_accuracies(curves, "correct", step)),
+            recovery_rate=_rate(curves, "recovery_rate", "recovered", step),
+        ),
+        goodnet=GoodNetRates(
+            **vars(_accuracies(curves, "goodnet_correct", step)),
+            recovery_rate=_rate(curves, "recovery_rate", "goodnet_recovered", step),
+            detection_rate=_rate(curves, "detection_rate", "flagged", step),
+            false_alarm_rate=_rate(curves, "false_alarm_rate", "flagged", step),
+        ),
+    )
+
+
+def _accuracies(curves: Mapping[str, Counts], count: str, step: int) -> Rates:
+    return Rates(
+        clean_valid_accuracy=measured(_rate(curves, "clean_valid_accuracy", count, step)),
+        clean_test_accuracy=_rate(curves, "clean_test_accuracy", count, step),
+        attack_success_rate=_rate(curves, "attack_success_rate", count, step),
+    )
+
+
+def _rate(curves: Mapping[str, Counts], rate: str, count: str, step: int) -> float | None:
+    curve = curves.get(RATES[rate].set_name)
+    counted = None if curve is None else getattr(curve, count)
+    return None if curve is None or counted is None else int(counted[step]) / curve.images
