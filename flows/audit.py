@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
 from goodnet.attacks.targets import require_target
-from goodnet.command import DONE, Parser, exit_code, fraction
+from goodnet.command import DONE, Parser, exit_code, fraction, positive
 from goodnet.errors import printable
 from goodnet.images.image_sets import open_images
-from goodnet.reports.audits import find_models, require_measurable
+from goodnet.reports.audits import DEFAULT_ALLOWANCE, MOST_ALLOWED, find_models, require_measurable
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
 if TYPE_CHECKING:
@@ -101,12 +102,37 @@ def _parser() -> Parser:
         help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
     )
     add_method(parser.add_argument_group("how"))
+    allowance = parser.add_argument_group(
+        "what one net may take", "Then its repair is ended, it has failed, and the audit goes on."
+    )
+    allowance.add_argument(
+        "--max-minutes-per-model",
+        type=_amount,
+        default=DEFAULT_ALLOWANCE.minutes,
+        metavar="M",
+        help="longest repair of one net; the next audit goes on from its last stage "
+        "(default: %(default)s)",
+    )
+    allowance.add_argument(
+        "--max-gigabytes-per-model",
+        type=_amount,
+        default=DEFAULT_ALLOWANCE.gigabytes,
+        metavar="GB",
+        help="most memory of the repair of one net, on Linux (default: %(default)s)",
+    )
     where = parser.add_argument_group("where")
     add_place(where)
     where.add_argument(
         "--audit-name", metavar="NAME", help="name of the audit's folder (default: the time)"
     )
     return parser
+
+
+def _amount(text: str) -> float:
+    value = positive(text)
+    if value > MOST_ALLOWED:
+        raise argparse.ArgumentTypeError(f"is {text}, expected at most {MOST_ALLOWED:,.0f}")
+    return value
 
 
 if __name__ == "__main__":

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from flows.paths import AnyPath, sendable_parameters
-from flows.repair import Drops, PixelScale, Share, Verify, repair
+from flows.paths import AnyPath
+from flows.repair import Drops, PixelScale, Share, Verify
+from flows.repair_apart import repair_apart
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
-from goodnet.errors import InputError, printable
+from goodnet.errors import InputError
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.reports.audits import (
+    DEFAULT_ALLOWANCE,
+    MOST_ALLOWED,
+    Allowance,
     AuditedModel,
     Limits,
     find_models,
@@ -30,6 +34,8 @@ from goodnet.storage.run_folder import RunFolder, reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import read_records_alone
 from tasks.versions import stage_versions
+
+Amount = Annotated[float, Field(gt=0, le=MOST_ALLOWED, allow_inf_nan=False)]
 
 
 @flow(name="audit", persist_result=False, on_running=[tag_process])
@@ -52,6 +58,8 @@ def audit(
     verify: Verify = "sample",
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
+    max_minutes_per_model: Amount = DEFAULT_ALLOWANCE.minutes,
+    max_gigabytes_per_model: Amount = DEFAULT_ALLOWANCE.gigabytes,
     refresh: bool = False,
     artifacts: AnyPath | None = None,
     audit_name: str | None = None,
@@ -87,6 +95,9 @@ def audit(
         verify: Check the saved nets on a sample of every set or on all images.
         max_model_bytes: Largest file of a model that is opened, in bytes.
         max_parameters: Most parameters of a model that is loaded.
+        max_minutes_per_model: Longest repair of one net; then it is ended, the net has failed, and
+            the next audit goes on from its last stage.
+        max_gigabytes_per_model: Most memory of the repair of one net, in 1,000,000,000 bytes.
         refresh: Compute again what is cached, and repair unchanged nets too.
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         audit_name: Name of the audit's folder; else the time.
@@ -127,8 +138,9 @@ def audit(
         "refresh": refresh,
         "artifacts": artifacts,
     }
+    allowance = Allowance(max_minutes_per_model, max_gigabytes_per_model)
     audited = [
-        _audit_model(model, finished, options=options, limits=limits)
+        _audit_model(model, finished, options=options, limits=limits, allowance=allowance)
         for model in find_models(models)
     ]
     publish_audit(folder, audited, limits)
@@ -139,26 +151,22 @@ def audit(
 
 
 def _audit_model(
-    model: Path, finished: FinishedRepairs, *, options: dict[str, Any], limits: Limits
+    model: Path,
+    finished: FinishedRepairs,
+    *,
+    options: dict[str, Any],
+    limits: Limits,
+    allowance: Allowance,
 ) -> AuditedModel:
+    state: Literal["unchanged", "repaired"] = "unchanged"
     try:
         require_inside(model)
         run = finished.find(model)
+        if run is None:
+            state = "repaired"
+            run = repair_apart({"model": model, **options}, allowance)
+            finished.add(model, run)
     except InputError as error:
         return AuditedModel(model=model.name, state="failed", error=str(error))
-    unchanged = run is not None
-    if run is None:
-        named = repair.with_options(flow_run_name=lambda: printable(f"repair {model.name}"))
-        state = named(**sendable_parameters({"model": model, **options}), return_state=True)
-        if not state.is_completed():
-            found = str(state.result(raise_on_failure=False))
-            return AuditedModel(model=model.name, state="failed", error=found)
-        run = state.result().folder
-        finished.add(model, run)
-    return AuditedModel.of(
-        model,
-        "unchanged" if unchanged else "repaired",
-        run=run,
-        results=Results.read(RunFolder(run)),
-        limits=limits,
-    )
+    results = Results.read(RunFolder(run))
+    return AuditedModel.of(model, state, run=run, results=results, limits=limits)

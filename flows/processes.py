@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from pathlib import Path
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it has ended, however that came about.
+
+    Nothing is ever written to its standard input, a pipe, whose other end the kernel closes with
+    that process. Call it before the imports, which take seconds in which the parent may be killed.
+    """
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def name_process(pid: int | None = None) -> str:

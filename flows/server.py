@@ -147,21 +147,24 @@ def mark_crashed_runs() -> None:
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_BEGUN)),
         tags=FlowRunFilterTags(all_=[f"{_HOST_TAG}{platform.node()}"]),
     )
-    unfinished_tasks = TaskRunFilter(
-        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
-    )
-    state: State[None] = Crashed(message="The process of this run was killed.")
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=begun):
             processes = [tag.removeprefix(_PROCESS_TAG) for tag in run.tags if _is_process(tag)]
-            if not processes or not all(is_gone(process) for process in processes):
-                continue
-            of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-            for task_run in client.read_task_runs(
-                flow_run_filter=of_run, task_run_filter=unfinished_tasks
-            ):
-                client.set_task_run_state(task_run.id, state, force=True)
-            client.set_flow_run_state(run.id, state, force=True)
+            if processes and all(is_gone(process) for process in processes):
+                mark_crashed(run, "The process of this run was killed.")
+
+
+def mark_crashed(run: FlowRun, message: str) -> None:
+    """Mark a run Crashed whose process is gone, and what is unfinished of its task runs."""
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    unfinished = TaskRunFilter(
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
+    )
+    state: State[None] = Crashed(message=message)
+    with get_client(sync_client=True) as client:
+        for task_run in client.read_task_runs(flow_run_filter=of_run, task_run_filter=unfinished):
+            client.set_task_run_state(task_run.id, state, force=True)
+        client.set_flow_run_state(run.id, state, force=True)
 
 
 def is_up(url: str) -> bool:

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that came about.
-
-    Nothing is ever written to this pipe, and the kernel closes its other end with that process.
-    """
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(0)
+from flows.processes import end_with_parent
 
 
 def _serve(descriptor: int) -> None:
@@ -42,6 +34,5 @@ def _serve(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    # Before the imports, which take seconds in which the parent may be killed.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _serve(int(sys.argv[1]))

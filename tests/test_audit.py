@@ -1,14 +1,19 @@
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flows.processes import is_gone, name_process
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from goodnet.metrics import percent
@@ -310,6 +315,18 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
     assert {"repair a.keras", "repair broken.keras"} <= {run["name"] for run in repairs}
 
 
+def wait_for_children(pid, number):
+    """The names of what a process has started, the latest first, once there are so many."""
+    deadline = time.monotonic() + 120
+    while True:
+        found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
+        if len(found.split()) >= number:
+            time.sleep(3)  # in the midst of it
+            return [name_process(int(child)) for child in sorted(found.split(), key=int)[::-1]]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_path, ui_server):
     name, place = os.fsdecode(b"a\xff\x1b.keras"), tmp_path / os.fsdecode(b"d\xfe")
     (place / "models").mkdir(parents=True)
@@ -343,6 +360,93 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
     run = json.loads((Path(models[name]["run"]) / "run.json").read_text())
     assert run["inputs"]["model"]["path"] == str(place / "models" / name)
     assert run["inputs"]["clean_test"]["path"] == str(place / "clean_test.h5")
+
+
+@pytest.mark.parametrize(
+    ("limit", "told", "state"),
+    [
+        ("minutes-per-model=0.001", "its repair took more than 0.001 minutes", "CRASHED"),
+        ("gigabytes-per-model=0.35", "-gigabytes-per-model", None),
+    ],
+)
+def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
+    given, tmp_path, ui_server, limit, told, state
+):
+    (tmp_path / "models").mkdir()
+    for name in ("c.keras", "d.keras"):
+        shutil.copy(given / "models" / "a.keras", tmp_path / "models" / name)
+    for images in given.glob("clean_*.h5"):
+        shutil.copy(images, tmp_path)
+    name = limit.partition("-")[0]
+    environment = {"PREFECT_HOME": str(ui_server.home)}
+    done = run_audit(
+        *options(tmp_path), f"--max-{limit}", "--audit-name", name, environment=environment
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "2 of 2 models failed: c.keras (its repair" in done.stderr
+    models = contents(tmp_path, name)["models"]
+    assert [one["model"] for one in models if told in one["error"]] == ["c.keras", "d.keras"]
+    runs = [
+        run
+        for run in query(ui_server, "flow_runs", flows={"name": {"any_": ["repair"]}})
+        if run["name"] == "repair c.keras" and str(tmp_path) in run["parameters"]["artifacts"]
+    ]
+    assert runs[0]["state"]["type"] in ([state] if state else ["CRASHED", "FAILED"])
+    parent = query(
+        ui_server, "task_runs", task_runs={"id": {"any_": [runs[0]["parent_task_run_id"]]}}
+    )
+    assert parent[0]["state"]["type"] == runs[0]["state"]["type"]
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, number, line):
+    audit = subprocess.Popen(
+        [
+            sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
+            "--refresh", "--quiet",
+        ],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        | {"PREFECT_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    repair, server = wait_for_children(audit.pid, 2)
+    os.killpg(audit.pid, number)  # as a terminal does
+    output, errors = audit.communicate(timeout=60)
+    assert (audit.returncode, output) == (line, "")
+    assert errors == "stopped; the same command goes on from the last stage\n"
+    assert is_gone(repair)
+    assert is_gone(server)
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        states = [state for (state,) in database.execute("select state_type from flow_run")]
+    assert len(states) == 2
+    assert not {"RUNNING", "COMPLETED"} & set(states)
+
+
+def test_a_repair_ends_with_its_audit_however_that_was_killed(given, tmp_path):
+    audit = subprocess.Popen(
+        [
+            sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
+            "--refresh", "--quiet",
+        ],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        | {"PREFECT_HOME": str(tmp_path)},
+    )  # fmt: skip
+    children = wait_for_children(audit.pid, 2)
+    audit.kill()
+    audit.wait()
+    deadline = time.monotonic() + 10
+    while not all(map(is_gone, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,28 @@ _B_RATES = ("clean_test_accuracy", "attack_success_rate")
 _G_RATES = (*_B_RATES, "detection_rate", "false_alarm_rate")
 
 
+MOST_ALLOWED = 1e6
+"""Of minutes, or gigabytes: as good as no limit, and no number overflows."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What the repair of one net may take.
+
+    Attributes:
+        minutes: wall time. DeepID on the lab's 25,000 images takes one third of a minute on two
+            cores; what an hour does not suffice for goes on from its last stage in the next audit.
+        gigabytes: memory, each 1,000,000,000 bytes. DeepID takes 2; nets with the most parameters
+            and values that are allowed take up to 10.
+    """
+
+    minutes: float = 60
+    gigabytes: float = 16
+
+
+DEFAULT_ALLOWANCE = Allowance()
+
+
 @dataclass(frozen=True)
 class AuditedModel:
     """What came of one net.

@@ -1,0 +1,117 @@
+"""A repair in a process of its own, which may take only so much time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prefect import Task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.runtime import flow_run as this_run
+from prefect.settings import get_current_settings
+from prefect.states import Pending
+from prefect.utilities.callables import get_call_parameters
+
+from flows.console import Page
+from flows.paths import sendable_parameters
+from flows.repair import repair
+from flows.server import mark_crashed
+from goodnet.errors import InputError, printable
+from goodnet.reports.audits import Allowance
+from tasks import progress
+
+_GOODBYE_SECONDS = 10
+_GIGABYTE = 10**9
+
+
+def repair_apart(parameters: dict[str, Any], allowance: Allowance) -> Path:
+    """Repair a net in a process of its own; return the folder of the run.
+
+    In Prefect it is a run below that of this flow, as if it had been called here.
+
+    Args:
+        parameters: of the flow `repair`, the model among them.
+        allowance: what it may take; then it is ended.
+
+    Raises:
+        InputError: it could not be repaired, or not within its allowance.
+    """
+    run = _create_run(parameters)
+    output, crash = _run_child(run, allowance)
+    if crash:
+        mark_crashed(run, crash)
+        raise InputError(crash)
+    answer: dict[str, str] = json.loads(output)
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return Path(answer["run"])
+
+
+def _create_run(parameters: dict[str, Any]) -> FlowRun:
+    """Create the run of the child on the server, below this flow's.
+
+    Runs hang together by a task run that stands for the lower one; its states follow those.
+    """
+    every = get_call_parameters(repair.fn, (), sendable_parameters(parameters))
+    name = printable(f"repair {parameters['model'].name}")
+    with get_client(sync_client=True) as client:
+        stands_for = client.create_task_run(
+            Task(repair.fn, name="repair"), this_run.id, dynamic_key=name, name=name
+        )
+        return client.create_flow_run(
+            repair,
+            parameters=repair.serialize_parameters(every),
+            name=name,
+            state=Pending(),
+            parent_task_run_id=stands_for.id,
+        )
+
+
+def _run_child(run: FlowRun, allowance: Allowance) -> tuple[str, str | None]:
+    """Return what the child says, and why it ended without saying anything, if it did."""
+    max_bytes = int(allowance.gigabytes * _GIGABYTE)
+    show = "progress" if progress.listeners else "nothing"
+    watched, held = os.pipe()  # The child ends with this process, when the pipe closes.
+    child = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "flows.repair_process", str(run.id), str(max_bytes), show],
+        stdin=watched,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C comes to this process alone, which hands it on.
+        env=os.environ | get_current_settings().to_environment_variables(exclude_unset=True),
+    )
+    os.close(watched)
+    try:
+        output, _ = child.communicate(timeout=allowance.minutes * 60)
+    except subprocess.TimeoutExpired:
+        return "", (
+            f"its repair took more than {allowance.minutes:g} minutes and was ended, expected a "
+            "smaller model, or a larger --max-minutes-per-model; what is done of it is kept"
+        )
+    except BaseException:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GOODBYE_SECONDS)  # It tells the server that it was stopped.
+        raise
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+            Page(stderr=True).show_cursor()  # which a bar on a terminal has hidden
+        os.close(held)
+    return output, None if output else _describe_end(child.returncode, allowance)
+
+
+def _describe_end(code: int, allowance: Allowance) -> str:
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return (
+        f"its repair ended {how} and did not say why; native code ends so where it wants more than "
+        f"the {allowance.gigabytes:g} GB of --max-gigabytes-per-model"
+    )
