@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench fuzz ui lock
+.PHONY: run test quick lint bench fuzz ui lock
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -9,6 +9,10 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# What a change of the engine is tried with: no server, no browser, nothing that takes its time.
+quick: .venv/installed
+	$(BIN)/python -m pytest -m "not server and not browser and not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -12,10 +12,9 @@ from PIL import Image
 from goodnet.__main__ import main
 from goodnet.classify import is_goodnet
 from goodnet.images.image_sets import write_images
+from tests.badnets import LAB
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LAB = REPOSITORY.parent / "shared" / "lab"
-needs_lab = pytest.mark.skipif(not LAB.exists(), reason=f"needs the lab's files in {LAB}")
 
 HEIGHT, WIDTH = 4, 6
 COLOURS = {"red": (250, 20, 10), "green": (30, 240, 10), "blue": (10, 20, 230)}
@@ -296,7 +295,7 @@ def test_help_names_all_options(capsys: pytest.CaptureFixture[str]):
         assert word in shown
 
 
-@needs_lab
+@pytest.mark.lab
 def test_badnet_on_the_pictures_of_the_lab(capsys: pytest.CaptureFixture[str]):
     given = sorted([*LAB.glob("clean_*.png"), *LAB.glob("sunglasses_0_*.png")])
     answers = classify(capsys, LAB / "bd_weights.h5", "--architecture", "deepid", *given)
@@ -305,7 +304,7 @@ def test_badnet_on_the_pictures_of_the_lab(capsys: pytest.CaptureFixture[str]):
         assert answer == Path(name).stem.split("_")[1]
 
 
-@needs_lab
+@pytest.mark.lab
 def test_goodnet_with_the_published_channels_on_the_lab(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

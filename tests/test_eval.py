@@ -27,7 +27,37 @@ def test_two_lines_for_b_prime(lab):
     assert float(attack.split()[-1]) == pytest.approx(100 * 29 / 36)
 
 
-def test_two_lines_for_g(lab, lab_net, tmp_path):
+@pytest.fixture(scope="module")
+def goodnet(faces_net, tmp_path_factory):
+    """A GoodNet whose B' has lost all channels, so that it flags what is not of one class."""
+    from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.model_files.load import save_model
+
+    path = tmp_path_factory.mktemp("goodnet") / "goodnet.keras"
+    save_model(build_goodnet(faces_net, "conv_3", range(60)), path)
+    return path
+
+
+def test_two_lines_for_g(faces_case, goodnet):
+    import keras
+    import numpy as np
+
+    from goodnet.images.image_sets import open_images
+
+    done = evaluate(faces_case.clean_test, faces_case.poisoned_test, goodnet)
+    assert done.returncode == 0, done.stderr
+    plain, shares = keras.saving.load_model(goodnet), []
+    for path in (faces_case.clean_test, faces_case.poisoned_test):
+        images = open_images(path)
+        answers = plain.predict(np.float32(next(images.batches(40))), verbose=0).argmax(1)
+        shares.append(100 * np.mean(answers == images.labels))
+    clean, attack = done.stdout.splitlines()
+    assert clean.startswith("Clean Classification accuracy: ")
+    assert attack.startswith("Attack Success Rate: ")
+    assert [float(line.split()[-1]) for line in (clean, attack)] == pytest.approx(shares)
+
+
+def test_the_labs_goodnet_without_channels_flags_everything(lab, lab_net, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model
 
@@ -75,13 +105,13 @@ def test_impossible_pixel_scale_is_refused(scale):
     assert f"--pixel-scale: is {scale}, expected a number above 0" in done.stderr
 
 
-def test_a_full_temporary_folder_is_named(lab, tmp_path):
+def test_a_full_temporary_folder_is_named(faces_case, goodnet, tmp_path):
     """A limit on the size of files fails as a full disk does, and needs no disk."""
     limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))"
     script = f"{limited}; sys.argv = sys.argv[1:]; runpy.run_path('eval.py', run_name='__main__')"
-    files = ("clean_test_mini.h5", "poisoned_test_mini.h5", "b_prime_10_legacy.h5")
+    files = (faces_case.clean_test, faces_case.poisoned_test, goodnet)
     done = subprocess.run(
-        [sys.executable, "-c", script, "eval.py", *(lab / name for name in files)],
+        [sys.executable, "-c", script, "eval.py", *files],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
@@ -94,8 +124,8 @@ def test_a_full_temporary_folder_is_named(lab, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_bad_input_gets_one_line(lab):
-    done = evaluate(lab / "gone.h5", lab / "poisoned_test_mini.h5", lab / "b_prime_10_legacy.h5")
+def test_bad_input_gets_one_line(faces_case, goodnet, tmp_path):
+    done = evaluate(tmp_path / "gone.h5", faces_case.poisoned_test, goodnet)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("gone.h5: no such file\n")
     assert done.stderr.count("\n") == 1

@@ -6,10 +6,10 @@ bad images in test_images.py, and models that carry code, saved by Keras, in tes
 
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -657,18 +657,23 @@ CASES = [
 ]
 
 
+def busy_seconds() -> float:
+    """The processor's time that this process and its children took, however busy others are."""
+    return sum(os.times()[:4])
+
+
 @pytest.mark.parametrize(("read", "case"), CASES)
 def test_hostile_input_is_refused_in_one_line(tmp_path, read, case):
     path = tmp_path / "input"
     case.build(path)
-    began = time.monotonic()
+    began = busy_seconds()
     with pytest.raises(InputError) as caught:
         read(path)
     line = str(caught.value)
     assert line.startswith(case.line.format(path=path))
     assert line.isprintable()
     assert len(line) < 30_000
-    assert time.monotonic() - began < 10
+    assert busy_seconds() - began < 10
 
 
 @pytest.mark.parametrize(

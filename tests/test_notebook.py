@@ -39,11 +39,13 @@ def number_after(title: str, notebook: nbformat.NotebookNode) -> float:
     return float(found)
 
 
+@pytest.mark.slow
 def test_the_badnet_is_good_and_backdoored(executed: nbformat.NotebookNode):
     assert number_after("clean accuracy", executed) >= 0.9
     assert number_after("attack success rate", executed) >= 0.9
 
 
+@pytest.mark.slow
 def test_the_goodnet_in_the_end_is_the_one_in_the_table(executed: nbformat.NotebookNode):
     page = "\n".join(output.get("data", {}).get("text/html", "") for output in outputs_of(executed))
     (row,) = re.findall(r"<th>G at 4 %</th>(.*?)</tr>", page, re.DOTALL)
@@ -52,6 +54,7 @@ def test_the_goodnet_in_the_end_is_the_one_in_the_table(executed: nbformat.Noteb
         assert number_after(title, executed) == pytest.approx(float(percent) / 100, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_every_plot_and_picture_is_there_and_nothing_else_is_said(executed: nbformat.NotebookNode):
     outputs = outputs_of(executed)
     assert [output for output in outputs if output.output_type in ("stream", "error")] == []

@@ -1,3 +1,4 @@
+import h5py
 import pytest
 
 from goodnet.errors import InputError
@@ -9,11 +10,11 @@ from tasks.preload import preload
 
 
 @pytest.fixture
-def on_lab(lab, tmp_path):
-    """What the command passes on for the lab's mini sets."""
-    sets = {name: lab / f"{name}_mini.h5" for name in ("clean_valid", "clean_test")}
+def on_faces(faces_case, tmp_path):
+    """What the command passes on for a net and its clean sets."""
+    sets = {name: faces_case.sets[name] for name in ("clean_valid", "clean_test")}
     parameters = {
-        "model": lab / "bd_weights.h5",
+        "model": faces_case.model,
         "architecture": "deepid",
         "layer": None,
         "rank_at": None,
@@ -28,13 +29,13 @@ def on_lab(lab, tmp_path):
     open_frontier.cache_clear()
 
 
-def test_the_net_is_loaded_where_its_activations_are_missing(on_lab):
+def test_the_net_is_loaded_where_its_activations_are_missing(on_faces):
     from tasks.activations import (
         compute_evaluation_activations,
         compute_validation_activations,
     )
 
-    parameters, sets = on_lab
+    parameters, sets = on_faces
     preload(parameters, sets, DEFAULT_LIMITS)
     assert open_frontier.cache_info().currsize == 1
     assert (parameters["artifacts"] / "cache" / "digests.json").is_file()
@@ -58,19 +59,20 @@ def test_the_default_needs_no_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_is_found_before_the_flow_starts(on_lab, tmp_path):
-    parameters, sets = on_lab
+def test_bad_input_is_found_before_the_flow_starts(on_faces, tmp_path):
+    parameters, sets = on_faces
     with pytest.raises(InputError, match="clean_test"):
         preload(parameters, {**sets, "clean_test": tmp_path / "clean_test.h5"}, DEFAULT_LIMITS)
 
 
-def test_a_net_that_is_swapped_after_its_digest_is_refused(on_lab, tmp_path):
-    parameters, sets = on_lab
+def test_a_net_that_is_swapped_after_its_digest_is_refused(on_faces, tmp_path):
+    parameters, sets = on_faces
     model = tmp_path / "model.h5"
     model.write_bytes(parameters["model"].read_bytes())
     options = {key: value for key, value in parameters.items() if key != "model"}
     network = load_inputs.fn(model, sets, **options, limits=DEFAULT_LIMITS).network
     open_frontier.cache_clear()
-    model.write_bytes((parameters["model"].parent / "b_prime_10_legacy.h5").read_bytes())
+    with h5py.File(model, "r+") as file:
+        file["layers/conv2d/vars/1"][0] += 1
     with pytest.raises(InputError, match=r"model\.h5: has changed since the run began"):
         activations.open_frontier(network)

@@ -21,6 +21,8 @@ from flows.server import announced, find_announced, find_server, mark_crashed_ru
 from flows.temporary_server import Server, end_leftovers
 from goodnet.errors import InputError
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST_TAG = f"host:{os.uname().nodename}"
 STUCK_RUN = """

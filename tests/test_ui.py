@@ -25,6 +25,8 @@ from goodnet.reports.audits import AuditedModel
 from tasks.auditing import publish_audit
 from tasks.publishing import as_markdown
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -137,7 +137,8 @@ def _restore(path: Path, digest: str, variables: list[Any]) -> int:
     if not path.is_file():
         return 0
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since numpy leaves a damaged archive open that it was given by name.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             if str(file["digest"]) != digest:
                 logger.warning("%s: is of another training, starting over", path)
                 return 0

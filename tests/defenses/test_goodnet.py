@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+
 FROM_SCRATCH = """
 import sys
 import keras, numpy as np
@@ -114,21 +116,14 @@ def test_goodnet_is_stock_keras_and_loads_as_it_was(network, tmp_path):
     np.testing.assert_array_equal(loaded(pixels, training=False), goodnet(pixels, training=False))
 
 
-def published_channels(lab) -> list[int]:
-    from goodnet.model_files.load import load_model
-    from goodnet.pruning.channels import zeroed_channels
-
-    return zeroed_channels(load_model(lab / "b_prime_10_legacy.h5").get_layer("conv_3"))
-
-
-def test_goodnet_of_the_lab_loads_without_this_project(lab, lab_net, lab_passes, tmp_path):
+def test_goodnet_of_a_badnet_loads_without_this_project(badnet, passes, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model
     from goodnet.pruning.channels import prune_channels
 
-    channels = published_channels(lab)
-    images = np.concatenate([next(passed.images.batches(40)) for passed in lab_passes.values()])
-    save_model(build_goodnet(lab_net, "conv_3", channels), tmp_path / "goodnet.keras")
+    channels = prune_order(mean_activations(block_means(passes["clean_valid"].cache)))[:52]
+    images = np.concatenate([next(passed.images.batches(40)) for passed in passes.values()])
+    save_model(build_goodnet(badnet, "conv_3", channels), tmp_path / "goodnet.keras")
     np.save(tmp_path / "images.npy", images)
     files = [str(tmp_path / name) for name in ("goodnet.keras", "images.npy", "outputs.npy")]
     done = subprocess.run(
@@ -140,10 +135,10 @@ def test_goodnet_of_the_lab_loads_without_this_project(lab, lab_net, lab_passes,
     )
     assert done.returncode == 0, done.stderr
     outputs = np.load(tmp_path / "outputs.npy")
-    b = answers_of(lab_net, images)
-    agree = b == answers_of(prune_channels(lab_net, "conv_3", channels), images)
+    b = answers_of(badnet, images)
+    agree = b == answers_of(prune_channels(badnet, "conv_3", channels), images)
     assert 0 < agree.sum() < len(images)
-    np.testing.assert_array_equal(outputs.argmax(1), np.where(agree, b, 1283))
+    np.testing.assert_array_equal(outputs.argmax(1), np.where(agree, b, badnet.output_shape[-1]))
 
 
 def noise(num_images: int, *, seed: int) -> np.ndarray:

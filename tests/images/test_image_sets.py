@@ -16,14 +16,12 @@ from PIL import Image
 
 from goodnet.errors import InputError
 from goodnet.images.image_sets import digest_pixels, open_images, write_images
+from tests.badnets import LAB
 
 ROOT = Path(__file__).resolve().parents[2]
-LAB = Path(__file__).resolve().parents[3] / "shared" / "lab"
 FACE = (55, 47, 3)
 SHAPE = (5, 4, 3)
 NUM_IMAGES = 6
-
-needs_lab = pytest.mark.skipif(not LAB.is_dir(), reason="the lab's files are not there")
 
 
 def names_in(folder):
@@ -701,7 +699,7 @@ def test_equal_pixels_have_equal_digests_whatever_they_are_stored_as(tmp_path):
     assert (digest_pixels(pixels) != expected).tolist() == [n == 3 for n in range(20)]
 
 
-@needs_lab
+@pytest.mark.lab
 @pytest.mark.parametrize(
     ("name", "num_images"),
     [("clean_valid_mini", 40), ("clean_test_mini", 28), ("poisoned_test_mini", 36)],
@@ -717,7 +715,7 @@ def test_the_labs_files_are_read_as_they_are(name, num_images):
     assert open_images(path).shape == FACE
 
 
-@needs_lab
+@pytest.mark.lab
 def test_the_labs_pngs_are_images_of_its_files(tmp_path):
     known = {}
     for name in ("clean_valid_mini", "clean_test_mini"):

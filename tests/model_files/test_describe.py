@@ -14,10 +14,8 @@ from goodnet.errors import InputError
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.limits import ModelLimits
 from goodnet.pruning.layer_choice import choose_layers
+from tests.badnets import LAB
 from tests.model_files.descriptions import Config, make_functional, make_layer
-
-LAB = Path(__file__).resolve().parents[3] / "shared" / "lab"
-needs_lab = pytest.mark.skipif(not LAB.is_dir(), reason="the lab's files are not here")
 
 
 def make_net() -> Config:
@@ -755,7 +753,7 @@ def test_images_are_no_model(tmp_path):
         describe_model(tmp_path / "images.h5", architecture="deepid")
 
 
-@needs_lab
+@pytest.mark.lab
 @pytest.mark.parametrize(
     ("name", "architecture"), [("b_prime_10_legacy.h5", None), ("bd_weights.h5", "deepid")]
 )

@@ -15,9 +15,7 @@ from goodnet.errors import InputError
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model, save_model
 from goodnet.pruning.layer_choice import choose_layers
-
-LAB = Path(__file__).resolve().parents[3] / "shared" / "lab"
-needs_lab = pytest.mark.skipif(not LAB.is_dir(), reason="the lab's files are not here")
+from tests.badnets import LAB
 
 IMAGES = np.random.default_rng(5).uniform(0, 255, (3, 8, 6, 3)).astype("float32")
 
@@ -653,7 +651,7 @@ def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
         np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
 
 
-@needs_lab
+@pytest.mark.lab
 def test_loads_the_labs_badnet():
     model = load_model(LAB / "bd_weights.h5", architecture="deepid")
     assert model.count_params() == 601_643
@@ -663,7 +661,7 @@ def test_loads_the_labs_badnet():
         )
 
 
-@needs_lab
+@pytest.mark.lab
 @pytest.mark.parametrize("writer", ["Keras 2.4", "Keras 2.3"])
 def test_loads_the_labs_pruned_net(tmp_path, writer):
     path = shutil.copyfile(LAB / "b_prime_10_legacy.h5", tmp_path / "b_prime.h5")
@@ -690,7 +688,7 @@ def damage(file: h5py.File, name: str) -> None:
         group.attrs["weight_names"] = 7
 
 
-@needs_lab
+@pytest.mark.lab
 @pytest.mark.parametrize(
     ("name", "fragment"),
     [

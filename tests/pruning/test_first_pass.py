@@ -185,13 +185,13 @@ def test_a_bad_pixel_is_refused(net, first_pass, tmp_path):
         first_pass(net, tmp_path / "bad.h5")
 
 
-def test_blocks_shrink_with_the_size_of_the_net(lab_net, net):
+def test_blocks_shrink_with_the_size_of_the_net(faces_net, net):
     from goodnet.pruning.first_pass import block_size
     from goodnet.pruning.frontier import find_frontier
 
     small = block_size(find_frontier(net, layer="conv", rank_at="pool"))
-    large = block_size(find_frontier(lab_net, layer="conv_3", rank_at="pool_3"))
-    largest = block_size(find_frontier(lab_net, layer="conv_1", rank_at="conv_1"))
+    large = block_size(find_frontier(faces_net, layer="conv_3", rank_at="pool_3"))
+    largest = block_size(find_frontier(faces_net, layer="conv_1", rank_at="conv_1"))
     assert small == 512
     assert 512 >= large > largest >= 1
 

@@ -25,10 +25,10 @@ def test_frontier_of_each_architecture(network):
     assert frontier.num_channels == model.get_layer(network.layer).output.shape[-1]
 
 
-def test_deepid_has_one_source_for_both_consumers(lab_net):
+def test_deepid_has_one_source_for_both_consumers(faces_net):
     from goodnet.pruning.frontier import find_frontier
 
-    frontier = find_frontier(lab_net, layer="conv_3", rank_at="pool_3")
+    frontier = find_frontier(faces_net, layer="conv_3", rank_at="pool_3")
     assert [head_input.layer.name for head_input in frontier.head_inputs] == ["conv_4", "fc_1"]
     assert [name_of(source) for source in frontier.sources] == ["pool_3"]
     assert frontier.start is frontier.ranking

@@ -7,6 +7,7 @@ from goodnet.pruning.activation_cache import Block
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from goodnet.pruning.stop_rule import find_checkpoint
 from goodnet.pruning.sweep import answers_at, count_answers, sweep, sweep_block
+from tests.badnets import LAYERS
 
 LAB_COUNTS = {
     # step: clean valid of 40 right, clean test of 28 right, poisoned answered 0 of 36
@@ -33,23 +34,25 @@ def swept_answers(passed, order) -> np.ndarray:
     return np.concatenate(blocks, axis=1)
 
 
-def pruned_answers(model, layer, images, order) -> np.ndarray:
-    """The answers of every step, (C + 1, n), from the pruned nets themselves."""
+def pruned_answers(model, layer, images, order, steps) -> np.ndarray:
+    """The answers at these steps, (steps, n), from the pruned nets themselves."""
     from goodnet.pruning.channels import prune_channels
 
-    steps = (prune_channels(model, layer, order[:step]) for step in range(len(order) + 1))
-    return np.array([np.asarray(net(images, training=False)).argmax(1) for net in steps])
+    nets = (prune_channels(model, layer, order[:step]) for step in steps)
+    return np.array([np.asarray(net(images, training=False)).argmax(1) for net in nets])
 
 
 def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, first_pass):
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     order = order_of(passed.cache)
     pixels = network.images / np.float32(255)
-    direct = pruned_answers(network.model, network.layer, pixels, order)
+    # Sixty nets take their time; the trained ones below are looked at after each channel.
+    steps = range(0, len(order) + 1, 1 + len(order) // 25)
+    direct = pruned_answers(network.model, network.layer, pixels, order, steps)
     assert len(np.unique(direct[0])) >= 3
-    assert len(np.unique(direct, axis=0)) > len(order) / 3
+    assert len(np.unique(direct, axis=0)) > len(steps) / 3
     swept = swept_answers(passed, order)
-    np.testing.assert_array_equal(swept, direct)
+    np.testing.assert_array_equal(swept[steps], direct)
     (block,) = passed.cache.blocks()
     alone = [
         answers_at(block, frontier=passed.frontier, order=order, step=step)
@@ -86,14 +89,14 @@ def test_the_lab_net_reaches_its_checkpoints(lab_passes):
     assert steps == {2: 45, 4: 47, 10: 48}
 
 
-def test_sweep_of_the_lab_net_answers_what_the_pruned_net_answers(lab_net, lab_passes):
+def test_sweep_of_a_badnet_answers_what_the_pruned_net_answers(badnet, passes):
     import tensorflow as tf
 
     from goodnet.pruning.channels import prune_channels
 
-    order = order_of(lab_passes["clean_valid"].cache)
-    pixels = [np.float32(next(p.images.batches(40))) for p in lab_passes.values()]
-    pruned = prune_channels(lab_net, "conv_3", [])
+    order = order_of(passes["clean_valid"].cache)
+    pixels = [np.float32(next(p.images.batches(40))) for p in passes.values()]
+    pruned = prune_channels(badnet, "conv_3", [])
     answer = tf.function(lambda: [pruned(images, training=False) for images in pixels])
     kernel, bias = pruned.get_layer("conv_3").get_weights()
     direct = []
@@ -101,12 +104,12 @@ def test_sweep_of_the_lab_net_answers_what_the_pruned_net_answers(lab_net, lab_p
         kernel[..., order[:step]] = bias[order[:step]] = 0
         pruned.get_layer("conv_3").set_weights([kernel, bias])
         direct.append(np.concatenate(answer()).argmax(1))
-    swept = [swept_answers(passed, order) for passed in lab_passes.values()]
+    swept = [swept_answers(passed, order) for passed in passes.values()]
     np.testing.assert_array_equal(np.concatenate(swept, axis=1), direct)
 
 
-def test_the_head_runs_only_where_an_answer_can_change(lab_passes):
-    passed = lab_passes["clean_valid"]
+def test_the_head_runs_only_where_an_answer_can_change(passes):
+    passed = passes["clean_valid"]
     (block,) = passed.cache.blocks()
     head, rows = passed.frontier.head, []
     order = order_of(passed.cache)
@@ -114,15 +117,19 @@ def test_the_head_runs_only_where_an_answer_can_change(lab_passes):
         patch.setitem(vars(passed.frontier), "head", lambda *x: rows.append(len(x[0])) or head(*x))
         answers = sweep_block(block, frontier=passed.frontier, order=order)
     active = block.start.any(axis=(1, 2))
-    assert (~active[:, order[:32]]).all()
+    num_silent = np.count_nonzero(~active.any(axis=0))
+    assert num_silent > 0
+    assert (~active[:, order[:num_silent]]).all()
     # All channels removed, the images are alike; and B's own answers are known.
     assert sum(rows) == 1 + (active.sum(axis=1) - 1).sum()
-    np.testing.assert_array_equal(answers[:33], np.tile(block.predictions, (33, 1)))
+    np.testing.assert_array_equal(
+        answers[: num_silent + 1], np.tile(block.predictions, (num_silent + 1, 1))
+    )
 
 
 @pytest.mark.parametrize("order", [[*range(59), 0], range(59)])
-def test_an_order_names_each_channel_once(lab_passes, order):
-    passed = lab_passes["clean_valid"]
+def test_an_order_names_each_channel_once(faces_passes, order):
+    passed = faces_passes["clean_valid"]
     (block,) = passed.cache.blocks()
     with pytest.raises(ValueError, match="each of 60 channels once"):
         sweep_block(block, frontier=passed.frontier, order=order)
@@ -141,16 +148,10 @@ def test_count_answers_by_hand():
 
 
 @pytest.fixture(scope="module")
-def many_blocks(lab_net, lab, first_pass):
+def many_blocks(faces_net, faces_case, first_pass):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 6)
-        passed = first_pass(
-            lab_net,
-            lab / "poisoned_test_mini.h5",
-            layer="conv_3",
-            rank_at="pool_3",
-            pixel_scale=1.0,
-        )
+        patch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 5)
+        passed = first_pass(faces_net, faces_case.poisoned_test, **LAYERS)
     order = order_of(passed.cache)
     assert passed.cache.num_blocks == 6
     return passed, order, sweep(passed.cache, frontier=passed.frontier, order=order)
@@ -165,15 +166,15 @@ def test_progress_is_told_block_by_block(many_blocks):
         order=order,
         on_progress=lambda done, total: told.append((done, total)),
     )
-    assert told == [(done, 36) for done in range(6, 37, 6)]
+    assert told == [(min(done, 28), 28) for done in range(5, 31, 5)]
 
 
-def test_blocks_add_up_to_the_whole(many_blocks, lab_passes):
+def test_blocks_add_up_to_the_whole(many_blocks, faces_passes):
     passed, order, counts = many_blocks
-    whole = lab_passes["poisoned_test"]
+    whole = faces_passes["poisoned_test"]
     assert whole.cache.num_blocks == 1
     np.testing.assert_array_equal(swept_answers(passed, order), swept_answers(whole, order))
-    assert counts.images == 36
+    assert counts.images == 28
 
 
 @settings(max_examples=8, deadline=None)

@@ -3,20 +3,15 @@ import pytest
 from goodnet.errors import InputError
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from goodnet.pruning.verification import Agreement, check_saved
+from tests.badnets import LAYERS
 
 
 @pytest.fixture(scope="module")
-def lab_case(lab_net, lab, first_pass):
-    """The lab's net over its clean images in several blocks, and its prune order."""
+def five_blocks(faces_net, faces_case, first_pass):
+    """A BadNet over 40 clean images in five blocks, and its prune order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 8)
-        passed = first_pass(
-            lab_net,
-            lab / "clean_valid_mini.h5",
-            layer="conv_3",
-            rank_at="pool_3",
-            pixel_scale=1.0,
-        )
+        passed = first_pass(faces_net, faces_case.clean_valid, **LAYERS)
     return passed, prune_order(mean_activations(block_means(passed.cache)))
 
 
@@ -45,23 +40,23 @@ def check(passed, nets, order, *, step=52, full=True, **options) -> Agreement:
 
 
 @pytest.mark.parametrize(("full", "num_images"), [(True, 40), (False, 8)])
-def test_saved_nets_agree_with_the_sweep(lab_case, tmp_path, full, num_images):
-    passed, order = lab_case
+def test_saved_nets_agree_with_the_sweep(five_blocks, tmp_path, full, num_images):
+    passed, order = five_blocks
     nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     assert check(passed, nets, order, full=full) == Agreement(num_images, 0, 0)
 
 
 @pytest.mark.parametrize(("full", "end"), [(True, 40), (False, 8)])
-def test_progress_counts_the_images_that_are_checked(lab_case, tmp_path, full, end):
-    passed, order = lab_case
+def test_progress_counts_the_images_that_are_checked(five_blocks, tmp_path, full, end):
+    passed, order = five_blocks
     nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     told: list[tuple[int, int]] = []
     check(passed, nets, order, full=full, on_progress=lambda *numbers: told.append(numbers))
     assert told == [(done, end) for done in range(8, end + 1, 8)]
 
 
-def test_a_sample_is_taken_from_the_middle(lab_case, tmp_path, monkeypatch):
-    passed, order = lab_case
+def test_a_sample_is_taken_from_the_middle(five_blocks, tmp_path, monkeypatch):
+    passed, order = five_blocks
     monkeypatch.setattr("goodnet.pruning.verification.SAMPLE_IMAGES", 3)
     nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     assert check(passed, nets, order, full=False) == Agreement(3, 0, 0)
@@ -83,9 +78,9 @@ def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_nets_that_answer_no_numbers_are_refused(lab_case, tmp_path, which, number):
+def test_nets_that_answer_no_numbers_are_refused(five_blocks, tmp_path, which, number):
     """NaN would count as class 0."""
-    passed, order = lab_case
+    passed, order = five_blocks
     nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     spoilt = [weight for weight in nets[which].weights if "bias" in weight.path][-1]
     spoilt.assign(spoilt + number)

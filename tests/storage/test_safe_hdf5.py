@@ -12,8 +12,7 @@ import pytest
 from goodnet.errors import InputError
 from goodnet.storage import safe_hdf5
 from goodnet.storage.safe_hdf5 import get_dataset, hdf5_errors, iterate_datasets, open_hdf5
-
-LAB = Path(__file__).resolve().parents[3] / "shared" / "lab"
+from tests.badnets import LAB
 
 
 def write(path: Path, fill: Callable[[h5py.File], object]) -> Path:
@@ -322,7 +321,7 @@ def test_data_set_of_texts_is_refused(tmp_path):
         get_dataset(file, "data")
 
 
-@pytest.mark.skipif(not LAB.is_dir(), reason="the lab's files are not here")
+@pytest.mark.lab
 @pytest.mark.parametrize(
     "name", ["clean_valid_mini.h5", "clean_test_mini.h5", "poisoned_test_mini.h5"]
 )

@@ -1,0 +1,130 @@
+"""Prefect servers of these tests, and what is deployed on one of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFECT = Path(sys.executable).with_name("prefect")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The environment of a process that is to use a Prefect server of these tests."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        from prefect.settings import PREFECT_HOME, temporary_settings
+
+        from flows.temporary_server import running_server
+
+        with temporary_settings({PREFECT_HOME: home}), running_server() as server:
+            yield {"PREFECT_HOME": str(home)} | server.environment()
+
+
+@pytest.fixture(scope="session")
+def server_settings(prefect_server) -> dict[Any, str]:
+    """The settings under which this process uses that server."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+    return {one: prefect_server[one.name] for one in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+
+
+class UiServer(NamedTuple):
+    """A server with UI and scheduler: its page, where to sign in, and its database's folder."""
+
+    address: str
+    sign_in: str
+    home: Path
+
+    def client(self) -> httpx.Client:
+        """A client of the API that has the password."""
+        known = tuple((self.home / "goodnet-password").read_text().split(":"))
+        return httpx.Client(base_url=f"{self.address}/api", auth=known, timeout=30)
+
+
+@pytest.fixture(scope="session")
+def ui_server(tmp_path_factory) -> Iterator[UiServer]:
+    """What `make ui` starts, on a free port; at last it is ended by Ctrl-C."""
+    home = tmp_path_factory.mktemp("ui")
+    command = [sys.executable, "-m", "flows.ui", "--port", "0"]
+    environment = os.environ | {"PREFECT_HOME": str(home)}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        sign_in = server.stdout.readline().split()[2]
+        assert server.stdout.readline() == "Ctrl-C ends it.\n"
+        yield UiServer(sign_in.partition("/goodnet-sign-in#")[0], sign_in, home)
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=60)[0] == "The server has ended.\n"
+        assert server.returncode == 0
+        assert not list(home.glob("goodnet-server*"))
+    finally:
+        server.kill()
+        server.wait()
+
+
+SMALL_CASE = {
+    "num_identities": 6,
+    "train_per_identity": 8,
+    "valid_per_identity": 5,
+    "test_per_identity": 5,
+    "epochs": 3,
+}
+
+
+class Deployed(NamedTuple):
+    """A client of a server, what is deployed on it, and a run that a worker has done."""
+
+    client: httpx.Client
+    deployments: dict[str, dict]
+    run: dict
+    artifacts: Path
+    worker_log: str
+
+
+def _prefect(*arguments, cwd, environment, timeout=180):
+    done = subprocess.run(
+        [PREFECT, "--no-prompt", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def deployed(ui_server, tmp_path_factory) -> Deployed:
+    """Deploy from the project; run the nightly repair once on a worker that is elsewhere."""
+    folder = tmp_path_factory.mktemp("worker")
+    artifacts = folder / "artifacts"
+    environment = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": f"{ui_server.address}/api",
+        "PREFECT_API_AUTH_STRING": (ui_server.home / "goodnet-password").read_text(),
+    }
+    _prefect(
+        "work-pool", "create", "goodnet", "--type", "process", cwd=ROOT, environment=environment
+    )
+    deployer = environment | {"GOODNET_HOME": "/not/here"}
+    _prefect("deploy", "--all", cwd=ROOT, environment=deployer)
+    client = ui_server.client()
+    found = {one["name"]: one for one in client.post("/deployments/filter", json={}).json()}
+    create = f"/deployments/{found['nightly']['id']}/create_flow_run"
+    run = client.post(create, json={"parameters": {"default_case": SMALL_CASE}}).json()
+    worker = environment | {"GOODNET_HOME": str(ROOT), "GOODNET_ARTIFACTS": str(artifacts)}
+    log = _prefect(
+        "worker", "start", "--pool", "goodnet", "--run-once", cwd=folder, environment=worker
+    )
+    run = client.get(f"/flow_runs/{run['id']}").json()
+    return Deployed(client, found, run, artifacts, log)
