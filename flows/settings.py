@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,9 @@ def configure(artifacts: Path) -> None:
         os.environ.setdefault(name, value)
     # A server that is gone is reported once, not also by every handler that sends it log lines.
     logging.raiseExceptions = False
+    # Prefect warns of a folder that it cannot make. With a server elsewhere none is needed; one
+    # here says in a line what it misses.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     # Not the user's to choose: the nets' graphs are TensorFlow's.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 

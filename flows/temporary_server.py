@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import selectors
 import signal
 import socket
@@ -37,6 +38,7 @@ _DELIVERY_SECONDS = 10
 _GOODBYE_SECONDS = 5
 _REASON_BYTES = 100_000
 _NOTES = "goodnet-servers"
+_ERROR = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 class Server(NamedTuple):
@@ -176,15 +178,17 @@ class _Child:
             self._process.kill()
             self._process.wait()
         self._errors.close()
-        self._note.unlink(missing_ok=True)
+        with suppress(OSError):  # It may never have come to be, and is cleaned up otherwise.
+            self._note.unlink()
 
     def _reason(self) -> str:
-        """Return the last line that it has written, which names the error."""
+        """Return the last line that it has written that names an error."""
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - _REASON_BYTES))
         lines = self._errors.read().decode(errors="replace").split("\n")
-        reasons = [line for line in lines if line.strip() and not line.startswith((" ", "Applic"))]
-        return reasons[-1] if reasons else "it did not say why"
+        said = [line for line in lines if line.strip()]
+        errors = [line for line in said if _ERROR.match(line)]  # Explanations may follow it.
+        return (errors or said or ["it did not say why"])[-1]
 
 
 def _note(home: Path, pid: int) -> Path:

@@ -26,6 +26,9 @@ _SIGNALLED = 128
 FLOAT32 = 1e-37, 1e38
 """Numbers between these stay above 0 and finite where nets compute with them."""
 
+_NOT_OWNERS = 0o077
+"""What a umask may take away: not a command's own right to read and write what it makes."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,6 +44,7 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
         stopped: what to say when a signal stops it.
     """
     _provide_streams()
+    os.umask(os.umask(0) & _NOT_OWNERS)
     try:
         _require_current_folder()
         with stopped_in_order():

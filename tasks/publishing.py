@@ -164,7 +164,8 @@ def as_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of a table whose texts Prefect's pages show as they are.
 
     One of its two pages takes cells for Markdown and the other does not, so no more is escaped
-    than what makes links, images, code and HTML; ordinary names have none of it.
+    than what makes links, images, code and HTML; ordinary names have none of it. An address that
+    stands in a name (www.…) may become a link that shows where it leads.
     """
     return {
         name: re.sub(r"([\[\]<>`!])", r"\\\1", value) if isinstance(value, str) else value
@@ -178,10 +179,11 @@ def publish_artifacts(run: PublishedRun) -> PublishedRun:
     folder = RunFolder(run.folder)
     results = Results.read(folder)
     curve = base64.b64encode(curve_png(pq.read_table(folder.sweep), results.reached)).decode()
-    lines = [f"# {as_markdown(run.folder.name)}", run.verdict]
-    lines += [*map(as_markdown, all_remarks(results)), *unreached(results)]
+    texts = [run.verdict, *all_remarks(results), *unreached(results)]
+    lines = [f"# {as_markdown(run.folder.name)}", *map(as_markdown, texts)]
     lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
-    create_table_artifact(printed_rows(results), key="results", description=run.verdict)
+    rows = [as_cells(row) for row in printed_rows(results)]
+    create_table_artifact(rows, key="results", description=as_markdown(run.verdict))
     create_markdown_artifact("\n\n".join(lines), key="summary")
     create_link_artifact(
         folder.report.resolve().as_uri(), link_text=folder.report.name, key="report"

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,81 @@ def test_a_current_folder_that_is_gone_is_said(tmp_path):
     )
     require_one_line(done.returncode, done.stdout, done.stderr)
     assert "the current folder is gone" in done.stderr
+
+
+def test_a_umask_does_not_take_a_commands_own_rights(tmp_path):
+    before = os.umask(0o777)
+
+    def command():
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "file").write_text("x")
+        return 0
+
+    try:
+        assert exit_code(command) == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "made" / "file").stat().st_mode & 0o777 == 0o600
+
+
+def without_rights(*command):
+    """A command under which root, too, may only do what the modes of files say."""
+    if os.geteuid() != 0:
+        return command
+    if shutil.which("setpriv") is None:
+        pytest.skip("root needs setpriv to have no more rights than others")
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command)
+
+
+SURROUNDINGS = {
+    "HOME is a file": ("HOME={file}", "Not a directory"),
+    "HOME may not be written": ("HOME={locked}", "Permission denied"),
+    "PREFECT_HOME is a file": ("PREFECT_HOME={file}", "File exists"),
+    "PREFECT_HOME may not be written": ("PREFECT_HOME={locked}", "Permission denied"),
+    "PREFECT_HOME cannot be": ("PREFECT_HOME=/proc/x", "No such file"),
+    "the current folder is gone": ("PREFECT_HOME={home}; rmdir {gone}", "folder is gone"),
+    "no streams": ("PREFECT_HOME={home}; exec <&- >&-", ""),
+    "no place for temporaries": ("PREFECT_HOME={home}; export TMPDIR={file}", ""),
+    "a umask of 777": ("PREFECT_HOME={home}; umask 777", ""),
+}
+
+
+@pytest.mark.parametrize("surroundings", SURROUNDINGS)
+@pytest.mark.parametrize("command", ["ui", "serve"])
+def test_servers_start_or_say_in_one_line_what_surrounds_them(tmp_path, command, surroundings):
+    shell, line = SURROUNDINGS[surroundings]
+    places = {name: tmp_path / name for name in ("file", "locked", "home", "gone")}
+    places["file"].touch()
+    places["locked"].mkdir(mode=0o555)
+    places["gone"].mkdir()
+    unset = {"PREFECT_HOME", "PREFECT_API_URL"}
+    script = f"export {shell.format(**places)}; exec '{sys.executable}' -m flows.{command}"
+    process = subprocess.Popen(
+        without_rights("bash", "-c", script),
+        cwd=places["gone"],
+        env={k: v for k, v in os.environ.items() if k not in unset} | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if command == "ui" and not line:
+        announcement = places["home"] / "goodnet-server.json"
+        deadline = time.monotonic() + 60
+        while not announcement.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) in ((0, ""), (143, "stopped\n"))
+        return
+    output, errors = process.communicate(timeout=60)
+    require_one_line(process.returncode, output, errors)
+    if command == "ui" or "gone" in line:
+        assert line in errors
+    else:
+        assert "no Prefect server is up" in errors
 
 
 def test_names_among_unknown_options_are_escaped():

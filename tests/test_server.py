@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -395,3 +395,78 @@ sys.exit(exit_code(command, stopped="stopped at once"))
     assert process.returncode == 128 + number
     assert errors == "stopped at once\n"
     assert server is None or is_gone(server)
+
+
+ON_A_FULL_DISK = """
+import shutil, sys
+from pathlib import Path
+from flows.settings import configure
+configure(Path(sys.argv[1]))
+from goodnet.command import exit_code
+
+def command():
+    from flows.server import connected
+    from prefect import flow, task
+    from prefect.settings import get_current_settings
+
+    @task
+    def work():
+        home = get_current_settings().home
+        with open(home / "filling", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        Path(sys.argv[1], "computed").touch()
+
+    @flow
+    def filling():
+        work()
+
+    with connected():
+        filling()
+    return 0
+
+sys.exit(exit_code(command))
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this user cannot mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.parametrize("full", ["at the start", "in the middle"])
+def test_a_full_disk_under_prefect_ends_in_a_line_or_not_at_all(tmp_path, small_disk, full):
+    if full == "at the start":
+        with suppress(OSError), (small_disk / "full").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, tmp_path],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        | {"PREFECT_HOME": str(small_disk)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert time.monotonic() - began < 60  # starting, and what has to end within half a minute
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "computed").exists() == (full == "in the middle")
+    if full == "at the start" or done.returncode:
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert "full" in done.stderr

@@ -2,7 +2,7 @@
 
 A configuration that passes all checks may still crash, hang or inflate what builds it. The process
 is a fork of this one, which has TensorFlow imported already, because that takes five seconds. Fork
-and measures take 0.1 s for DeepID and 0.9 s for MobileNetV3Large, which it takes 0.7 s to build; in
+and measures take 0.15 s for DeepID and 0.9 s for MobileNetV3Large, which takes 0.7 s to build; in
 return nothing need be run to count the answers. What the process says is believed only as far as it
 goes: its measures are compared with the limits, and a model that it does not survive is refused.
 """
@@ -29,6 +29,11 @@ from goodnet.model_files.model_needs import Needs, measure_needs
 
 _PATIENCE = 5
 """How much longer than its own seconds the process may take on a busy machine."""
+
+_IDLE_SECONDS = 5
+"""How long the process may go without computing; one that waits for a lock does so for ever."""
+
+_LOOK_SECONDS = 0.1
 
 _MAX_REASON = 300
 
@@ -81,7 +86,7 @@ def _ask_fork(config: dict[str, Any], limits: ModelLimits) -> dict[str, Any]:
         _answer_and_exit(config, limits, writing)
     os.close(writing)
     try:
-        text = _read_all(reading, limits.max_building_seconds * _PATIENCE)
+        text = _read_all(reading, child, limits.max_building_seconds * _PATIENCE)
     finally:
         os.close(reading)
         os.kill(child, signal.SIGKILL)
@@ -122,13 +127,28 @@ def _limit(limits: ModelLimits) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limits.max_building_seconds,) * 2)
 
 
-def _read_all(pipe: int, seconds: float) -> bytes | None:
-    """Return what comes out of a pipe until it is closed; None if that takes too long."""
+def _read_all(pipe: int, child: int, seconds: float) -> bytes | None:
+    """Return what comes out of a pipe until it is closed.
+
+    None if that takes longer, or if the child at its other end sleeps and has stopped to compute.
+    """
     parts: list[bytes] = []
-    end = time.monotonic() + seconds
-    while select.select([pipe], [], [], max(end - time.monotonic(), 0))[0]:
-        part = os.read(pipe, 2**16)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+    now = began = active = time.monotonic()
+    computed = _computed(child)
+    while now - began < seconds and now - active < _IDLE_SECONDS:
+        if select.select([pipe], [], [], _LOOK_SECONDS)[0]:
+            part = os.read(pipe, 2**16)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+        now = time.monotonic()
+        before, computed = computed, _computed(child)
+        if computed != before or computed is None:
+            active = now
     return None
+
+
+def _computed(child: int) -> int | None:
+    """Return how long a sleeping process has computed, in ticks; None if it is not asleep."""
+    state, *fields = Path(f"/proc/{child}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return int(fields[10]) + int(fields[11]) if state == "S" else None

@@ -31,10 +31,10 @@ class Allowance:
     """What the repair of one net may take.
 
     Attributes:
-        minutes: wall time. DeepID on the lab's 25,000 images takes one third of a minute on two
-            cores; what an hour does not suffice for goes on from its last stage in the next audit.
-        gigabytes: memory, each 1,000,000,000 bytes. DeepID takes 2; nets with the most parameters
-            and values that are allowed take up to 10.
+        minutes: wall time. DeepID takes one third of a minute on the lab's images and two cores; a
+            net for which an hour is too short goes on from its last stage in the next audit.
+        gigabytes: memory, each 1,000,000,000 bytes, and what threads reserve counts. DeepID takes
+            2.4; batches shrink as nets grow, but their weights are there several times.
     """
 
     minutes: float = 60

@@ -1,5 +1,7 @@
 """What foreign nets would take, by hand-worked figures; nothing of it may be allocated."""
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from goodnet.errors import InputError
 from goodnet.model_files.inference_config import for_inference
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.model_files.measuring import measure
+from goodnet.model_files.model_needs import measure_needs
 
 Config = dict[str, Any]
 
@@ -73,6 +76,25 @@ def test_a_small_net_by_hand():
     products = 6 * 6 * 4 * 27 + 4 * 5
     assert products <= needs.num_multiplications < products + 1000
     assert needs.answers == (2, 5)
+
+
+def test_a_process_that_waits_for_a_lock_of_another_thread_is_not_waited_for(monkeypatch):
+    lock = threading.Lock()
+
+    def measured_under_lock(config):
+        with lock:
+            return measure_needs(config)
+
+    monkeypatch.setattr("goodnet.model_files.measuring.measure_needs", measured_under_lock)
+    monkeypatch.setattr("goodnet.model_files.measuring._IDLE_SECONDS", 0.5)
+    lock.acquire()  # in the process, which begins with a copy of it, for ever
+    release = threading.Timer(1, lock.release)
+    release.start()
+    began = time.monotonic()
+    needs = measured(make_net(make_conv()))
+    assert needs.answers == (2, 5)
+    assert 0.5 <= time.monotonic() - began < 30
+    release.join()
 
 
 def test_weights_beside_the_answer_count():
