@@ -299,6 +299,25 @@ def test_servers_start_or_say_in_one_line_what_surrounds_them(tmp_path, command,
         assert "no Prefect server is up" in errors
 
 
+def test_a_cache_that_may_not_be_written_is_said(lab, tmp_path):
+    (tmp_path / "artifacts" / "cache").mkdir(parents=True)
+    (tmp_path / "artifacts" / "cache").chmod(0o555)
+    images = [f"--clean-{name}={lab}/clean_{name}_mini.h5" for name in ("valid", "test")]
+    net = [f"--model={lab}/bd_weights.h5", "--architecture=deepid"]
+    place = [f"--artifacts={tmp_path}/artifacts", "--quiet"]
+    done = subprocess.run(
+        without_rights(sys.executable, "-m", "flows.run", *net, *images, *place),
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    require_one_line(done.returncode, done.stdout, done.stderr)
+    assert "Permission denied" in done.stderr
+
+
 def test_names_among_unknown_options_are_escaped():
     done = run("-m", "goodnet", "classify", "a", "b", "--\x1b[31m\u202e")
     assert done.returncode == 2
