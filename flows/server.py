@@ -53,10 +53,6 @@ _HOST_TAG = "host:"
 _PROCESS_TAG = "process:"
 
 
-def _nothing() -> None:
-    pass
-
-
 @contextmanager
 def connected(meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
     """Run the flows in this block against a server.
