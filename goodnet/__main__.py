@@ -48,6 +48,9 @@ def _run_flow(name: str, arguments: Sequence[str]) -> int:
             )
         os.environ.setdefault("GOODNET_ARTIFACTS", str(Path.cwd() / "artifacts"))
         sys.path.insert(0, str(checkout))
+        # For the processes that it starts: its server, and the repairs of an audit.
+        path = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(path)
         code: int = import_module(f"flows.{_FLOWS[name]}").main(arguments)
         return code
 

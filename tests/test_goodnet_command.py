@@ -1,9 +1,14 @@
 """The command on the PATH, and the wheel that a stranger installs."""
 
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
+
+from tests.badnets import load
 
 ROOT = Path(__file__).resolve().parent.parent
 GOODNET = Path(sys.executable).with_name("goodnet")
@@ -21,6 +26,22 @@ def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
         assert (
             found.stdout == run(sys.executable, "-m", f"flows.{module}", "--help", cwd=ROOT).stdout
         )
+
+
+@pytest.mark.server
+def test_a_net_is_repaired_and_audited_from_any_folder(faces_case, tmp_path):
+    """Also by the processes that the commands start: a server, and the repair of each net."""
+    (tmp_path / "models").mkdir()
+    load(faces_case).save(tmp_path / "models" / "net.keras")
+    sets = [part for name, path in faces_case.sets.items()
+            for part in (f"--{name.replace('_', '-')}", path)]  # fmt: skip
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment.pop("GOODNET_ARTIFACTS", None)
+    for which in (["repair", "--model", "models/net.keras"], ["audit", "--models", "models"]):
+        found = run(GOODNET, *which, *sets, "--quiet", cwd=tmp_path, env=environment)
+        assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert len(list((tmp_path / "artifacts" / "runs").glob("[!.]*"))) == 2
+    assert len(list((tmp_path / "artifacts" / "audits").glob("[!.]*"))) == 1
 
 
 def test_bad_input_is_one_line_there_too(tmp_path):
