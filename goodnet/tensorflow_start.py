@@ -45,7 +45,7 @@ def _import_quietly() -> None:
         try:
             with uncollected():
                 import tensorflow  # noqa: F401
-        except BaseException:
+        except Exception:  # not a signal's: who stops a command did not ask for notices
             notices.seek(0)
             os.write(error_stream, notices.read())
             raise

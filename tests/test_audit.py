@@ -417,6 +417,8 @@ def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, numb
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Shells let what they start in the background ignore Ctrl-C, the tests among it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     repair, server = wait_for_children(audit.pid, 2)
     os.killpg(audit.pid, number)  # as a terminal does

@@ -50,7 +50,7 @@ def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, first_
     steps = range(0, len(order) + 1, 1 + len(order) // 25)
     direct = pruned_answers(network.model, network.layer, pixels, order, steps)
     assert len(np.unique(direct[0])) >= 3
-    assert len(np.unique(direct, axis=0)) > len(steps) / 3
+    assert len(np.unique(direct, axis=0)) > (len(steps) - 1) / 3
     swept = swept_answers(passed, order)
     np.testing.assert_array_equal(swept[steps], direct)
     (block,) = passed.cache.blocks()
