@@ -39,7 +39,7 @@ class CheckedInputs:
     """What was found in the files.
 
     Attributes:
-        layer: the convolution to prune.
+        layer: whose channels are pruned.
         rank_at: the layer whose mean activation ranks its channels.
         sets: the image sets that were given.
         remarks: what a user should know of them, in a sentence each.
