@@ -65,8 +65,8 @@ def add_method(group: Any) -> None:
     group.add_argument(
         "--layer",
         metavar="L",
-        help="name of the layer whose channels are pruned (default: the last hidden one with spatial "
-        "features that every path goes through)",
+        help="name of the layer whose channels are pruned (default: the last hidden one with "
+        "spatial features that every path goes through)",
     )
     group.add_argument(
         "--rank-at",
