@@ -63,23 +63,27 @@ def removed_value(operation: Any) -> float:
 def without_channels(activation: Any, channels: Sequence[int], name: Namer) -> Any:
     """Return a symbolic activation with channels replaced by what stands there once removed.
 
-    Merging layers with constants do it. Rescaling would take the axis of its numbers from the
-    `keras.json` of whoever loads the net, and a depthwise convolution is twenty times slower.
+    Arithmetic with constants does it. Rescaling would take the axis of its numbers from the
+    `keras.json` of whoever loads the net, a depthwise convolution is twenty times slower, and a
+    merging layer takes the 1 in front of the constants for the number of images.
 
     Args:
         activation: (n, ..., C).
         channels: of it.
-        name: makes names for the two layers.
+        name: makes names for the two operations; Keras would name them anew in each process.
     """
-    from keras import layers
+    from keras import ops
 
     shape = (1,) * (len(activation.shape) - 1) + (activation.shape[-1],)
     scale, offset = np.ones(shape, np.float32), np.zeros(shape, np.float32)
     scale[..., list(channels)] = 0.0
     offset[..., list(channels)] = removed_value(activation._keras_history.operation)
-    kept = layers.Multiply(name=name("without_pruned_channels"))([activation, scale])
+    kept = ops.multiply(activation, scale)
+    kept._keras_history.operation.name = name("without_pruned_channels")
     # Zeros are added too: they make 0 of -0, which TensorFlow's argmax takes for less.
-    return layers.Add(name=name("what_pruned_channels_give"))([kept, offset])
+    replaced = ops.add(kept, offset)
+    replaced._keras_history.operation.name = name("what_pruned_channels_give")
+    return replaced
 
 
 def _masked(model: keras.Model, activation: Any, channels: Sequence[int]) -> keras.Model:

@@ -34,7 +34,9 @@ def test_a_pruned_net_answers_as_keras_does_when_the_layer_gives_less(network):
         expected = np.asarray(model(pixels, training=False))
     finally:
         del layer.call
-    found = np.asarray(prune_channels(model, network.layer, channels)(pixels, training=False))
+    pruned = prune_channels(model, network.layer, channels)
+    assert pruned.output_shape == model.output_shape
+    found = np.asarray(pruned(pixels, training=False))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(expected - before).max() > 1e-3
     np.testing.assert_array_equal(model(pixels, training=False), before)
