@@ -1,6 +1,7 @@
 """goodnet repairs backdoored image classifiers with nothing but clean validation images.
 
-What a notebook needs, in the order in which it is needed:
+`goodnet.repair(model, clean_valid, clean_test=…, poisoned_test=…)` does all of it in one call. What
+a notebook needs for the steps beneath, in the order in which it is needed:
 
     images     open_images, write_images, render_sets, DefaultCase, SMALL_CASE, TARGET
     networks   import_tensorflow, load_model, save_model, train_badnet, accuracy
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from goodnet.errors import InputError as InputError
     from goodnet.images.image_sets import open_images as open_images
     from goodnet.images.image_sets import write_images as write_images
+    from goodnet.in_process import Repair as Repair
+    from goodnet.in_process import repair as repair
     from goodnet.metrics import wilson_interval as wilson_interval
     from goodnet.model_files.load import load_model as load_model
     from goodnet.model_files.load import save_model as save_model
@@ -58,6 +61,7 @@ _HOMES = {
     "ActivationCache": "pruning.activation_cache",
     "DefaultCase": "attacks.default_case",
     "InputError": "errors",
+    "Repair": "in_process",
     "Provenance": "pruning.activation_cache",
     "SMALL_CASE": "attacks.default_case",
     "TARGET": "attacks.default_case",
@@ -78,6 +82,7 @@ _HOMES = {
     "printed_rows": "reports.results_table",
     "prune_channels": "pruning.channels",
     "prune_order": "pruning.ranking",
+    "repair": "in_process",
     "render_sets": "attacks.default_case",
     "save_model": "model_files.load",
     "sweep": "pruning.sweep",

@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -28,6 +29,11 @@ FLOAT32 = 1e-37, 1e38
 
 _NOT_OWNERS = 0o077
 """What a umask may take away: not a command's own right to read and write what it makes."""
+
+_ADVICE = re.compile(
+    r"\b(give|with) (allow_same_data|architecture|min_clean_accuracy|pixel_scale)=([\w.+-]*\w)"
+)
+"""How the library advises a value for one of its arguments."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -52,7 +58,7 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
         _write_out()
         return code
     except InputError as error:
-        _say(f"error: {error}")
+        _say(f"error: {as_options(str(error))}")
     except KeyboardInterrupt as stop:
         _say(stopped)
         return _SIGNALLED + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
@@ -70,6 +76,20 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
     finally:
         _drop_unwritten()
     return MENDABLE
+
+
+def as_options(message: str) -> str:
+    """Return a message of the library with the arguments that it advises as options of a command.
+
+    `give pixel_scale=255` becomes `give --pixel-scale 255`.
+    """
+    return _ADVICE.sub(_as_option, message)
+
+
+def _as_option(found: re.Match[str]) -> str:
+    verb, name, value = found.groups()
+    option = f"{verb} --{name.replace('_', '-')}"
+    return option if value == "True" else f"{option} {value}"
 
 
 def describe_os_error(error: OSError) -> str:

@@ -155,7 +155,7 @@ def require_clean_accuracy(
         guess = f"with {best.what} it would be {_measured(best)}: {best.mend}"
     else:
         guess = _exchanged(given, opened, floor) or _no_reading(given)
-    raise InputError(f"{found}; {guess}; or take it as it is with --min-clean-accuracy")
+    raise InputError(f"{found}; {guess}; or take it as it is with min_clean_accuracy=0")
 
 
 def require_not_exchanged(
@@ -260,11 +260,11 @@ def _preparations(
     half = (1.0 if small else 255.0) / 2
     factor, divisor = np.float32(255), np.float32(scale)
     scaled = {
-        ("pixels divided by 255", f"give --pixel-scale {255 * scale:g}"): raw / divisor / factor,
-        ("pixels times 255", f"give --pixel-scale {scale / 255:g}"): raw / divisor * factor,
+        ("pixels divided by 255", f"give pixel_scale={255 * scale:g}"): raw / divisor / factor,
+        ("pixels times 255", f"give pixel_scale={scale / 255:g}"): raw / divisor * factor,
         (
             f"pixels from -1 to 1 (x / {half:g} - 1)",
-            f"no --pixel-scale gives that, put Rescaling(1 / {half:g}, -1) before the net",
+            f"no scale of pixels gives that, put Rescaling(1 / {half:g}, -1) before the net",
         ): raw / np.float32(half) - 1,
     }
     yield from scaled.items()

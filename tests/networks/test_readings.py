@@ -80,18 +80,18 @@ class Case(NamedTuple):
 CASES = [
     Case(
         "scale forgotten",
-        "with pixels divided by 255 it would be 100.00 % of 240 images: give --pixel-scale 255",
+        "with pixels divided by 255 it would be 100.00 % of 240 images: give pixel_scale=255",
         pixel_scale=1,
     ),
     Case(
         "scaled twice",
-        "with pixels times 255 it would be 100.00 % of 240 images: give --pixel-scale 1;",
+        "with pixels times 255 it would be 100.00 % of 240 images: give pixel_scale=1;",
         images=(RAW / 255).astype(np.float32),
     ),
     Case(
         "a net that takes -1 to 1",
         "with pixels from -1 to 1 (x / 127.5 - 1) it would be 100.00 % of 240 images: no "
-        "--pixel-scale gives that, put Rescaling(1 / 127.5, -1) before the net",
+        "scale of pixels gives that, put Rescaling(1 / 127.5, -1) before the net",
         pixel_scale=1,
         lowest=-1,
     ),
@@ -127,7 +127,7 @@ CASES = [
     Case(
         "labels from 1 and scale forgotten",
         "with pixels divided by 255 and labels minus 1 it would be 100.00 % of 220 images: give "
-        "--pixel-scale 255; store the labels minus 1",
+        "pixel_scale=255; store the labels minus 1",
         images=RAW[LABELS < 11],
         labels=LABELS[LABELS < 11] + 1,
         pixel_scale=1,
@@ -170,7 +170,7 @@ def test_a_set_that_b_is_not_right_on_is_refused_with_what_would_be(case, tmp_pa
     assert "with their label" in line
     assert "expected at least 26.67 %" in line
     assert case.expected in line
-    assert line.endswith("with --min-clean-accuracy")
+    assert line.endswith("with min_clean_accuracy=0")
 
 
 def test_an_accurate_net_does_not_run_again():
