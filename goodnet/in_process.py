@@ -105,7 +105,7 @@ def repair(
     return _prune(passed, remarks)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Repair:
     """What a repair found, and the nets that it offers.
 
@@ -205,6 +205,10 @@ class Repair:
             write_nets=self._write_nets,
         )
         return folder
+
+    def __repr__(self) -> str:
+        """Return the verdict: fields are for looking into, not for reading."""
+        return f"Repair({self.verdict!r})"
 
     def _repr_html_(self) -> str:
         """Show the verdict and the table in a notebook."""
