@@ -51,7 +51,7 @@ def _compare(
     from goodnet.pruning.frontier import find_frontier
     from goodnet.pruning.layer_choice import choose_layers
     from goodnet.pruning.sweep import sweep
-    from goodnet.pruning.verification import check_saved
+    from goodnet.pruning.verification import check_saved, load_saved
 
     files = {what: folder / f"{what}.keras" for what in ("b", "b_prime", "goodnet")}
     save_model(model, files["b"])
@@ -67,8 +67,8 @@ def _compare(
 
     def verify() -> None:
         check_saved(
-            load_model(files["b_prime"]),
-            load_model(files["goodnet"]),
+            load_saved(files["b_prime"]),
+            load_saved(files["goodnet"]),
             cache=ActivationCache(path),
             images=images,
             frontier=frontier,

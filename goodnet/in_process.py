@@ -400,10 +400,9 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
 
 
 def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> None:
-    from goodnet.model_files.load import load_model
-    from goodnet.pruning.verification import check_saved
+    from goodnet.pruning.verification import check_saved, load_saved
 
-    nets = load_model(b_prime), load_model(goodnet)
+    nets = load_saved(b_prime), load_saved(goodnet)
     for name, images in found._passed.checked.sets.items():
         agreement = check_saved(
             *nets,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from prefect import task
 
+from goodnet.digests import digest_file
+from goodnet.opening import require_digest
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from goodnet.pruning.stop_rule import find_checkpoint
@@ -67,11 +69,12 @@ def verify_checkpoint(
     Raises:
         RuntimeError: they disagree on more images of a set than rounding explains.
     """
-    from goodnet.model_files.load import load_model
-    from goodnet.pruning.verification import Agreement, check_saved
+    from goodnet.pruning.verification import Agreement, check_saved, load_saved
 
-    files = saved.b_prime, saved.goodnet
-    b_prime, goodnet = (load_model(file.path, limits=network.limits) for file in files)
+    for file in (saved.b_prime, saved.goodnet):
+        require_digest(file.path, digest_file(file.path), file.sha256)
+    frontier = open_frontier(network)  # which also starts TensorFlow
+    b_prime, goodnet = load_saved(saved.b_prime.path), load_saved(saved.goodnet.path)
     found: list[Agreement] = []
     remarks: list[str] = []
     for one in activations:
@@ -81,7 +84,7 @@ def verify_checkpoint(
                 goodnet,
                 cache=ActivationCache(one.file.path),
                 images=open_set(network, one.images, artifacts=artifacts),
-                frontier=open_frontier(network),
+                frontier=frontier,
                 order=order.channels,
                 step=saved.step,
                 full=full,
