@@ -33,16 +33,6 @@ RANDOM_LAYERS = AUGMENTATIONS | _NOISE | {"StochasticDepth"}
 """Layers whose results are random in training, and only there."""
 
 _LAYERS = _names(
-    "AlphaDropout AugMix CutMix Dropout GaussianDropout GaussianNoise MixUp RandAugment "
-    "RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop "
-    "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue "
-    "RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation "
-    "RandomSharpness RandomShear RandomTranslation RandomZoom SpatialDropout1D SpatialDropout2D "
-    "SpatialDropout3D StochasticDepth"
-)
-"""Layers whose results are random in training, and only there."""
-
-_LAYERS = _names(
     "Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D "
     "AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D "
     "AdditiveAttention Attention AutoContrast AveragePooling1D AveragePooling3D "
