@@ -7,13 +7,12 @@ from itertools import takewhile
 
 from goodnet.errors import InputError
 from goodnet.model_files.describe import ModelDescription
-from goodnet.model_files.keras_2 import MODELS
 from goodnet.model_files.layer_graph import LayerDescription
 from goodnet.networks.traits import CONVOLUTIONS, POOLINGS, acts_on_each_channel_alone
 
 _MIXING = (
     "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Dense", "EinsumDense",
-    "GroupQueryAttention", "MultiHeadAttention", "SeparableConv1D", "SeparableConv2D", *MODELS,
+    "GroupQueryAttention", "MultiHeadAttention", "SeparableConv1D", "SeparableConv2D",
 )  # fmt: skip
 """What computes new features of all channels."""
 
@@ -63,7 +62,7 @@ def _choose_convolution(description: ModelDescription, layer: str | None) -> str
     if layer is not None and layer not in by_name:
         raise InputError(f"{path}: has no layer `{layer}`, it has: {', '.join(by_name)}")
     if not convolutions:
-        raise InputError(f"{path}: has no 2-D convolution outside of nested models")
+        raise InputError(f"{path}: has no 2-D convolution that is called once")
     if layer is None:
         bottlenecks, read = set(_iterate_bottlenecks(description)), _find_read_on(description)
         hidden = [name for name in convolutions if name in read] or convolutions
