@@ -42,12 +42,11 @@ def open_frontier(
     signed = SignedFile.of(path)
     require_digest(path, digest_file(path), sha256)
     from goodnet.model_files.load import load_model
-    from goodnet.networks.graph import as_functional
     from goodnet.pruning.frontier import find_frontier
 
     with signed.unchanged():
         model = load_model(path, architecture=architecture, limits=limits)
-    return find_frontier(as_functional(model), layer=layer, rank_at=rank_at)
+    return find_frontier(model, layer=layer, rank_at=rank_at)
 
 
 def require_digest(path: Path, found: FileDigest, sha256: str) -> None:

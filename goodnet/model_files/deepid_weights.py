@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from goodnet.errors import InputError
-from goodnet.model_files.layer_graph import LayerDescription
+from goodnet.model_files.layer_graph import CallGraph, LayerDescription
 from goodnet.networks.deepid import build_deepid
 from goodnet.storage.safe_hdf5 import iterate_datasets, open_hdf5
 
@@ -33,6 +33,17 @@ DEEPID_LAYERS = (
     LayerDescription("output", "Dense", ("deepid",)),
 )
 """What `build_deepid` builds, described without Keras."""
+
+DEEPID = CallGraph(
+    {
+        layer.name: {"class_name": layer.class_name, "config": layer.config}
+        for layer in DEEPID_LAYERS
+    },
+    {(layer.name, 0): [[source, 0, 0] for source in layer.inputs] for layer in DEEPID_LAYERS},
+    [("input", 0, 0)],
+    [("output", 0, 0)],
+)
+"""The same as calls."""
 
 _OUTPUT_GROUPS = ("/output/", "/layers/dense_2/")
 """Where Keras 2 and Keras 3 keep the weights of DeepID's last layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from goodnet.errors import InputError
 from goodnet.model_files.config_json import iterate_objects, read_text
@@ -32,6 +32,7 @@ def for_inference(config: Any) -> None:
                 item[key] = "zeros"
     translate_keras_2(config)
     fix_channel_axis(config)
+    _add_input_layers(config)
     _add_channel_axis(config)
 
 
@@ -53,6 +54,41 @@ def fix_channel_axis(config: Any) -> None:
         values = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(values, list) and values and not isinstance(values[0], list):
             holder[key] = [[values]]
+
+
+def _add_input_layers(config: Any) -> None:
+    """Give the outermost model an input layer where its input shape stands elsewhere.
+
+    Keras 2.3 wrote the shape of a Sequential model into its first layer, where Keras 3.15 takes it
+    for one without the batch axis; later Keras 2 wrote it into the model if that was built by its
+    first images. A model in the model needs none: it takes the shape that it is called with.
+    """
+    for item in iterate_objects(config):
+        settings = item.get("config")
+        if read_text(item, "class_name") != "Sequential" or not isinstance(settings, dict):
+            continue
+        layers, shape = settings.get("layers"), settings.pop("build_input_shape", None)
+        if not _is_described(layers) or layers[0].get("class_name") == "InputLayer":
+            continue
+        first = layers[0]
+        shape = first["config"].pop("batch_input_shape", shape) or _inner_shape(first)
+        if shape is not None and item is config:
+            input_config = {"batch_input_shape": shape, "name": f"{first['config']['name']}_input"}
+            layers.insert(0, {"class_name": "InputLayer", "config": input_config})
+
+
+def _is_described(layers: Any) -> TypeGuard[list[Any]]:
+    """Tell whether the first of the layers has a name; damage is found where they are read."""
+    first = layers[0] if isinstance(layers, list) and layers else None
+    settings = first.get("config") if isinstance(first, dict) else None
+    return isinstance(settings, dict) and isinstance(settings.get("name"), str)
+
+
+def _inner_shape(layer: dict[str, Any]) -> Any:
+    """Return the input shape of a layer that is a model, None of any other."""
+    while read_text(layer, "class_name") in MODELS and _is_described(layer["config"].get("layers")):
+        layer = layer["config"]["layers"][0]
+    return layer["config"].get("batch_shape") or layer["config"].get("batch_input_shape")
 
 
 def _add_channel_axis(model: Any) -> None:

@@ -22,6 +22,8 @@ _MODULES = {
     "keras.engine.sequential": "keras.src.models.sequential",
     "keras.src.engine.functional": "keras.src.models.functional",
     "keras.src.engine.sequential": "keras.src.models.sequential",
+    "tf_keras.src.engine.functional": "keras.src.models.functional",
+    "tf_keras.src.engine.sequential": "keras.src.models.sequential",
 }
 _CONSTANT = "_CONSTANT_VALUE"
 _KERNEL = ("kernel_constraint", "kernel_initializer", "kernel_regularizer")
@@ -146,11 +148,16 @@ def _translate_layers(model: dict[str, Any]) -> None:
                 layer["config"].pop("batch_input_shape", None)
     _renumber_calls(model, named)
     _rename_layers(model, named)
+    outputs = model.get("output_layers")
+    if isinstance(outputs, list) and len(outputs) == 1:
+        # Keras 3 gives the layer behind the model a list of one tensor otherwise.
+        model["output_layers"] = outputs[0]
 
 
 def _drop_settings(layer: dict[str, Any]) -> None:
     """Take out what Keras 2 wrote though the layer has no choice of it, which Keras 3 refuses."""
     class_name, config = read_text(layer, "class_name"), layer["config"]
+    config.pop("rng_type", None)
     for key in _WITHOUT_EFFECT.get(class_name, ()):
         if key != "groups" or config.get(key) == 1:
             config.pop(key, None)

@@ -6,18 +6,36 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 from goodnet.errors import InputError
 from goodnet.model_files.config_json import children, require_list, require_object
 
-_Call = tuple[str, int]
+Call = tuple[str, int]
 """A layer's name and which of its calls is meant."""
+
+Reference = tuple[str, int, int]
+"""A tensor: a layer's name, which of its calls, and which of the results of that."""
+
+
+@dataclass(frozen=True)
+class CallGraph:
+    """The layers of a model, models among them, and what each call of them passes.
+
+    `items` are the layers as the file has them, in its order. `calls`, in an order in which they
+    can run, are in the notation of Keras 2 or 3. `inputs` and `outputs` are the model's.
+    """
+
+    items: dict[str, dict[str, Any]]
+    calls: dict[Call, Any]
+    inputs: list[Reference]
+    outputs: list[Reference]
 
 
 @dataclass(frozen=True)
 class LayerDescription:
-    """One layer or op of a model's outermost graph.
+    """One layer or op of a model.
 
     `inputs` are the names of the layers that feed it, over all its calls; `config` is what the
     file says about it; `module` is None in the older formats.
@@ -41,11 +59,28 @@ class LayerGraph:
 
 
 def read_graph(model: dict[str, Any], *, where: str, max_layers: int) -> LayerGraph:
-    """Read a Sequential or Functional model's configuration that `check_stock` has accepted.
+    """Read how the layers of a model, one that `check_stock` has accepted, feed each other.
 
     Raises:
         InputError: it is damaged, or has other than one input and one output; `where` starts
             the message.
+    """
+    graph = read_calls(model, where=where, max_layers=max_layers)
+    for end, references in (("input", graph.inputs), ("output", graph.outputs)):
+        if len(references) != 1:
+            raise InputError(f"{where}: has {len(references)} {end}s, expected one")
+    nodes: dict[str, list[Any]] = {}
+    for (name, _), node in graph.calls.items():
+        nodes.setdefault(name, []).append(node)
+    layers = tuple(_describe_layer(name, graph.items[name], nodes[name]) for name in nodes)
+    return LayerGraph(layers, graph.inputs[0][0], graph.outputs[0][0])
+
+
+def read_calls(model: dict[str, Any], *, where: str, max_layers: int) -> CallGraph:
+    """Read the calls of a Sequential or Functional model that `check_stock` has accepted.
+
+    Raises:
+        InputError: it is damaged; `where` starts the message.
     """
     config = require_object(model.get("config"), f"{where}: the model's config")
     items = require_list(config.get("layers"), f"{where}: the model's layers")
@@ -93,46 +128,53 @@ def _read_name(item: dict[str, Any], where: str) -> str:
     return name
 
 
-def _read_sequential(by_name: dict[str, dict[str, Any]]) -> LayerGraph:
+def _read_sequential(by_name: dict[str, dict[str, Any]]) -> CallGraph:
     names = list(by_name)
-    layers = tuple(
-        _describe_layer(name, by_name[name], inputs)
-        for name, inputs in zip(names, [(), *((name,) for name in names)], strict=False)
-    )
-    return LayerGraph(layers, names[0], names[-1])
+    calls: dict[Call, Any] = {(names[0], 0): []}
+    calls |= {(name, 0): [[before, 0, 0]] for before, name in pairwise(names)}
+    return CallGraph(by_name, calls, [(names[0], 0, 0)], [(names[-1], 0, 0)])
 
 
 def _read_functional(
     by_name: dict[str, dict[str, Any]], config: dict[str, Any], where: str
-) -> LayerGraph:
-    calls = {}
+) -> CallGraph:
+    calls, sources = {}, {}
     for name, item in by_name.items():
         nodes = require_list(item.get("inbound_nodes"), f"{where}: inbound_nodes of `{name}`")
         for index, node in enumerate(nodes or [[]]):
-            calls[name, index] = list(_iterate_references(node))
-            if nodes and not calls[name, index]:
+            calls[name, index] = node
+            sources[name, index] = [source[:2] for source in iterate_references(node)]
+            if nodes and not sources[name, index]:
                 # Keras would compute it while it builds the model, however large it may be.
                 raise InputError(f"{where}: layer `{name}` is called on constants only")
-    for call, references in calls.items():
+    for call, references in sources.items():
         for reference in references:
             if reference not in calls:
                 raise InputError(f"{where}: layer `{call[0]}` is fed by unknown `{reference[0]}`")
-    layers = tuple(_join_calls(name, by_name[name], calls) for name in _sort_layers(calls, where))
-    ends = {}
-    for end in ("input", "output"):
-        references = list(_iterate_references([config.get(f"{end}_layers")]))
-        if len(references) != 1:
-            raise InputError(f"{where}: has {len(references)} {end}s, expected one")
-        name, index = references[0]
+    order = _sort_calls(sources, where)
+    ends = {end: _read_ends(end, by_name, calls, config, where) for end in ("input", "output")}
+    ordered = {call: calls[call] for call in order}
+    return CallGraph(by_name, ordered, ends["input"], ends["output"])
+
+
+def _read_ends(
+    end: str,
+    by_name: dict[str, dict[str, Any]],
+    calls: dict[Call, Any],
+    config: dict[str, Any],
+    where: str,
+) -> list[Reference]:
+    ends = []
+    for name, index, tensor in iterate_references([config.get(f"{end}_layers")]):
         if name in by_name and by_name[name].get("class_name") in ("Functional", "Model"):
             index -= 1  # Keras counts the making of such a model as a call, here only.
         if (name, index) not in calls:
             raise InputError(f"{where}: has the unknown {end} `{name}`")
-        ends[end] = name
-    return LayerGraph(layers, **ends)
+        ends.append((name, index, tensor))
+    return ends
 
 
-def _iterate_references(node: Any) -> Iterator[_Call]:
+def iterate_references(node: Any) -> Iterator[Reference]:
     """Yield what a call refers to, in the notation of Keras 2, `["name", 0, 0]`, or Keras 3.
 
     In the latter, an object, only what Keras takes for a tensor counts, not lists that look so.
@@ -142,42 +184,46 @@ def _iterate_references(node: Any) -> Iterator[_Call]:
         value = pending.pop()
         reference = value if isinstance(node, list) else None
         if isinstance(value, dict) and "class_name" in value:
-            config = value.get("config") if value["class_name"] == "__keras_tensor__" else None
-            reference = config.get("keras_history") if isinstance(config, dict) else None
+            reference = read_history(value)
             value = None
-        if isinstance(reference, list) and len(reference) >= 3:
-            name, index = reference[:2]
-            if isinstance(name, str) and isinstance(index, int):
-                yield name, index
+        if is_reference(reference):
+            yield reference[0], reference[1], reference[2]
         pending.extend(reversed(children(value)))
 
 
-def _join_calls(
-    name: str, item: dict[str, Any], calls: dict[_Call, list[_Call]]
-) -> LayerDescription:
-    num_calls = max(len(item["inbound_nodes"]), 1)
-    inputs = [source for index in range(num_calls) for source, _ in calls[name, index]]
-    return _describe_layer(name, item, tuple(dict.fromkeys(inputs)), num_calls=num_calls)
+def read_history(value: dict[str, Any]) -> Any:
+    """Return the reference in an object of a call, None where it stands for no tensor."""
+    config = value.get("config") if value["class_name"] == "__keras_tensor__" else None
+    return config.get("keras_history") if isinstance(config, dict) else None
 
 
-def _describe_layer(
-    name: str, item: dict[str, Any], inputs: tuple[str, ...], *, num_calls: int = 1
-) -> LayerDescription:
-    return LayerDescription(
-        name=name,
-        class_name=item["class_name"],
-        inputs=inputs,
-        config=item["config"],
-        module=item.get("module"),
-        num_calls=num_calls,
+def is_reference(value: Any) -> TypeGuard[list[Any]]:
+    """Tell whether a list names a tensor; what Keras 2 passes besides may stand behind it."""
+    return (
+        isinstance(value, list)
+        and len(value) >= 3
+        and isinstance(value[0], str)
+        and all(isinstance(number, int) for number in value[1:3])
     )
 
 
-def _sort_layers(calls: dict[_Call, list[_Call]], where: str) -> list[str]:
-    """Return the layers by their first call: each after its inputs, else in the file's order."""
+def _describe_layer(name: str, item: dict[str, Any], nodes: list[Any]) -> LayerDescription:
+    sources = [source for node in nodes for source, *_ in iterate_references(node)]
+    return LayerDescription(
+        name=name,
+        class_name=item["class_name"],
+        inputs=tuple(dict.fromkeys(sources)),
+        config=item["config"],
+        module=item.get("module"),
+        num_calls=len(nodes),
+    )
+
+
+def _sort_calls(calls: dict[Call, list[Call]], where: str) -> list[Call]:
+    """Return the calls, each after those that feed it, else in the file's order."""
     position = {call: number for number, call in enumerate(calls)}
     waiting = {call: len(set(sources)) for call, sources in calls.items()}
-    consumers: dict[_Call, list[_Call]] = {call: [] for call in calls}
+    consumers: dict[Call, list[Call]] = {call: [] for call in calls}
     for call, sources in calls.items():
         for source in set(sources):
             consumers[source].append(call)
@@ -194,4 +240,4 @@ def _sort_layers(calls: dict[_Call, list[_Call]], where: str) -> list[str]:
     if len(order) < len(calls):
         stuck = next(call[0] for call, count in waiting.items() if count)
         raise InputError(f"{where}: layer `{stuck}` waits for its own output")
-    return list(dict.fromkeys(name for name, _ in order))
+    return order

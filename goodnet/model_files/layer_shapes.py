@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from goodnet.errors import InputError
-from goodnet.model_files.keras_2 import MODELS
-from goodnet.model_files.layer_graph import LayerDescription, LayerGraph, read_graph
-from goodnet.networks.traits import ELEMENTWISE_OPS, traits_of
+from goodnet.model_files.config_json import read_text
+from goodnet.model_files.layer_graph import Call, CallGraph, LayerGraph, iterate_references
+from goodnet.networks.traits import ELEMENTWISE_OPS, Gives, traits_of
 
 Shape = tuple[int | None, ...] | None
 """A shape behind the batch axis; None where unknown, an axis None where its length is."""
 
+_TELLING: tuple[Gives, ...] = ("filters", "pooled", "flat", "target")
+"""What tells the rank of what comes out, whatever went in."""
 
-def read_input_shape(
-    model: dict[str, Any], graph: LayerGraph, *, where: str
-) -> tuple[int, int, int]:
+
+def read_input_shape(graph: LayerGraph, *, where: str) -> tuple[int, int, int]:
     """Return the (H, W, C) of a model's input.
 
     Raises:
@@ -24,8 +24,6 @@ def read_input_shape(
     """
     config = next(layer.config for layer in graph.layers if layer.name == graph.input)
     shape = config.get("batch_shape") or config.get("batch_input_shape")
-    if shape is None and model["class_name"] == "Sequential":
-        shape = model["config"].get("build_input_shape")
     if not isinstance(shape, list) or len(shape) != 4 or shape[0] is not None:
         raise InputError(f"{where}: takes input of shape {shape}, expected (None, H, W, C)")
     height, width, channels = shape[1:]
@@ -34,45 +32,42 @@ def read_input_shape(
     return height, width, channels
 
 
-def infer_shapes(
-    layers: Iterable[LayerDescription], shape: Shape, *, where: str, max_layers: int
-) -> dict[str, Shape]:
-    """Follow ranks and channels through layers in graph order; spatial sizes are left to Keras.
+def infer_shapes(graph: CallGraph, shape: Shape) -> dict[Call, Shape]:
+    """Follow ranks and channels through the calls of a model without models in it.
+
+    Spatial sizes are left to Keras.
 
     Args:
-        layers: of one graph.
+        graph: of the model.
         shape: of its input.
-        where: starts the message of an error.
-        max_layers: most layers of a model among them.
 
     Returns:
-        What each layer gives.
+        What each call gives.
     """
-    shapes: dict[str, Shape] = {}
-    for layer in layers:
-        feeding = [shapes.get(name) for name in layer.inputs] or [shape]
-        if layer.class_name in MODELS:
-            nested = {"class_name": layer.class_name, "config": layer.config}
-            graph = read_graph(nested, where=where, max_layers=max_layers)
-            inner = infer_shapes(graph.layers, feeding[0], where=where, max_layers=max_layers)
-            shapes[layer.name] = inner[graph.output]
-        else:
-            shapes[layer.name] = _layer_shape(layer, feeding)
+    shapes: dict[Call, Shape] = {}
+    for call, node in graph.calls.items():
+        feeding = [shapes[name, index] for name, index, _ in iterate_references(node)]
+        shapes[call] = _result_shape(graph.items[call[0]], feeding or [shape])
     return shapes
 
 
-def _layer_shape(layer: LayerDescription, feeding: list[Shape]) -> Shape:
-    first, config = feeding[0], layer.config
-    if not first or layer.num_calls > 1:
-        return None
-    if (layer.module or "").startswith("keras.src.ops"):
-        together = _broadcast(feeding) if layer.class_name in ELEMENTWISE_OPS else None
+def _result_shape(layer: dict[str, Any], feeding: list[Shape]) -> Shape:
+    class_name, config = layer["class_name"], layer["config"]
+    first = feeding[0]
+    if class_name == "Cast":
+        return first
+    if read_text(layer, "module").startswith("keras.src.ops"):
+        together = _broadcast(feeding) if class_name in ELEMENTWISE_OPS else None
         # A constant among its arguments may stretch a length of 1.
         return together and tuple(None if size == 1 else size for size in together)
-    match traits_of(layer.class_name).gives:
+    gives = traits_of(class_name).gives
+    if first == () or (first is None and gives not in _TELLING):
+        return None
+    first = first or (None,)
+    match gives:
         case "its input's shape":
             return first
-        case "other sizes" if layer.class_name == "DepthwiseConv2D":
+        case "other sizes" if class_name == "DepthwiseConv2D":
             return (None, None, _times(first[-1], config.get("depth_multiplier", 1)))
         case "other sizes":
             return (None, None, first[-1])

@@ -19,6 +19,7 @@ from goodnet.model_files.deepid_weights import load_deepid
 from goodnet.model_files.describe import (
     ModelDescription,
     ModelKind,
+    StoredModel,
     describe_model,
     errors_about,
     require_model_file,
@@ -27,7 +28,9 @@ from goodnet.model_files.inference_config import fix_channel_axis
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.model_files.measuring import measure, shorten
 from goodnet.model_files.model_needs import NUM_IMAGES, Needs
-from goodnet.networks.graph import in_float32
+from goodnet.model_files.two_classes import widen
+from goodnet.networks.graph import as_functional, in_float32, set_weights, take_over_weights
+from goodnet.networks.rounding import TOLERANCE
 from goodnet.storage.files import naming, put_in_place
 from goodnet.storage.private_folders import private_folder
 from goodnet.tensorflow_start import import_tensorflow
@@ -59,8 +62,10 @@ def load_model(
         limits: how large the file and the model may be.
 
     Returns:
-        A model from (None, H, W, C) to (None, classes) that computes in float32, whatever the
-        precision of the net in the file.
+        A functional model from (None, H, W, C) to (None, classes) that computes in float32,
+        whatever the precision of the net in the file. The layers of models in that net stand in
+        the model itself, and a net of one answer, the probability of class 1 or its logit, gives
+        one for each of the two classes.
 
     Raises:
         InputError: the file is refused, or Keras cannot build what it describes.
@@ -74,7 +79,7 @@ def load_model(
             model = _load(private, description, limits)
             _require_numbers(model, private)
             _require_classifier(model, private, description.input_shape)
-    return in_float32(model)
+    return as_functional(in_float32(model))
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -105,12 +110,20 @@ def _private_copy(path: Path, limits: ModelLimits) -> Iterator[Path]:
 def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> keras.Model:
     if description.kind == "hdf5 weights":
         return load_deepid(path, description.num_classes or 0)
-    try:
-        needs = measure(description.config, limits)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    _require_acceptable(path, needs, description, limits)
+    _require_acceptable(path, description, limits)
+    if description.stored is None:
+        model = build_model(description.config)
+        _load_weights(model, path, description)
+        return model
+    stored = build_model(description.stored.config)
+    _load_weights(stored, path, description)
     model = build_model(description.config)
+    _copy_weights(stored, model, description.stored)
+    _require_same_answers(stored, model, path)
+    return model
+
+
+def _load_weights(model: keras.Model, path: Path, description: ModelDescription) -> None:
     try:
         model.load_weights(path)
     except Exception as error:
@@ -120,7 +133,34 @@ def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> ker
             f"{path}: Keras 3 cannot read the weights as Keras 2 stored them ({shorten(error)}), "
             "expected another format: load the net in that Keras and save it there as .h5"
         ) from error
-    return model
+    take_over_weights(model)
+
+
+def _copy_weights(stored: keras.Model, model: keras.Model, description: StoredModel) -> None:
+    """Give the layers of a model the weights that they have in the model of the file."""
+    for layer in model.layers:
+        if not layer.weights:
+            continue  # A Sequential model does not give out its input layer.
+        source = stored
+        for name in description.paths.get(layer.name, (layer.name,)):
+            source = source.get_layer(name)
+        weights = source.get_weights()
+        set_weights(layer, widen(weights) if layer.name == description.logit else weights)
+
+
+def _require_same_answers(stored: keras.Model, model: keras.Model, path: Path) -> None:
+    """Refuse a net that answers noise otherwise than the one in the file that it was made of."""
+    shape = (NUM_IMAGES, *model.input_shape[1:])
+    noise = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    nets = map(as_functional, (stored, model))
+    expected, found = (np.asarray(net(noise, training=False)) for net in nets)
+    found = found[:, -expected.shape[-1] :]  # Of one value two were made, the last of them it.
+    reach = TOLERANCE * np.nan_to_num(np.abs(expected)).max()
+    if not np.allclose(found, expected, rtol=0, atol=reach, equal_nan=True):
+        raise InputError(
+            f"{path}: answers otherwise once the models in it are put into one, expected a net "
+            "without models in it"
+        )
 
 
 @contextmanager
@@ -133,10 +173,26 @@ def _build_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: Keras cannot build the model ({shorten(error)})") from error
 
 
-def _require_acceptable(
-    path: Path, needs: Needs, description: ModelDescription, limits: ModelLimits
-) -> None:
-    """Refuse nets that would fill memory or time, or that the file holds too few weights for."""
+def _require_acceptable(path: Path, description: ModelDescription, limits: ModelLimits) -> None:
+    """Refuse nets that would fill memory or time, or that the file holds too few weights for.
+
+    Where the net is made of another one in the file, that is built too.
+    """
+    needs = _measure(path, description.config, limits)
+    if description.stored is not None:
+        needs = _measure(path, description.stored.config, limits)
+    if needs.num_parameters > description.num_parameters:
+        raise InputError(
+            f"{path}: holds {description.num_parameters:,} weights, "
+            f"its layers need {needs.num_parameters:,}"
+        )
+
+
+def _measure(path: Path, config: dict[str, Any], limits: ModelLimits) -> Needs:
+    try:
+        needs = measure(config, limits)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if needs.num_made > limits.max_parameters:
         raise InputError(
             f"{path}: its layers declare {needs.num_made:,} parameters, "
@@ -157,15 +213,11 @@ def _require_acceptable(
             f"{path}: takes {needs.num_multiplications:,} multiplications an image, most of them "
             f"in layer `{needs.costliest}`, expected {limits.max_multiplications:,} or less"
         )
-    if needs.num_parameters > description.num_parameters:
-        raise InputError(
-            f"{path}: holds {description.num_parameters:,} weights, "
-            f"its layers need {needs.num_parameters:,}"
-        )
     if needs.answers[0] != NUM_IMAGES:
         raise InputError(
             f"{path}: gives {needs.answers[0]} answers to {NUM_IMAGES} images, expected one each"
         )
+    return needs
 
 
 def _require_numbers(model: keras.Model, path: Path) -> None:

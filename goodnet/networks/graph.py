@@ -49,12 +49,26 @@ def copy_model(model: keras.Model) -> keras.Model:
     import keras
 
     copied = keras.models.clone_model(model)
-    copied.set_weights(model.get_weights())
-    for layer in copied._flatten_layers():
-        # It computes with numbers that it takes over from its weights, by itself only on loading.
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
+    set_weights(copied, model.get_weights())
     return copied
+
+
+def set_weights(layer: keras.Layer, weights: list[Any]) -> None:
+    """Give a layer or model weights, as `get_weights` of one like it returns them."""
+    layer.set_weights(weights)
+    take_over_weights(layer)
+
+
+def take_over_weights(layer: keras.Layer) -> None:
+    """Let normalizations in a layer or model compute with the numbers that their weights now have.
+
+    Keras does so when it loads an archive, but not in models of a model that it loads from HDF5.
+    """
+    import keras
+
+    for part in layer._flatten_layers():
+        if isinstance(part, keras.layers.Normalization):
+            part.finalize_state()
 
 
 def calls(model: keras.Model) -> list[Any]:

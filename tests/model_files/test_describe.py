@@ -352,7 +352,7 @@ BAD_CONFIGS = {
     ),
     "one class": (
         set_config(4, units=1),
-        "has one output value at `answer`, expected 2 classes or more",
+        "has one output value at `answer`, and neither a sigmoid behind a Dense layer nor the loss",
     ),
     "same name twice": (add_layer("Flatten", "flat", "pool"), "has two layers named `flat`"),
     "two names": (set_layer(2, name="puddle"), "a MaxPooling2D layer has no single name"),
@@ -525,7 +525,9 @@ def test_models_in_models_of_keras_2_count_their_calls_from_one(tmp_path):
     )
     description = describe(tmp_path, net)
     assert description.num_classes == 7
-    assert [item.inputs for item in description.layers] == [(), ("image",), ("inner_net",)]
+    names = ["image", "inner_net.conv", "inner_net.pool", "inner_net.flat", "inner_net.answer"]
+    assert [item.name for item in description.layers] == [*names, "answer"]
+    assert [item.inputs for item in description.layers] == [(), *((name,) for name in names)]
 
 
 def test_names_stay_apart_without_their_slashes(tmp_path):
