@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from flows.paths import AnyPath
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.default_case import DefaultCase
+from goodnet.choices import Choices
 from goodnet.command import FLOAT32
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
@@ -91,6 +93,18 @@ def repair(
         default_case: Size of the embedded default.
     """
     read_records_alone()
+    choices = Choices(
+        architecture=architecture,
+        layer=layer,
+        rank_at=rank_at,
+        drops=tuple(drops),
+        pixel_scale=pixel_scale,
+        allow_same_data=allow_same_data,
+        target=target,
+        min_clean_accuracy=min_clean_accuracy,
+        verify=verify,
+        limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
+    )
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
     clean_up(artifacts)
@@ -107,40 +121,26 @@ def repair(
             badnet = train_default(faces, default_case, artifacts=artifacts)
             model, sets = badnet.file.path, faces.sets()
             # Nothing about what was made here can be misread, however short the training was.
-            min_clean_accuracy = min_clean_accuracy or 0.0
-        inputs = load_inputs(
-            model,
-            sets,
-            architecture=architecture,
-            layer=layer,
-            rank_at=rank_at,
-            pixel_scale=pixel_scale,
-            allow_same_data=allow_same_data,
-            target=target,
-            limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
-            refresh=refresh,
-            artifacts=artifacts,
-        )
-        network = inputs.network
+            choices = replace(choices, min_clean_accuracy=choices.min_clean_accuracy or 0.0)
+        inputs = load_inputs(model, sets, choices, refresh=refresh, artifacts=artifacts)
+        network, floor = inputs.network, choices.min_clean_accuracy
         valid = compute_validation_activations(network, inputs.clean_valid, artifacts=artifacts)
         poisoned = tuple(images for images in inputs.evaluation if images.role in POISONED_SETS)
-        check = check_clean_answers(
-            network, valid, poisoned, min_clean_accuracy, artifacts=artifacts
-        )
+        check = check_clean_answers(network, valid, poisoned, floor, artifacts=artifacts)
         order = rank_channels(valid)
         valid_sweep = sweep_validation(network, valid, order, artifacts=artifacts)
-        steps = find_checkpoints(valid_sweep, tuple(drops))
+        steps = find_checkpoints(valid_sweep, choices.drops)
         evaluation = tuple(
             compute_evaluation_activations(network, images, artifacts=artifacts)
             for images in inputs.evaluation
         )
-        compared = compare_sets(valid, evaluation, allow_same_data=allow_same_data)
+        compared = compare_sets(valid, evaluation, allow_same_data=choices.allow_same_data)
         clean = tuple(one for one in evaluation if one.images.role not in POISONED_SETS)
         attacked = tuple(one for one in evaluation if one.images.role in POISONED_SETS)
         checks = (
             check,
             *(
-                check_clean_answers(network, one, poisoned, min_clean_accuracy, artifacts=artifacts)
+                check_clean_answers(network, one, poisoned, floor, artifacts=artifacts)
                 for one in clean
             ),
             check_sets((valid, *clean), attacked),
@@ -150,7 +150,7 @@ def repair(
                 network,
                 activations,
                 order,
-                target=target if activations in attacked else None,
+                target=choices.target if activations in attacked else None,
                 artifacts=artifacts,
             )
             for activations in evaluation
@@ -163,7 +163,7 @@ def repair(
         for step in reached:
             channels = order.channels[:step]
             saved[step] = save_checkpoint(network, channels, artifacts=artifacts)
-            full = verify == "full"
+            full = choices.verify == "full"
             verified = verify_checkpoint(
                 network, every, saved[step], order, full=full, artifacts=artifacts
             )
@@ -177,7 +177,7 @@ def repair(
                 order,
                 step,
                 drop,
-                target=target,
+                target=choices.target,
                 artifacts=artifacts,
             )
         run = write_run(
@@ -188,7 +188,7 @@ def repair(
             stage_log=stage_log,
             activations=valid,
             evaluation=evaluation,
-            target=target,
+            target=choices.target,
             order=order,
             sweeps=(valid_sweep, *sweeps),
             steps=steps,

@@ -12,10 +12,10 @@ from typing import Any
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
 from goodnet.attacks.default_case import DefaultCase
+from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.heavy_imports import uncollected
 from goodnet.inputs import SetName, check_inputs, require_complete
-from goodnet.model_files.limits import ModelLimits
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
@@ -71,23 +71,13 @@ def _check(parameters: dict[str, Any]) -> None:
     sets = _sets(parameters)
     require_complete(parameters["model"], sets)
     if parameters["model"] is not None:
-        options = {
-            name: parameters[name]
-            for name in ("architecture", "layer", "rank_at", "allow_same_data", "target")
-        }
-        check_inputs(parameters["model"], sets, **options, limits=_limits(parameters))
+        check_inputs(parameters["model"], sets, Choices.of(parameters))
     reserve_run_folder(parameters["artifacts"], parameters["run_name"])
 
 
 def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
     names: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
     return {name: parameters[name] for name in names}
-
-
-def _limits(parameters: dict[str, Any]) -> ModelLimits:
-    return ModelLimits(
-        max_file_bytes=parameters["max_model_bytes"], max_parameters=parameters["max_parameters"]
-    )
 
 
 def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
@@ -102,7 +92,13 @@ def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     if not quiet:
         print_plan(Page(stderr=True), parameters)
         progress.listeners.append(Progressing(Page(stderr=True)))
-    meanwhile = partial(preload, parameters, _sets(parameters), _limits(parameters))
+    meanwhile = partial(
+        preload,
+        parameters["model"],
+        _sets(parameters),
+        Choices.of(parameters),
+        artifacts=parameters["artifacts"],
+    )
     with connected(meanwhile=meanwhile):
         run = repair(**sendable_parameters(parameters))
     if not quiet:

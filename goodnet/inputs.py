@@ -12,10 +12,10 @@ import numpy as np
 
 from goodnet.arrays import DigestArray
 from goodnet.attacks.targets import require_attack_labels, require_target
+from goodnet.choices import Choices
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.model_files.describe import describe_model
-from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.pruning.layer_choice import choose_layers
 
 SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
@@ -54,35 +54,24 @@ class CheckedInputs:
 def check_inputs(
     model: Path,
     sets: Mapping[SetName, Path | None],
-    *,
-    architecture: str | None,
-    layer: str | None,
-    rank_at: str | None,
-    allow_same_data: bool,
-    target: int | None = None,
-    limits: ModelLimits = DEFAULT_LIMITS,
+    choices: Choices,
 ) -> CheckedInputs:
     """Check all that can be checked without running the net and return what was found.
 
     Args:
         model: B's file.
         sets: image sets by name; None where a set is not given.
-        architecture: the network of a weights-only file.
-        layer: the convolution to prune, or None for the default.
-        rank_at: the layer that ranks its channels, or None for the default.
-        allow_same_data: whether one file may serve for validation and for evaluation.
-        target: the attacker's label, or None where the labels of the poisoned sets are that.
-        limits: how large the model may be.
+        choices: what the user chose.
 
     Raises:
         InputError: something is missing, damaged or does not fit.
     """
-    description = describe_model(model, architecture=architecture, limits=limits)
-    layer, rank_at = choose_layers(description, layer=layer, rank_at=rank_at)
+    description = describe_model(model, architecture=choices.architecture, limits=choices.limits)
+    layer, rank_at = choose_layers(description, layer=choices.layer, rank_at=choices.rank_at)
     given = {name: path for name, path in sets.items() if path is not None}
-    if not allow_same_data:
+    if not choices.allow_same_data:
         _require_different_files(given)
-    num_classes = description.num_classes
+    num_classes, target = description.num_classes, choices.target
     require_target(target, num_classes=num_classes, poisoned="poisoned_test" in given)
     opened = {
         name: open_images(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prefect import task
 
+from goodnet.choices import Choices
 from goodnet.inputs import SetName, check_inputs, require_different_data
-from goodnet.model_files.limits import ModelLimits
 from goodnet.storage.disk import require_space
 from tasks.activations import open_frontier
 from tasks.caching import activations_file, always_run, digest_memory
@@ -23,44 +23,29 @@ logger = logging.getLogger(__name__)
 def load_inputs(
     model: Path,
     sets: dict[SetName, Path | None],
+    choices: Choices,
     *,
-    architecture: str | None,
-    layer: str | None,
-    rank_at: str | None,
-    pixel_scale: float,
-    allow_same_data: bool,
-    limits: ModelLimits,
-    target: int | None = None,
     refresh: bool,
     artifacts: Path,
 ) -> Inputs:
     """Check the files and the disk; an unchanged file is digested again only with `refresh`."""
-    checked = check_inputs(
-        model,
-        sets,
-        architecture=architecture,
-        layer=layer,
-        rank_at=rank_at,
-        allow_same_data=allow_same_data,
-        target=target,
-        limits=limits,
-    )
+    checked = check_inputs(model, sets, choices)
     memory = digest_memory(artifacts, refresh=refresh)
     files = {
         name: StoredFile.of(images.path, memory.digest_opened(images))
         for name, images in checked.sets.items()
     }
-    if not allow_same_data:
+    if not choices.allow_same_data:
         require_different_data({name: file.sha256 for name, file in files.items()})
     numbers = {name: images.num_images for name, images in checked.sets.items()}
     inputs = Inputs(
         network=Network(
             file=StoredFile.of(model, memory.digest(model)),
-            architecture=architecture,
+            architecture=choices.architecture,
             layer=checked.layer,
             rank_at=checked.rank_at,
-            pixel_scale=pixel_scale,
-            limits=limits,
+            pixel_scale=choices.pixel_scale,
+            limits=choices.limits,
         ),
         clean_valid=CleanValidation(file=files["clean_valid"], num_images=numbers["clean_valid"]),
         evaluation=tuple(

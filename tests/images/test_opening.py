@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from goodnet.choices import Choices
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
-from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.opening import open_frontier
 from tasks import activations, progress
 from tasks.activations import compute_validation_activations, open_set
@@ -49,17 +49,10 @@ def load(folder, artifacts=None, **options):
         name: next(path for path in (folder / f"{name}.h5", folder / name) if path.exists())
         for name in names[: options.pop("num_sets", 2)]
     }
-    settings = {
-        "architecture": None,
-        "layer": None,
-        "rank_at": None,
-        "pixel_scale": 255.0,
-        "allow_same_data": False,
-        "limits": DEFAULT_LIMITS,
-        "refresh": False,
-    }
+    refresh = options.pop("refresh", False)
+    choices = Choices(pixel_scale=255.0, **options)
     artifacts = artifacts or folder / "artifacts"
-    return load_inputs.fn(folder / "net.keras", sets, **(settings | options), artifacts=artifacts)
+    return load_inputs.fn(folder / "net.keras", sets, choices, refresh=refresh, artifacts=artifacts)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import h5py
 import numpy as np
 import pytest
 
+from goodnet.choices import Choices
 from goodnet.errors import InputError
-from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.storage.disk import require_space
 
 
@@ -55,12 +55,7 @@ def test_a_run_is_refused_before_anything_is_computed(tmp_path):
         load_inputs.fn(
             tmp_path / "net.keras",
             {"clean_valid": tmp_path / "valid.h5", "clean_test": tmp_path / "test.h5"},
-            architecture=None,
-            layer="conv",
-            rank_at="conv",
-            pixel_scale=1,
-            allow_same_data=False,
-            limits=DEFAULT_LIMITS,
+            Choices(layer="conv", rank_at="conv"),
             refresh=False,
             artifacts=artifacts,
         )

@@ -1,0 +1,53 @@
+"""What a user chooses of a repair: one value, made where options enter and handed on whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a net is repaired; the defaults are those of every command.
+
+    Attributes:
+        architecture: the network of a weights-only file; None for what the file says.
+        layer: whose channels are pruned; None for the default.
+        rank_at: the layer whose mean activation ranks the channels; None for the default.
+        drops: of clean validation accuracy to stop at, in points.
+        pixel_scale: divides the pixels.
+        allow_same_data: whether the same images may serve for validation and for evaluation.
+        target: the attacker's label; None where the labels of the poisoned images are that.
+        min_clean_accuracy: the least clean accuracy of B, 0 to 1; None for the default.
+        verify: whether saved nets are checked on a sample of every set or on all images.
+        limits: how large the model may be.
+    """
+
+    architecture: str | None = None
+    layer: str | None = None
+    rank_at: str | None = None
+    drops: tuple[float, ...] = (2.0, 4.0, 10.0)
+    pixel_scale: float = 1.0
+    allow_same_data: bool = False
+    target: int | None = None
+    min_clean_accuracy: float | None = None
+    verify: Literal["sample", "full"] = "sample"
+    limits: ModelLimits = DEFAULT_LIMITS
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Choices:
+        """Return the choices among the parameters of a flow or the options of a command.
+
+        The two limits that users set stand there under names of their own.
+        """
+        limits = replace(
+            DEFAULT_LIMITS,
+            max_file_bytes=parameters["max_model_bytes"],
+            max_parameters=parameters["max_parameters"],
+        )
+        names = {field.name for field in fields(cls)} - {"limits"}
+        chosen = {name: parameters[name] for name in names}
+        return cls(**chosen | {"drops": tuple(parameters["drops"]), "limits": limits})
