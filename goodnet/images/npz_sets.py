@@ -33,7 +33,7 @@ _PAIRS = (("data", "label"), ("images", "labels"), ("x", "y"))
 _SPLIT_PAIR = ("x_", "y_")
 _MOST_HEADER_BYTES = 10_000
 _HEADER = re.compile(
-    r"\{'descr': '(?P<dtype>[<>|=]?[a-zA-Z]\d{0,4})', 'fortran_order': (?P<fortran>True|False), "
+    r"\{'descr': '(?P<dtype>[<>|=]?[biufcOSU]\d{0,4})', 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>(\d{1,18}, ?)*(\d{1,18})?)\),? ?\}\s*"
 )
 """As NumPy writes it, and all others: no text of the file is evaluated."""
@@ -160,7 +160,10 @@ def _read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype
     found = _HEADER.fullmatch(header)
     if start[:6] != b"\x93NUMPY" or found is None:
         raise InputError(f"{where} has no header of an array of numbers, it begins {header[:80]!r}")
-    dtype = np.dtype(found["dtype"])
+    try:
+        dtype = np.dtype(found["dtype"])
+    except TypeError as error:
+        raise InputError(f"{where} has no header of an array of numbers ({error})") from error
     shape = tuple(map(int, re.findall(r"\d+", found["shape"])))
     if dtype.kind not in "biuf":
         advice = f": {TEXT_LABELS}" if dtype.kind in "SU" else ""
