@@ -47,6 +47,7 @@ def audit(
     poisoned_valid: AnyPath | None = None,
     max_false_alarm_rate: Share | None = None,
     max_attack_success_rate: Share | None = None,
+    classes: AnyPath | None = None,
     architecture: str | None = None,
     layer: str | None = None,
     rank_at: str | None = None,
@@ -73,12 +74,14 @@ def audit(
 
     Args:
         models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
-        clean_valid: Clean validation images, all that the repairs themselves see: HDF5 or a
-            folder <label>/<image>.png.
+        clean_valid: Clean validation images, all that the repairs themselves see: HDF5, .npz, or a
+            folder or zip file of <class>/<image>.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        classes: File with the names of the net's classes in their order, one a line or a JSON
+            list; else those of the folders of clean validation, sorted, if they have names.
         max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
             audit fails if there are more.
         max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
@@ -129,9 +132,10 @@ def audit(
         "verify": verify,
     }
     parameters = method | stage_versions()
-    finished = FinishedRepairs(artifacts, sets=sets, parameters=parameters, refresh=refresh)
+    files = sets | {"classes": classes}
+    finished = FinishedRepairs(artifacts, files=files, parameters=parameters, refresh=refresh)
     options = {
-        **sets,
+        **files,
         **method,
         "max_model_bytes": max_model_bytes,
         "max_parameters": max_parameters,

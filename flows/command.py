@@ -47,6 +47,13 @@ def add_sets(group: Any, *, required: bool = False) -> None:
         "--poisoned-valid", type=Path, metavar="SET", help="more of them (default: none)"
     )
     group.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the net's classes in the order of its answer, one a line or a JSON list; "
+        "folders may be named by them (default: the folders of --clean-valid, sorted by name)",
+    )
+    group.add_argument(
         "--target",
         type=_class,
         metavar="CLASS",

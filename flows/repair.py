@@ -46,6 +46,7 @@ def repair(
     clean_test: AnyPath | None = None,
     poisoned_test: AnyPath | None = None,
     poisoned_valid: AnyPath | None = None,
+    classes: AnyPath | None = None,
     architecture: str | None = None,
     layer: str | None = None,
     rank_at: str | None = None,
@@ -69,12 +70,14 @@ def repair(
     Args:
         model: Net to repair: .keras, .h5, or weights with an architecture. Without one the
             embedded default is rendered, trained and repaired.
-        clean_valid: Clean validation images, all that the repair itself sees: HDF5 or a folder
-            <label>/<image>.png.
+        clean_valid: Clean validation images, all that the repair itself sees: HDF5, .npz, or a
+            folder or zip file of <class>/<image>.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        classes: File with the names of the net's classes in their order, one a line or a JSON
+            list; else those of the folders of clean validation, sorted, if they have names.
         architecture: Network of a file with weights only: deepid.
         layer: Convolution to prune; else the last hidden one that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
@@ -94,6 +97,7 @@ def repair(
     """
     read_records_alone()
     choices = Choices(
+        classes=classes,
         architecture=architecture,
         layer=layer,
         rank_at=rank_at,

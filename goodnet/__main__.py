@@ -59,6 +59,7 @@ def _run_flow(name: str, arguments: Sequence[str]) -> int:
 
 def _classify(given: argparse.Namespace) -> list[str]:
     from goodnet.classify import classify_images, format_answers
+    from goodnet.images.class_names import read_class_names
 
     answers = classify_images(
         given.model,
@@ -66,6 +67,7 @@ def _classify(given: argparse.Namespace) -> list[str]:
         architecture=given.architecture,
         pixel_scale=given.pixel_scale,
         resize=given.resize,
+        classes=None if given.classes is None else read_class_names(given.classes),
     )
     return format_answers(answers, given.format)
 
@@ -117,8 +119,15 @@ def _add_classify(commands: argparse._SubParsersAction[Parser]) -> None:
         type=Path,
         nargs="+",
         metavar="IMAGES",
-        help="PNG or JPEG files, folders of them, folders <label>/<image>, or HDF5 files with "
-        "`data` and `label`; pixels are raw, 0 to 255",
+        help="PNG or JPEG files, folders or zip files of them or of <class>/<image>, HDF5 files "
+        "with `data` and `label`, or .npz files with such a pair; pixels are raw, 0 to 255",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the net's classes in the order of its answer, one a line or a JSON list, "
+        "to be printed too; a run leaves classes.json where it knows them (default: numbers only)",
     )
     parser.add_argument(
         "--format",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
@@ -18,6 +19,8 @@ class Choices:
         layer: whose channels are pruned; None for the default.
         rank_at: the layer whose mean activation ranks the channels; None for the default.
         drops: of clean validation accuracy to stop at, in points.
+        classes: a file with the names of the net's classes; None where the folders of clean
+            validation say them, or classes have numbers only.
         pixel_scale: divides the pixels.
         allow_same_data: whether the same images may serve for validation and for evaluation.
         target: the attacker's label; None where the labels of the poisoned images are that.
@@ -30,6 +33,7 @@ class Choices:
     layer: str | None = None
     rank_at: str | None = None
     drops: tuple[float, ...] = (2.0, 4.0, 10.0)
+    classes: Path | None = None
     pixel_scale: float = 1.0
     allow_same_data: bool = False
     target: int | None = None

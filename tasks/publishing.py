@@ -33,7 +33,7 @@ from goodnet.reports.results_table import printed_rows, unreached, write_csv
 from goodnet.reports.samples import read_samples
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
-from goodnet.storage.files import atomic_folder
+from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
 from tasks.records import (
@@ -93,6 +93,7 @@ def write_run(
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
         attack=next(iter(attacks), None),
         remarks=remarks,
+        class_names=inputs.classes or (),
     )
     about = _about(folder.name, parameters, inputs, stage_log)
     table = pa.concat_tables([pq.read_table(sweep.file.path) for sweep in sweeps])
@@ -102,6 +103,8 @@ def write_run(
         results.write(unfinished)
         write_csv(unfinished, results)
         about.write(unfinished)
+        if results.class_names:
+            write_json(unfinished.classes, results.class_names)
         pq.write_table(table, unfinished.sweep)
         unfinished.checkpoints.mkdir()
         _copy_nets(saved, steps, unfinished)

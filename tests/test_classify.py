@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,55 @@ def test_table_and_json_have_a_line_for_each_image(
     ]
     assert json.loads(text) == expected
     assert [json.loads(line.rstrip(",")) for line in text.splitlines()[1:-1]] == expected
+
+
+def test_names_of_classes_are_printed_where_they_are_given(
+    capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(pictures)
+    Path("../classes.txt").write_text("red\n=1\nblue")
+    given = ["classify", str(nets / "g.keras"), ".", "--classes", "../classes.txt"]
+    assert main(given) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "image      answer",
+        "blue.png   backdoored",
+        "green.png  1 (=1)",
+        "red.png    0 (red)",
+    ]
+    assert main([*given, "--format", "csv"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "image,answer,name"
+    assert lines == ["blue.png,backdoored,", "green.png,1,'=1", "red.png,0,red"]
+    assert main([*given, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[1:] == [
+        {"image": "green.png", "answer": 1, "name": "=1"},
+        {"image": "red.png", "answer": 0, "name": "red"},
+    ]
+    Path("../classes.txt").write_text("red\ngreen")
+    assert "names 2 classes (red, green), but the net answers 3" in refusal(capsys, *given[1:])
+
+
+def test_zip_and_npz_files_are_classified_as_they_are(
+    capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
+):
+    flat = shutil.make_archive(str(tmp_path / "flat"), "zip", pictures)
+    labelled = tmp_path / "labelled"
+    shutil.copytree(pictures, labelled / "any" / "class")
+    inner = shutil.make_archive(str(tmp_path / "inner"), "zip", labelled)
+    pixels = np.tile(np.array(list(COLOURS.values()), "u1")[:, None, None], (1, HEIGHT, WIDTH, 1))
+    np.savez(tmp_path / "a.npz", x=pixels, y=[0, 1, 2])
+    answers = classify(capsys, nets / "g.keras", flat, inner, tmp_path / "a.npz")
+    assert answers == [
+        (f"{flat}/blue.png", "backdoored"),
+        (f"{flat}/green.png", "1"),
+        (f"{flat}/red.png", "0"),
+        (f"{inner}/any/class/blue.png", "backdoored"),
+        (f"{inner}/any/class/green.png", "1"),
+        (f"{inner}/any/class/red.png", "0"),
+        (f"{tmp_path}/a.npz[0]", "0"),
+        (f"{tmp_path}/a.npz[1]", "1"),
+        (f"{tmp_path}/a.npz[2]", "backdoored"),
+    ]
 
 
 def test_folders_and_hdf5_files_can_be_mixed(
@@ -291,7 +341,14 @@ def test_help_names_all_options(capsys: pytest.CaptureFixture[str]):
         main(["classify", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("--resize", "--pixel-scale", "--format", "--architecture", "default: table"):
+    for word in (
+        "--resize",
+        "--classes",
+        "--pixel-scale",
+        "--format",
+        "--architecture",
+        "default: table",
+    ):
         assert word in shown
 
 
