@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -377,7 +377,7 @@ def _sample(num_images: int, *, thorough: bool) -> IntArray:
 
 def _read(images: ImageSet, rows: IntArray) -> Iterator[FloatArray]:
     """Yield the images of the given numbers as (n, H, W, C), raw, a few at a time."""
+    singles = images.read(slice(row, row + 1) for row in rows.tolist())
     for first in range(0, len(rows), _BATCH):
-        part = rows[first : first + _BATCH].tolist()
-        singles = [next(images.batches(1, start=row, stop=row + 1)) for row in part]
-        yield np.concatenate(singles).astype(np.float32)
+        part = islice(singles, min(_BATCH, len(rows) - first))
+        yield np.concatenate(list(part)).astype(np.float32)

@@ -74,9 +74,9 @@ def pick_samples(
         for kind in wanted:
             rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers, attack)), wanted[kind])
             wanted[kind] -= len(rows)
-            for row in rows:
-                number = block.first + int(row)
-                (picture,) = next(images.batches(1, start=number))
+            numbers = [block.first + row for row in rows.tolist()]
+            pictures = images.read(slice(number, number + 1) for number in numbers)
+            for row, (picture,) in zip(rows, pictures, strict=True):
                 seen = int(block.labels[row]), kind, int(block.predictions[row])
                 yield Sample(_as_bytes(picture), *seen, int(answers[row]), drop)
         if not any(wanted.values()):
