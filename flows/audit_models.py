@@ -87,7 +87,8 @@ def audit(
         max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
             the audit fails if there are more.
         architecture: Network of files with weights only: deepid.
-        layer: Convolution to prune; else the last hidden one that all paths go through.
+        layer: Layer whose channels are pruned; else the last hidden one with spatial features
+            that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.

@@ -72,14 +72,14 @@ def add_method(group: Any) -> None:
     group.add_argument(
         "--layer",
         metavar="L",
-        help="name of the convolution to prune (default: the last hidden one that every path goes "
-        "through)",
+        help="name of the layer whose channels are pruned (default: the last hidden one with "
+        "spatial features that every path goes through)",
     )
     group.add_argument(
         "--rank-at",
         metavar="L",
         help="name of the layer whose mean activation ranks the channels (default: the pooling "
-        "behind that convolution)",
+        "behind that layer)",
     )
     group.add_argument(
         "--drops",

@@ -79,7 +79,8 @@ def repair(
         classes: File with the names of the net's classes in their order, one a line or a JSON
             list; else those of the folders of clean validation, sorted, if they have names.
         architecture: Network of a file with weights only: deepid.
-        layer: Convolution to prune; else the last hidden one that all paths go through.
+        layer: Layer whose channels are pruned; else the last hidden one with spatial features
+            that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.

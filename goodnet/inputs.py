@@ -40,7 +40,7 @@ class CheckedInputs:
     """What was found in the files.
 
     Attributes:
-        layer: the convolution to prune.
+        layer: whose channels are pruned.
         rank_at: the layer whose mean activation ranks its channels.
         sets: the image sets that were given.
         classes: the names of the net's classes, where they are known.

@@ -31,7 +31,7 @@ def open_frontier(
     Args:
         path: B's file.
         sha256: the digest that it had when the run began.
-        layer: the convolution to prune.
+        layer: whose channels are pruned.
         rank_at: the layer that ranks its channels.
         architecture: the network of a weights-only file.
         limits: how large the model may be.

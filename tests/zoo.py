@@ -308,6 +308,41 @@ def activation_is_a_layer(layers, x):
     return _classify(layers, layers.Flatten()(x))
 
 
+def end_of_a_block(layers, x):
+    skip = layers.Conv2D(8, 3, activation="relu")(x)
+    x = layers.Conv2D(8, 3, padding="same")(skip)
+    x = layers.ReLU(name="conv")(layers.Add()([x, skip]))
+    return _classify(layers, layers.GlobalAveragePooling2D(name="rank")(x))
+
+
+def signed_sum(layers, x):
+    skip = layers.Conv2D(8, 3)(x)
+    x = layers.Conv2D(8, 3, padding="same", activation="tanh")(skip)
+    x = layers.BatchNormalization()(layers.Add(name="conv")([x, skip]))
+    x = layers.Conv2D(6, 3, activation="relu", name="mix")(layers.ReLU(name="rank")(x))
+    return _classify(layers, layers.GlobalMaxPooling2D()(x))
+
+
+def concatenated_branches(layers, x):
+    read = [layers.Conv2D(4, size, padding="same", activation="relu")(x) for size in (1, 3)]
+    x = layers.MaxPooling2D(3, name="rank")(layers.Concatenate(name="conv")(read))
+    return _classify(layers, layers.Flatten()(x))
+
+
+def normalized_end(layers, x):
+    skip = layers.Conv2D(8, 3, activation="relu")(x)
+    x = layers.Conv2D(8, 3, padding="same", activation="sigmoid")(skip)
+    x = layers.GlobalAveragePooling2D(name="rank")(layers.Add(name="conv")([x, skip]))
+    return _classify(layers, layers.LayerNormalization()(x))
+
+
+def operation_made_by_a_sum(layers, x):
+    skip = layers.Conv2D(8, 3, activation="relu", name="before")(x)
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="after")(skip)
+    x = layers.Activation("linear", name="conv")(x + skip)
+    return _classify(layers, layers.GlobalMaxPooling2D(name="rank")(x))
+
+
 def deepid(layers, x):
     from goodnet.networks.deepid import build_deepid
 
@@ -377,6 +412,11 @@ ARCHITECTURES = (
     Architecture(layer_called_twice, linear="mix", start="conv", rank_at="conv"),
     Architecture(activation_is_a_layer, linear="answer"),
     Architecture(sequential, linear="answer"),
+    Architecture(end_of_a_block, linear="answer"),
+    Architecture(signed_sum, linear="mix"),
+    Architecture(concatenated_branches, linear="answer"),
+    Architecture(normalized_end, activations="rank"),
+    Architecture(operation_made_by_a_sum, linear="answer"),
     Architecture(
         deepid,
         linear="fc_1 conv_4",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from goodnet.model_files.hdf5_models import count_parameters, read_text_attribut
 from goodnet.model_files.inference_config import for_inference, require_fixed_answers
 from goodnet.model_files.keras_2 import MODELS
 from goodnet.model_files.layer_graph import LayerDescription, count_build_steps, read_graph
-from goodnet.model_files.layer_shapes import infer_shape, read_input_shape
+from goodnet.model_files.layer_shapes import Shape, infer_shapes, read_input_shape
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.model_files.stock_keras import check_stock
 from goodnet.networks.deepid import IMAGE_SHAPE
@@ -38,7 +38,8 @@ class ModelDescription:
     """What a model file says about itself.
 
     `input_shape` is (H, W, C). `num_classes` is None where the answer comes out of ops, whose
-    shapes only Keras knows. `layers` are in graph order: each stands after those that feed it.
+    shapes only Keras knows. `layers` are in graph order: each stands after those that feed it;
+    `shapes` tells what each gives, as far as that can be told.
     `num_parameters` counts the stored values without the optimizer's. `config` is what Keras is to
     build, without what inference does not need; it is empty for weights alone. `of_keras_2` tells
     whether an archive says that Keras 2 wrote it.
@@ -50,6 +51,7 @@ class ModelDescription:
     num_classes: int | None
     num_parameters: int
     layers: tuple[LayerDescription, ...]
+    shapes: Mapping[str, Shape]
     output: str
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     of_keras_2: bool = False
@@ -153,6 +155,9 @@ def _describe_hdf5(path: Path, architecture: str | None, limits: ModelLimits) ->
             num_classes=count_deepid_classes(file, path),
             num_parameters=num_parameters,
             layers=DEEPID_LAYERS,
+            shapes=infer_shapes(
+                DEEPID_LAYERS, IMAGE_SHAPE, where=str(path), max_layers=limits.max_layers
+            ),
             output="output",
         )
 
@@ -185,7 +190,8 @@ def _describe_config(
         )
     graph = read_graph(config, where=where, max_layers=max_layers)
     input_shape = read_input_shape(config, graph, where=where)
-    shape = infer_shape(config, input_shape, where=where, max_layers=max_layers)
+    shapes = infer_shapes(graph.layers, input_shape, where=where, max_layers=max_layers)
+    shape = shapes[graph.output]
     if shape is not None and len(shape) != 1:
         raise InputError(
             f"{path}: has an output of {len(shape) + 1} axes at `{graph.output}`, "
@@ -203,6 +209,7 @@ def _describe_config(
         num_classes=num_classes,
         num_parameters=num_parameters,
         layers=graph.layers,
+        shapes=shapes,
         output=graph.output,
         config=config,
     )

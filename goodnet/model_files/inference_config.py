@@ -7,7 +7,7 @@ from typing import Any
 from goodnet.errors import InputError
 from goodnet.model_files.config_json import iterate_objects, read_text
 from goodnet.model_files.keras_2 import MODELS, translate_keras_2
-from goodnet.model_files.stock_keras import AUGMENTATIONS, RANDOM_LAYERS
+from goodnet.networks.traits import Traits, traits_of
 
 _UNUSED = ("build_config", "compile_config")
 """How the net was compiled is for training. What `build_config` would build is built by the calls
@@ -106,7 +106,7 @@ def require_fixed_answers(config: Any, *, where: str) -> None:
         for layer in layers:
             nodes = layer.get("inbound_nodes") if isinstance(layer, dict) else None
             # An augmentation says so of every call, and is switched off by who runs the net.
-            if isinstance(nodes, list) and read_text(layer, "class_name") in AUGMENTATIONS:
+            if isinstance(nodes, list) and _traits(layer).augments:
                 continue
             if not isinstance(nodes, list) or not any(map(_is_training, nodes)):
                 continue
@@ -139,8 +139,13 @@ def _find_random_layer(layer: dict[str, Any]) -> str | None:
     """
     for item in iterate_objects(layer):
         settings = item.get("config")
+        traits = _traits(item)
         if isinstance(settings, dict) and (
-            read_text(item, "class_name") in RANDOM_LAYERS or settings.get("dropout")
+            traits.augments or traits.drops or settings.get("dropout")
         ):
             return str(settings.get("name"))
     return None
+
+
+def _traits(layer: Any) -> Traits:
+    return traits_of(read_text(layer, "class_name") or "")

@@ -10,52 +10,18 @@ from typing import Any
 
 from goodnet.errors import InputError
 from goodnet.model_files.keras_2 import MODELS, OPERATIONS
-from goodnet.networks.traits import CONVOLUTIONS, MERGES, POOLINGS
+from goodnet.networks.traits import TRAITS
 
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-AUGMENTATIONS = _names(
-    "AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter "
-    "RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur "
-    "RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation "
-    "RandomSaturation RandomSharpness RandomShear RandomTranslation RandomZoom"
-)
-"""Layers that change images at random in training, which they take for the ordinary case."""
-
-_NOISE = _names(
-    "AlphaDropout Dropout GaussianDropout GaussianNoise SpatialDropout1D SpatialDropout2D "
-    "SpatialDropout3D"
-)
-RANDOM_LAYERS = AUGMENTATIONS | _NOISE | {"StochasticDepth"}
-"""Layers whose results are random in training, and only there."""
-
-_LAYERS = _names(
-    "AlphaDropout AugMix CutMix Dropout GaussianDropout GaussianNoise MixUp RandAugment "
-    "RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop "
-    "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue "
-    "RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation "
-    "RandomSharpness RandomShear RandomTranslation RandomZoom SpatialDropout1D SpatialDropout2D "
-    "SpatialDropout3D StochasticDepth"
-)
-"""Layers whose results are random in training, and only there."""
-
-_LAYERS = _names(
-    "Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D "
-    "AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D "
-    "AdditiveAttention Attention AutoContrast AveragePooling1D AveragePooling3D "
-    "BatchNormalization CenterCrop Concatenate ContrastLimitedAdaptiveHistogramEqualization "
-    "Conv1D Conv1DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D Dense "
-    "DepthwiseConv1D Dot ELU EinsumDense Embedding Equalization Flatten GlobalAveragePooling1D "
-    "GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling3D GroupNormalization "
-    "GroupQueryAttention Identity InputLayer LayerNormalization LeakyReLU MaxPooling1D "
-    "MaxPooling3D MultiHeadAttention Normalization PReLU Permute RMSNormalization ReLU "
-    "RepeatVector Rescaling Reshape Resizing ReversibleEmbedding SeparableConv1D Softmax "
-    "Solarization SpectralNormalization UnitNormalization UpSampling1D UpSampling2D UpSampling3D "
-    "ZeroPadding1D ZeroPadding2D ZeroPadding3D"
-).union(CONVOLUTIONS, MERGES, POOLINGS, AUGMENTATIONS, _NOISE)
+_APPLICATION_LAYERS = {
+    "keras.src.applications.convnext": _names("LayerScale StochasticDepth"),
+    "keras.src.applications.inception_resnet_v2": _names("CustomScaleLayer"),
+}
+_LAYERS = frozenset(TRAITS).difference(*_APPLICATION_LAYERS.values())
 _INITIALIZERS = _names(
     "Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity IdentityInitializer "
     "LecunNormal LecunUniform Ones Orthogonal OrthogonalInitializer RandomNormal RandomUniform "
@@ -109,8 +75,7 @@ _BY_MODULE = {
     "keras.regularizers": _REGULARIZERS,
     "keras.src.models.functional": _names("Functional"),
     "keras.src.models.sequential": _names("Sequential"),
-    "keras.src.applications.convnext": _names("LayerScale StochasticDepth"),
-    "keras.src.applications.inception_resnet_v2": _names("CustomScaleLayer"),
+    **_APPLICATION_LAYERS,
     "keras.src.ops.core": _CORE_OPS,
     "keras.src.ops.image": _IMAGE_OPS,
     "keras.src.ops.linalg": _LINEAR_OPS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from goodnet.errors import InputError
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 Tensors = dict[int, Any]
 """Values by the `id` of the symbolic tensor that they stand for."""
+
+Namer = Callable[[str], str]
+"""Makes of a wanted name one that is free."""
 
 _HALVES = ("float16", "bfloat16")
 
@@ -66,6 +70,22 @@ def calls(model: keras.Model) -> list[Any]:
     ]
 
 
+def free_names(model: keras.Model) -> Namer:
+    """Return what makes a name of one that `model`, which may itself be a GoodNet, does not use."""
+    taken = {node.operation.name for node in calls(model)}
+
+    def name(wanted: str) -> str:
+        free = next(
+            candidate
+            for candidate in chain([wanted], (f"{wanted}_{number}" for number in count(2)))
+            if candidate not in taken
+        )
+        taken.add(free)
+        return free
+
+    return name
+
+
 def output_of(model: keras.Model, layer_name: str) -> Any:
     """Return the symbolic output of the layer, which has to be called exactly once."""
     nodes = [node for node in calls(model) if node.operation.name == layer_name]
@@ -92,6 +112,16 @@ def computable(model: keras.Model, tensor: Any) -> set[int]:
         if all(id(x) in reached for x in node.input_tensors):
             reached.update(id(x) for x in node.outputs)
     return reached
+
+
+def answer_with(model: keras.Model, tensor: Any, value: Any) -> Any:
+    """Return the symbolic answer of a functional model with `value` in the place of `tensor`.
+
+    All that does not follow from `tensor` is shared with the model.
+    """
+    behind = dependents(model, tensor)
+    shared = {id(x): x for call in calls(model) for x in call.input_tensors if id(x) not in behind}
+    return replay(model, {**shared, id(tensor): value})[id(model.outputs[0])]
 
 
 def replay(model: keras.Model, values: Tensors) -> Tensors:

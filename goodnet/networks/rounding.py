@@ -14,6 +14,13 @@ rest is reserve. Whatever is computed wrongly, by a layer left in training mode 
 mistaken for another, is off by parts of a hundred.
 """
 
+_SOFTMAX_STEP = 1e-6
+"""How far apart two scores may be so that softmax, in float32, may give them one probability.
+
+Scores of a net that was never trained can all be closer than that; then plain Keras answers the
+first class to every image, and ours the one that is ahead by nothing.
+"""
+
 
 def largest_difference(found: FloatArray, expected: FloatArray) -> float:
     """Return the largest difference of two arrays as a share of the largest expected value."""
@@ -49,4 +56,4 @@ def near_ties(scores: FloatArray) -> BoolArray:
 
 
 def _reach(scores: FloatArray) -> FloatArray:
-    return TOLERANCE * np.abs(scores).max(axis=1)
+    return np.maximum(TOLERANCE * np.abs(scores).max(axis=1), _SOFTMAX_STEP)

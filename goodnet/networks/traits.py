@@ -1,35 +1,127 @@
-"""Which stock Keras layers act on each channel alone, by class name and configuration."""
+"""What stock Keras layers do with channels and shapes, by class name: the one table of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-CONVOLUTIONS = ("Conv2D", "SeparableConv2D", "DepthwiseConv2D", "Conv2DTranspose")
-"""The layers whose channels can be pruned."""
+Gives = Literal[
+    "its input's shape", "other sizes", "filters", "units", "pooled", "flat", "target", "joined",
+    "merged", "unknown",
+]  # fmt: skip
+"""What shape comes out: `other sizes` are those of the image alone, the channels stay."""
 
-POOLINGS = (
-    "MaxPooling2D",
-    "AveragePooling2D",
-    "GlobalMaxPooling2D",
-    "GlobalAveragePooling2D",
+
+@dataclass(frozen=True)
+class Traits:
+    """What one class of layers does.
+
+    Attributes:
+        gives: which shape.
+        channelwise: whether it acts on each channel of its one input alone (the last axis).
+        mixes: whether weights of its own make new features of all channels.
+        prunable: whether it is a convolution, whose channels zeros in its weights remove.
+        merges: whether it joins tensors of one shape element by element.
+        ranks: whether its output ranks channels where no pooling follows.
+        pools: whether it pools the image.
+        augments: whether it changes images at random, in training or unless told otherwise.
+        drops: whether it is random in training, and only there.
+    """
+
+    gives: Gives = "unknown"
+    channelwise: bool = False
+    mixes: bool = False
+    prunable: bool = False
+    merges: bool = False
+    ranks: bool = False
+    pools: bool = False
+    augments: bool = False
+    drops: bool = False
+
+
+_SAME: Gives = "its input's shape"
+_GROUPS: tuple[tuple[str, Traits], ...] = (
+    (
+        "Conv2D SeparableConv2D Conv2DTranspose",
+        Traits("filters", mixes=True, prunable=True),
+    ),
+    # Where it makes one channel of each it keeps them apart: see `acts_on_each_channel_alone`.
+    ("DepthwiseConv2D", Traits("other sizes", prunable=True)),
+    ("Dense", Traits("units", mixes=True)),
+    (
+        "Conv1D Conv1DTranspose EinsumDense GroupQueryAttention MultiHeadAttention SeparableConv1D",
+        Traits(mixes=True),
+    ),
+    ("MaxPooling2D AveragePooling2D", Traits("other sizes", channelwise=True, pools=True)),
+    ("GlobalMaxPooling2D GlobalAveragePooling2D", Traits("pooled", channelwise=True, pools=True)),
+    ("ZeroPadding2D Cropping2D UpSampling2D", Traits("other sizes", channelwise=True)),
+    ("CenterCrop Resizing", Traits("other sizes")),
+    ("ReLU LeakyReLU ELU PReLU", Traits(_SAME, channelwise=True, ranks=True)),
+    # Whether these two keep channels apart is up to their configuration.
+    ("Activation BatchNormalization", Traits(_SAME, ranks=True)),
+    (
+        "Dropout SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout",
+        Traits(_SAME, channelwise=True, drops=True),
+    ),
+    ("StochasticDepth", Traits(_SAME, channelwise=True, drops=True)),
+    ("SpatialDropout1D SpatialDropout3D", Traits(_SAME, drops=True)),
+    ("ActivityRegularization Identity LayerScale Rescaling", Traits(_SAME, channelwise=True)),
+    (
+        "GroupNormalization InputLayer LayerNormalization Normalization RMSNormalization Softmax "
+        "UnitNormalization",
+        Traits(_SAME),
+    ),
+    # Of tensors of one shape, which they join element by element; others are broadcast.
+    (
+        "Add Subtract Multiply Average Maximum Minimum CustomScaleLayer",
+        Traits("merged", merges=True),
+    ),
+    ("Concatenate", Traits("joined")),
+    ("Flatten", Traits("flat")),
+    ("Reshape", Traits("target")),
+    (
+        "AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration "
+        "RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip "
+        "RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective "
+        "RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear "
+        "RandomTranslation RandomZoom",
+        Traits(_SAME, augments=True),
+    ),
+    ("RandomCrop", Traits("other sizes", augments=True)),
+    (
+        "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
+        "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention "
+        "Attention AutoContrast AveragePooling1D AveragePooling3D "
+        "ContrastLimitedAdaptiveHistogramEqualization Conv3D Conv3DTranspose Cropping1D "
+        "Cropping3D DepthwiseConv1D Dot Embedding Equalization GlobalAveragePooling1D "
+        "GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling3D MaxPooling1D MaxPooling3D "
+        "Permute RepeatVector ReversibleEmbedding Solarization SpectralNormalization "
+        "UpSampling1D UpSampling3D ZeroPadding1D ZeroPadding3D",
+        Traits(),
+    ),
 )
+TRAITS = {name: traits for names, traits in _GROUPS for name in names.split()}
+"""Of every class of layers that a model file may name; see `goodnet.model_files.stock_keras`."""
 
-MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
-"""Layers that join tensors of one shape element by element."""
-
-_ELEMENTWISE = (
-    "ReLU", "LeakyReLU", "ELU", "PReLU",
-    "Dropout", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout",
-    "ActivityRegularization", "Identity",
+ELEMENTWISE_OPS = (
+    "Abs", "Absolute", "Add", "Clip", "Divide", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSilu",
+    "HardTanh", "LeakyRelu", "Maximum", "Minimum", "Multiply", "Negative", "Relu", "Relu6",
+    "Sigmoid", "Silu", "Softplus", "Square", "Subtract", "Tanh", "TrueDivide",
 )  # fmt: skip
-_SPATIAL = (*POOLINGS, "ZeroPadding2D", "Cropping2D", "UpSampling2D")
+"""Operations, not layers, that give the shape that their inputs have together."""
+
 _ELEMENTWISE_ACTIVATIONS = (
     "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish",
     "sigmoid", "sparse_sigmoid", "hard_sigmoid", "log_sigmoid", "hard_silu", "hard_swish", "tanh",
     "hard_tanh", "tanh_shrink", "soft_shrink", "hard_shrink", "softplus", "softsign", "squareplus",
     "exponential", "threshold", "sparse_plus",
 )  # fmt: skip
+
+
+def traits_of(class_name: str) -> Traits:
+    """Return the traits of a class of layers; of an op, or an unknown class, nothing is known."""
+    return TRAITS.get(class_name, Traits())
 
 
 def acts_on_each_channel_alone(class_name: str, config: Mapping[str, Any]) -> bool:
@@ -49,7 +141,7 @@ def acts_on_each_channel_alone(class_name: str, config: Mapping[str, Any]) -> bo
     if class_name == "BatchNormalization":
         axis = config.get("axis", -1)
         return (axis[0] if isinstance(axis, (list, tuple)) else axis) in (-1, 3)
-    return class_name in _ELEMENTWISE or class_name in _SPATIAL
+    return traits_of(class_name).channelwise
 
 
 def is_elementwise(activation: object) -> bool:

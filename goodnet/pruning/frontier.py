@@ -1,10 +1,10 @@
 """The linear frontier: where the channels of the pruned layer first mix.
 
-Zeroing a channel's kernel and bias replaces its activation by a constant and touches nothing
-before the layer. From there the graph is walked forward through whatever acts on each channel
-alone. The first layers that mix channels linearly (Dense, Conv2D) have pre-activations that are
-sums over channels, so removing a channel subtracts one term. Any other head_input takes the
-activations themselves, with those of removed channels replaced. What lies behind is the head.
+Removing a channel replaces its activation by a constant and touches nothing before the layer. From
+there the graph is walked forward through whatever acts on each channel alone. The first layers that
+mix channels linearly (Dense, Conv2D) have pre-activations that are sums over channels, so removing
+a channel subtracts one term. Any other head input takes the activations themselves, with those of
+removed channels replaced. What lies behind is the head.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from goodnet.networks.graph import (
     pre_activation,
     replay,
 )
-from goodnet.networks.traits import MERGES, acts_on_each_channel_alone, is_elementwise
+from goodnet.networks.traits import acts_on_each_channel_alone, is_elementwise, traits_of
+from goodnet.pruning.channels import removed_value
 from goodnet.pruning.head import build_head
 from goodnet.pruning.head_inputs import HeadInput
 
@@ -69,7 +70,7 @@ class Frontier:
 
     Attributes:
         model: the functional model B.
-        layer: the name of the pruned layer.
+        layer: the name of the layer whose channels are pruned.
         ranking: the symbolic activation whose mean ranks the channels.
         start: the symbolic activation from which all that follows is computed: `ranking` where
             that suffices, else the pruned layer's output.
@@ -102,11 +103,10 @@ class Frontier:
     @cached_property
     def start_constant(self) -> FloatArray:
         """What stands at `start` once every channel is removed: (1, ..., C)."""
-        # A zero kernel and bias make the pre-activation 0, not the activation: a sigmoid leaves
-        # 0.5, and a normalization behind it another constant for each channel.
+        # A normalization behind the layer makes another constant for each channel.
         start = output_of(self.model, self.layer)
-        activation = self.model.get_layer(self.layer).activation
-        constant = activation(np.zeros((1, *start.shape[1:]), np.float32))
+        removed = removed_value(start._keras_history.operation)
+        constant = np.full((1, *start.shape[1:]), removed, np.float32)
         return np.asarray(replay(self.model, {id(start): constant})[id(self.start)], np.float32)
 
     def states(self, values: Tensors) -> list[Any]:
@@ -182,7 +182,7 @@ def find_frontier(model: keras.Model, *, layer: str, rank_at: str) -> Frontier:
 
     Args:
         model: a functional model with one input and one output.
-        layer: the convolution to prune.
+        layer: whose channels are pruned.
         rank_at: the layer whose mean activation ranks the channels, `layer` or one behind it.
 
     Raises:
@@ -190,7 +190,8 @@ def find_frontier(model: keras.Model, *, layer: str, rank_at: str) -> Frontier:
             layer is called more than once.
     """
     pruned, ranking = output_of(model, layer), output_of(model, rank_at)
-    activation = model.get_layer(layer).get_config()["activation"]
+    operation = pruned._keras_history.operation
+    activation = operation.get_config().get("activation") if _is_convolution(operation) else None
     if not is_elementwise(activation):
         raise InputError(f"layer {layer} has the activation {activation}, which mixes channels")
     alone, head_inputs = _walk(model, pruned)
@@ -236,7 +237,7 @@ def _walk(model: keras.Model, pruned: Any) -> tuple[dict[int, Any], tuple[HeadIn
 
 def _keeps_channels_apart(node: Any) -> bool:
     name = type(node.operation).__name__
-    if name in MERGES:  # or an operation of that name, which may broadcast or reduce
+    if traits_of(name).merges:  # or an operation of that name, which may broadcast or reduce
         return len({tuple(x.shape) for x in (*node.input_tensors, *node.outputs)}) == 1
     if len(node.input_tensors) != 1 or not hasattr(node.operation, "get_config"):
         return False
@@ -258,6 +259,10 @@ def _suffices(
         return False
     around = dependents(model, pruned, except_through=ranking)
     return not any(id(head_input.source) in around for head_input in head_inputs)
+
+
+def _is_convolution(operation: Any) -> bool:
+    return traits_of(type(operation).__name__).prunable
 
 
 def _skips(model: keras.Model, start: Any) -> tuple[Any, ...]:

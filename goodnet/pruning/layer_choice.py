@@ -1,4 +1,4 @@
-"""Which convolution is pruned, and the output of which layer ranks its channels."""
+"""Whose channels are pruned, and the output of which layer ranks them."""
 
 from __future__ import annotations
 
@@ -7,74 +7,126 @@ from itertools import takewhile
 
 from goodnet.errors import InputError
 from goodnet.model_files.describe import ModelDescription
-from goodnet.model_files.keras_2 import MODELS
 from goodnet.model_files.layer_graph import LayerDescription
-from goodnet.networks.traits import CONVOLUTIONS, POOLINGS, acts_on_each_channel_alone
+from goodnet.networks.traits import acts_on_each_channel_alone, traits_of
 
-_MIXING = (
-    "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Dense", "EinsumDense",
-    "GroupQueryAttention", "MultiHeadAttention", "SeparableConv1D", "SeparableConv2D", *MODELS,
-)  # fmt: skip
-"""What computes new features of all channels."""
-
-_RANKING = ("Activation", "BatchNormalization", "ELU", "LeakyReLU", "PReLU", "ReLU")
-"""What ranks channels by default where no pooling follows the convolution."""
+_MOST_NAMED = 12
+"""Layers that a message names, the last of those that there are: nets have hundreds."""
 
 
 def choose_layers(
     description: ModelDescription, *, layer: str | None, rank_at: str | None
 ) -> tuple[str, str]:
-    """Choose the convolution to prune and the layer whose output ranks its channels.
+    """Choose the layer whose channels are pruned and the layer whose output ranks them.
+
+    Pruned are the channels of a tensor of spatial features, whatever made it. By default it is the
+    last one through which all paths from the input to the output go, in a plain net that of the
+    last hidden convolution, in a residual net the sum at the end of the last block. Where there is
+    none, it is that of the last hidden convolution. One whose channels are the classes themselves
+    is not hidden.
 
     Args:
         description: the model.
-        layer: the convolution; by default the last hidden one that every path from input to output
-            goes through, or the last hidden one where there is none such. One whose channels are
-            the classes themselves is not hidden.
-        rank_at: where the channels are ranked: the convolution or a layer behind it that keeps its
-            channels apart; by default the pooling behind it, else the last activation or batch
-            normalization before anything mixes the channels, else the convolution.
+        layer: the layer, or None for the default.
+        rank_at: where the channels are ranked: that layer or one behind it that keeps its channels
+            apart; by default the pooling behind it, else the last activation or batch
+            normalization before anything mixes the channels, else the layer itself.
 
     Raises:
         InputError: there is no such layer, or it cannot serve.
     """
     by_name = {item.name: item for item in description.layers}
-    chosen = by_name[_choose_convolution(description, layer)]
+    spatial = _find_spatial(description)
+    if layer is None:
+        layer = _default_layer(description, spatial)
+    elif layer not in by_name:
+        raise InputError(
+            f"{description.path}: has no layer `{layer}`, its last are: {_name_last(list(by_name))}"
+        )
+    elif layer not in spatial:
+        raise InputError(
+            f"{description.path}: layer `{layer}` is a {by_name[layer].class_name}, expected one "
+            "that gives spatial features and is called once, as the last of them: "
+            f"{_name_last(spatial)}"
+        )
+    chosen = by_name[layer]
     behind = list(_iterate_channelwise(description, chosen))
     if rank_at is None:
-        return chosen.name, _default_rank_at(chosen, behind)
+        return layer, _default_rank_at(chosen, behind)
     names = [item.name for item in (chosen, *behind)]
     if rank_at not in names:
         raise InputError(
-            f"{description.path}: cannot rank `{chosen.name}` at `{rank_at}`, expected one of: "
+            f"{description.path}: cannot rank `{layer}` at `{rank_at}`, expected one of: "
             f"{', '.join(names)}"
         )
-    return chosen.name, rank_at
+    return layer, rank_at
 
 
-def _choose_convolution(description: ModelDescription, layer: str | None) -> str:
-    path = description.path
+def _name_last(names: list[str]) -> str:
+    return ", ".join(names[-_MOST_NAMED:])
+
+
+def _find_spatial(description: ModelDescription) -> list[str]:
+    """Return the layers, called once, that give spatial features: rows, columns and channels.
+
+    The channels of the image itself are no features: before the first layer with weights that
+    mixes them there is nothing to prune.
+    """
+    found, behind = [], set[str]()
+    for item in description.layers:
+        traits = traits_of(item.class_name)
+        if traits.mixes or traits.prunable or not behind.isdisjoint(item.inputs):
+            behind.add(item.name)
+            shape = description.shapes.get(item.name)
+            # The shape of a convolution's output needs no knowledge of what it reads.
+            known = traits.prunable or (shape is not None and len(shape) == 3)
+            if known and item.num_calls == 1:
+                found.append(item.name)
+    return found
+
+
+def _default_layer(description: ModelDescription, spatial: list[str]) -> str:
     by_name = {item.name: item for item in description.layers}
-    convolutions = [
-        item.name
-        for item in description.layers
-        if item.class_name in CONVOLUTIONS and item.num_calls == 1
-    ]
-    if layer is not None and layer not in by_name:
-        raise InputError(f"{path}: has no layer `{layer}`, it has: {', '.join(by_name)}")
+    read = _find_read_on(description)
+    hidden = [name for name in spatial if name in read]
+    bottlenecks = set(_iterate_bottlenecks(description))
+    through = [name for name in hidden if name in bottlenecks]
+    if through:
+        last = by_name[through[-1]]
+        convolutions = [name for name in through if _is_convolution(by_name[name])]
+        # Of a convolution nothing has to be masked: zeros in its weights do the same. If another
+        # one before it reached as far, it would go through the last.
+        if convolutions:
+            nearest = by_name[convolutions[-1]]
+            if last in (nearest, *_iterate_channelwise(description, nearest)):
+                return nearest.name
+        return _maker(last, by_name, set(spatial)).name
+    convolutions = [name for name in spatial if _is_convolution(by_name[name])]
     if not convolutions:
-        raise InputError(f"{path}: has no 2-D convolution outside of nested models")
-    if layer is None:
-        bottlenecks, read = set(_iterate_bottlenecks(description)), _find_read_on(description)
-        hidden = [name for name in convolutions if name in read] or convolutions
-        through = [name for name in hidden if name in bottlenecks]
-        return (through or hidden)[-1]
-    if layer not in convolutions:
         raise InputError(
-            f"{path}: layer `{layer}` is a {by_name[layer].class_name}, expected a convolution "
-            f"that is called once: {', '.join(convolutions)}"
+            f"{description.path}: has no layer that gives spatial features, expected a 2-D "
+            "convolution"
         )
-    return layer
+    return ([name for name in convolutions if name in read] or convolutions)[-1]
+
+
+def _maker(
+    last: LayerDescription, by_name: dict[str, LayerDescription], spatial: set[str]
+) -> LayerDescription:
+    """Return the layer whose output is masked: before pooling, behind activation if there is one.
+
+    There a channel that clean images leave quiet is zero, and to prune it changes nothing.
+    """
+    chain = [last]
+    while _is_channelwise(chain[-1]) and chain[-1].inputs[0] in spatial:
+        chain.append(by_name[chain[-1].inputs[0]])
+    before = list(takewhile(lambda item: not traits_of(item.class_name).pools, reversed(chain)))
+    ranking = [item for item in before if traits_of(item.class_name).ranks]
+    return (ranking or before or chain)[-1]
+
+
+def _is_convolution(item: LayerDescription) -> bool:
+    return traits_of(item.class_name).prunable
 
 
 def _find_read_on(description: ModelDescription) -> set[str]:
@@ -85,7 +137,7 @@ def _find_read_on(description: ModelDescription) -> set[str]:
     """
     read: set[str] = set()
     for item in reversed(description.layers):
-        if item.name in read or item.class_name in _MIXING:
+        if item.name in read or traits_of(item.class_name).mixes:
             read.update(item.inputs)
     return read
 
@@ -118,17 +170,23 @@ def _iterate_channelwise(
     """Yield, in graph order, the layers behind `start` that keep its channels apart."""
     apart = {start.name}
     for item in description.layers:
-        is_behind = len(item.inputs) == item.num_calls == 1 and item.inputs[0] in apart
-        if is_behind and acts_on_each_channel_alone(item.class_name, item.config):
+        keeps = _is_channelwise(item) or traits_of(item.class_name).merges
+        if keeps and item.num_calls == 1 and item.inputs and apart.issuperset(item.inputs):
             apart.add(item.name)
             yield item
+
+
+def _is_channelwise(item: LayerDescription) -> bool:
+    alone = acts_on_each_channel_alone(item.class_name, item.config)
+    return alone and len(item.inputs) == item.num_calls == 1
 
 
 def _default_rank_at(chosen: LayerDescription, behind: list[LayerDescription]) -> str:
     # The lab ranks behind pooling, which gives another order than before it. Pooling behind the
     # next convolution, even one that keeps channels apart, ranks that one's features.
-    near = list(takewhile(lambda item: item.class_name not in CONVOLUTIONS, behind))
+    near = list(takewhile(lambda item: not _is_convolution(item), behind))
     for item in near:
-        if item.class_name in POOLINGS:
+        if traits_of(item.class_name).pools:
             return item.name
-    return next((item.name for item in reversed(near) if item.class_name in _RANKING), chosen.name)
+    ranking = [item for item in near if traits_of(item.class_name).ranks]
+    return (ranking or [chosen])[-1].name

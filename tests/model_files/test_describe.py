@@ -185,7 +185,7 @@ def test_nested_models_count_their_classes(tmp_path):
 def test_an_answer_out_of_ops_leaves_the_classes_to_keras(tmp_path):
     net = make_net()
     net["config"]["layers"].append(
-        make_layer("Multiply", "masked", "answer") | {"module": "keras.src.ops.numpy"}
+        make_layer("Sort", "masked", "answer") | {"module": "keras.src.ops.numpy"}
     )
     net["config"]["output_layers"] = ["masked", 0, 0]
     assert describe(tmp_path, net).num_classes is None
@@ -780,21 +780,61 @@ def make_branches() -> Config:
     )
 
 
-def test_default_is_the_last_convolution_on_every_path(tmp_path):
-    assert choose(tmp_path, make_branches()) == ("shared", "shared")
+def test_default_is_the_last_tensor_on_every_path(tmp_path):
+    assert choose(tmp_path, make_branches()) == ("join", "gather")
+    assert choose(tmp_path, make_branches(), "shared") == ("shared", "shared")
 
 
-def test_default_is_the_last_convolution_where_none_is_on_every_path(tmp_path):
+def test_default_is_the_last_convolution_where_no_tensor_is_on_every_path(tmp_path):
+    net = make_chain(("Conv2D", "conv", {"filters": 4}))
+    net["config"]["layers"][-1:] = [
+        make_layer("Flatten", "pixels", "image"),
+        make_layer("Concatenate", "both", "gather", "pixels", axis=-1),
+        make_layer("Dense", "answer", "both", units=5),
+    ]
+    assert choose(tmp_path, net) == ("conv", "gather")
+
+
+def test_a_layer_that_nothing_needs_is_no_way_around(tmp_path):
     net = make_branches()
-    net["config"]["layers"][4] = make_layer("Add", "join", "image", "late")
-    assert choose(tmp_path, net) == ("late", "late")
-
-
-def test_a_shortcut_leads_past_a_convolution(tmp_path):
-    net = make_branches()
-    net["config"]["layers"][4] = make_layer("Add", "join", "early", "late")
+    net["config"]["layers"][4] = make_layer("MaxPooling2D", "join", "late")
     net["config"]["layers"].insert(1, make_layer("Conv2D", "unused", "image", filters=4))
-    assert choose(tmp_path, net) == ("early", "early")
+    assert choose(tmp_path, net) == ("late", "join")
+
+
+BLOCK_ENDS = {
+    "nothing": ([], "join", "gather"),
+    "an activation": ([("ReLU", "relu", "join")], "relu", "gather"),
+    "normalized and activated": (
+        [("BatchNormalization", "n", "join"), ("ReLU", "relu", "n"), ("Dropout", "drop", "relu")],
+        "relu",
+        "gather",
+    ),
+    "pooled": ([("ReLU", "relu", "join"), ("MaxPooling2D", "pool", "relu")], "relu", "pool"),
+    "gated by itself": (
+        [("ReLU", "gate", "join"), ("Multiply", "gated", "join", "gate")],
+        "gated",
+        "gather",
+    ),
+}
+
+
+@pytest.mark.parametrize(("end", "layer", "rank_at"), BLOCK_ENDS.values(), ids=BLOCK_ENDS.keys())
+def test_default_of_a_residual_net_is_the_end_of_its_last_block(tmp_path, end, layer, rank_at):
+    net = make_branches()
+    items = [make_layer(*item) for item in end]
+    last = items[-1]["name"] if items else "join"
+    net["config"]["layers"][5:6] = [*items, make_layer("GlobalMaxPooling2D", "gather", last)]
+    assert choose(tmp_path, net) == (layer, rank_at)
+
+
+def test_a_convolution_whose_channels_reach_the_last_tensor_apart_is_pruned_itself(tmp_path):
+    net = make_chain(("Conv2D", "conv", {"filters": 4}), ("ReLU", "gate"))
+    net["config"]["layers"][-2:-1] = [
+        make_layer("Multiply", "swish", "conv", "gate"),
+        make_layer("GlobalMaxPooling2D", "gather", "swish"),
+    ]
+    assert choose(tmp_path, net) == ("conv", "gather")
 
 
 CLASSIFIERS = {
@@ -856,11 +896,12 @@ def test_ranks_where_asked(tmp_path):
 BAD_CHOICES = {
     "unknown layer": (
         ("nobody", None),
-        "has no layer `nobody`, it has: image, conv, pool, flat, answer",
+        "has no layer `nobody`, its last are: image, conv, pool, flat, answer",
     ),
-    "no convolution": (
-        ("pool", None),
-        "layer `pool` is a MaxPooling2D, expected a convolution that is called once: conv",
+    "no features": (
+        ("flat", None),
+        "layer `flat` is a Flatten, expected one that gives spatial features and is called once, "
+        "as the last of them: conv, pool",
     ),
     "behind flatten": (
         (None, "answer"),
@@ -879,7 +920,7 @@ def test_refuses_choices(tmp_path, choice, fragment):
 
 
 def test_refuses_a_network_without_convolution(tmp_path):
-    with pytest.raises(InputError, match="has no 2-D convolution"):
+    with pytest.raises(InputError, match="has no layer that gives spatial features"):
         choose(tmp_path, make_chain())
 
 
@@ -889,5 +930,5 @@ def test_a_convolution_called_twice_cannot_be_pruned(tmp_path):
     shared["inbound_nodes"] *= 2
     description = describe(tmp_path, net)
     assert description.layers[2].num_calls == 2
-    with pytest.raises(InputError, match="layer `shared` is a Conv2D, expected a convolution that"):
+    with pytest.raises(InputError, match="layer `shared` is a Conv2D, expected one that gives"):
         choose_layers(description, layer="shared", rank_at=None)

@@ -29,6 +29,13 @@ def test_a_tie_of_ours_alone_explains_nothing():
     assert explains(ties, np.array([0]), plain([0.49999, 0.50001, 0])).all()
 
 
+def test_scores_that_softmax_cannot_tell_apart_are_a_tie():
+    scores = np.array([[1e-8, 3e-8, 2e-8], [0, 1e-5, 0]], np.float32)
+    assert near_ties(scores).tolist() == [True, False]
+    uniform = np.full((2, 3), 1 / 3, np.float32)
+    assert explains(scores, scores.argmax(1), uniform).tolist() == [True, False]
+
+
 def test_equal_scores_of_zero_are_a_tie():
     assert near_ties(np.zeros((1, 3), np.float32)).all()
 
