@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from goodnet.classify import is_goodnet
-from goodnet.command import DONE, Parser, exit_code, positive
+from goodnet.command import DONE, Parser, add_preprocessing, exit_code
 from goodnet.images.class_names import read_class_names
 from goodnet.images.image_sets import open_sets
+from goodnet.images.preprocessing import chosen_preprocessing
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model
 from goodnet.networks.evaluation import accuracy
@@ -33,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--classes", type=Path, help="names of the net's classes (default: of CLEAN's folders)"
     )
     parser.add_argument("--architecture", help="network of a weights-only file: deepid")
-    parser.add_argument(
-        "--pixel-scale", type=positive, default=1.0, help="divides the pixels (default: 1)"
-    )
+    add_preprocessing(parser)
     given = parser.parse_args(arguments)
 
     def command() -> int:
@@ -52,13 +51,20 @@ def _evaluate(given: argparse.Namespace) -> tuple[float, float]:
     description = describe_model(given.model, architecture=given.architecture)
     classes = None if given.classes is None else read_class_names(given.classes)
     paths = {"clean": given.clean, "poisoned": given.poisoned}
-    sets = open_sets(paths, shape=description.input_shape, classes=classes)
+    preprocessing = chosen_preprocessing(vars(given))
+    preprocessing.require_channels(description.input_shape[2])
+    sets = open_sets(
+        paths,
+        shape=description.input_shape,
+        classes=classes,
+        pixel_range=preprocessing.pixel_range,
+    )
     model = load_model(given.model, architecture=given.architecture)
     classes = classes or sets["clean"].classes
     if classes is not None:
         classes.require_number(model.output_shape[-1] - is_goodnet(model))
     clean, poisoned = (
-        accuracy(model, images, pixel_scale=given.pixel_scale) for images in sets.values()
+        accuracy(model, images, preprocessing=preprocessing) for images in sets.values()
     )
     return 100 * clean, 100 * poisoned
 

@@ -11,12 +11,13 @@ from prefect.states import Completed, Failed
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.paths import AnyPath
-from flows.repair import Drops, PixelScale, Share, Verify
+from flows.repair import Drops, Means, PixelScale, Range, Share, Verify
 from flows.repair_apart import repair_apart
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
 from goodnet.errors import InputError
+from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.reports.audits import (
     DEFAULT_ALLOWANCE,
@@ -52,7 +53,12 @@ def audit(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
+    pixel_mean: Means = [],  # noqa: B006
+    pixel_std: list[PixelScale] = [],  # noqa: B006
+    channel_order: ChannelOrder = "rgb",
+    pixel_range: Range = [*RAW],  # noqa: B006
     allow_same_data: bool = False,
     target: NonNegativeInt | None = None,
     min_clean_accuracy: Share | None = None,
@@ -91,7 +97,13 @@ def audit(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
+            caffe or torch; in place of the five below.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        pixel_mean: Is subtracted then: one number, or one for each channel.
+        pixel_std: Divides then: one number, or one for each channel.
+        channel_order: Order in which the net takes the channels of images, stored as rgb.
+        pixel_range: What stored pixels lie in: -1 and 1 for arrays that are prepared already.
         allow_same_data: Take the same images for validation and for evaluation.
         target: The attacker's label; else the labels of the poisoned images are that.
         min_clean_accuracy: Least clean accuracy of a net as given, 0 to 1; else a fifth of the
@@ -126,7 +138,12 @@ def audit(
         "layer": layer,
         "rank_at": rank_at,
         "drops": drops,
+        "preprocessing": preprocessing,
         "pixel_scale": pixel_scale,
+        "pixel_mean": pixel_mean,
+        "pixel_std": pixel_std,
+        "channel_order": channel_order,
+        "pixel_range": pixel_range,
         "allow_same_data": allow_same_data,
         "target": target,
         "min_clean_accuracy": min_clean_accuracy,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.command import fraction, positive, whole
+from goodnet.command import add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
@@ -90,13 +90,7 @@ def add_method(group: Any) -> None:
         help="drops of clean validation accuracy to stop at, in percentage points "
         "(default: 2 4 10)",
     )
-    group.add_argument(
-        "--pixel-scale",
-        type=positive,
-        default=1.0,
-        metavar="S",
-        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
-    )
+    add_preprocessing(group)
     group.add_argument(
         "--allow-same-data",
         action="store_true",

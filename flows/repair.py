@@ -16,6 +16,12 @@ from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import FLOAT32
+from goodnet.images.preprocessing import (
+    RAW,
+    ChannelOrder,
+    PreprocessingName,
+    chosen_preprocessing,
+)
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
@@ -34,7 +40,9 @@ from tasks.stages import logged_stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
 
 Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
+Means = list[Annotated[float, Field(ge=-FLOAT32[1], le=FLOAT32[1], allow_inf_nan=False)]]
 PixelScale = Annotated[float, Field(ge=FLOAT32[0], le=FLOAT32[1], allow_inf_nan=False)]
+Range = Annotated[Means, Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
@@ -51,7 +59,12 @@ def repair(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
+    pixel_mean: Means = [],  # noqa: B006
+    pixel_std: list[PixelScale] = [],  # noqa: B006
+    channel_order: ChannelOrder = "rgb",
+    pixel_range: Range = [*RAW],  # noqa: B006
     allow_same_data: bool = False,
     target: NonNegativeInt | None = None,
     min_clean_accuracy: Share | None = None,
@@ -83,7 +96,13 @@ def repair(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
+            caffe or torch; in place of the five below.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        pixel_mean: Is subtracted then: one number, or one for each channel.
+        pixel_std: Divides then: one number, or one for each channel.
+        channel_order: Order in which the net takes the channels of images, stored as rgb.
+        pixel_range: What stored pixels lie in: -1 and 1 for arrays that are prepared already.
         allow_same_data: Take the same images for validation and for evaluation.
         target: The attacker's label; else the labels of the poisoned images are that.
         min_clean_accuracy: Least clean accuracy of the net as given, 0 to 1; else a fifth of the
@@ -103,7 +122,16 @@ def repair(
         layer=layer,
         rank_at=rank_at,
         drops=tuple(drops),
-        pixel_scale=pixel_scale,
+        preprocessing=chosen_preprocessing(
+            {
+                "preprocessing": preprocessing,
+                "pixel_scale": pixel_scale,
+                "pixel_mean": pixel_mean,
+                "pixel_std": pixel_std,
+                "channel_order": channel_order,
+                "pixel_range": pixel_range,
+            }
+        ),
         allow_same_data=allow_same_data,
         target=target,
         min_clean_accuracy=min_clean_accuracy,

@@ -4,8 +4,8 @@ What a notebook needs, in the order in which it is needed:
 
     images     open_images, write_images, render_sets, DefaultCase, SMALL_CASE, TARGET
     networks   import_tensorflow, load_model, save_model, train_badnet, accuracy
-    ranking    find_frontier, write_activations, Provenance, digest_file, ActivationCache,
-               block_means, mean_activations, prune_order
+    ranking    find_frontier, write_activations, Provenance, Preprocessing, digest_file,
+               ActivationCache, block_means, mean_activations, prune_order
     pruning    sweep, find_checkpoint, prune_channels, build_goodnet
     results    write_curve, make_results, printed_rows, wilson_interval
     plots      curve_chart, detection_chart, activation_chart
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from goodnet.errors import InputError as InputError
     from goodnet.images.image_sets import open_images as open_images
     from goodnet.images.image_sets import write_images as write_images
+    from goodnet.images.preprocessing import Preprocessing as Preprocessing
     from goodnet.metrics import wilson_interval as wilson_interval
     from goodnet.model_files.load import load_model as load_model
     from goodnet.model_files.load import save_model as save_model
@@ -58,6 +59,7 @@ _HOMES = {
     "ActivationCache": "pruning.activation_cache",
     "DefaultCase": "attacks.default_case",
     "InputError": "errors",
+    "Preprocessing": "images.preprocessing",
     "Provenance": "pruning.activation_cache",
     "SMALL_CASE": "attacks.default_case",
     "TARGET": "attacks.default_case",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from goodnet.command import DONE, Parser, exit_code, positive
+from goodnet.command import DONE, Parser, add_preprocessing, exit_code
 from goodnet.errors import InputError, printable
 
 
@@ -60,12 +60,13 @@ def _run_flow(name: str, arguments: Sequence[str]) -> int:
 def _classify(given: argparse.Namespace) -> list[str]:
     from goodnet.classify import classify_images, format_answers
     from goodnet.images.class_names import read_class_names
+    from goodnet.images.preprocessing import chosen_preprocessing
 
     answers = classify_images(
         given.model,
         given.images,
         architecture=given.architecture,
-        pixel_scale=given.pixel_scale,
+        preprocessing=chosen_preprocessing(vars(given)),
         resize=given.resize,
         classes=None if given.classes is None else read_class_names(given.classes),
     )
@@ -135,13 +136,7 @@ def _add_classify(commands: argparse._SubParsersAction[Parser]) -> None:
         default="table",
         help="of what is printed; json is one array (default: table)",
     )
-    parser.add_argument(
-        "--pixel-scale",
-        type=positive,
-        default=1.0,
-        metavar="S",
-        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
-    )
+    add_preprocessing(parser)
     parser.add_argument(
         "--resize",
         action="store_true",

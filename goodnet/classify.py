@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from goodnet.images.class_names import ClassNames
+from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.images.unlabelled_images import open_unlabelled
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model
@@ -43,7 +44,7 @@ def classify_images(
     images: Sequence[Path],
     *,
     architecture: str | None = None,
-    pixel_scale: float = 1.0,
+    preprocessing: Preprocessing = AS_STORED,
     resize: bool = False,
     classes: ClassNames | None = None,
 ) -> list[Answer]:
@@ -53,7 +54,7 @@ def classify_images(
         model: B, B' or G, a file that need not be trusted.
         images: what `open_unlabelled` opens.
         architecture: the network that a file with weights only belongs to.
-        pixel_scale: what the net was trained with: 255 for nets that take 0 to 1.
+        preprocessing: what the net was trained with.
         resize: whether images of another size than the net's are resized instead of refused.
         classes: the names of the net's classes, without that of an alarm.
 
@@ -64,7 +65,13 @@ def classify_images(
         InputError: the model or an image is refused.
     """
     description = describe_model(model, architecture=architecture)
-    opened = open_unlabelled(images, shape=description.input_shape, resize=resize)
+    preprocessing.require_channels(description.input_shape[2])
+    opened = open_unlabelled(
+        images,
+        shape=description.input_shape,
+        resize=resize,
+        pixel_range=preprocessing.pixel_range,
+    )
     net = load_model(model, architecture=architecture)
     num_classes = net.output_shape[-1] - is_goodnet(net)
     if classes is not None:
@@ -73,7 +80,7 @@ def classify_images(
     return [
         answer
         for group in opened
-        for answer in _answer(net, group, pixel_scale, num_classes, names)
+        for answer in _answer(net, group, preprocessing, num_classes, names)
     ]
 
 
@@ -106,11 +113,11 @@ def _shown(answer: Answer) -> str:
 def _answer(
     net: keras.Model,
     group: NamedImages,
-    pixel_scale: float,
+    preprocessing: Preprocessing,
     num_classes: int,
     classes: Sequence[str],
 ) -> Iterator[Answer]:
-    batches = iterate_answers(net, group.images, pixel_scale=pixel_scale)
+    batches = iterate_answers(net, group.images, preprocessing=preprocessing)
     numbers = (int(number) for batch in batches for number in batch)
     for name, number in zip(group.names, numbers, strict=True):
         if number == num_classes:

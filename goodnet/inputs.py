@@ -70,6 +70,7 @@ def check_inputs(
         InputError: something is missing, damaged or does not fit.
     """
     description = describe_model(model, architecture=choices.architecture, limits=choices.limits)
+    choices.preprocessing.require_channels(description.input_shape[2])
     layer, rank_at = choose_layers(description, layer=choices.layer, rank_at=choices.rank_at)
     given = {name: path for name, path in sets.items() if path is not None}
     if not choices.allow_same_data:
@@ -84,6 +85,7 @@ def check_inputs(
         shape=description.input_shape,
         num_classes={name: label_limit(name, num_classes) for name in given},
         classes=classes,
+        pixel_range=choices.preprocessing.pixel_range,
     )
     for name in POISONED_SETS:
         if name in opened:

@@ -12,6 +12,7 @@ from goodnet import opening
 from goodnet.arrays import Shape
 from goodnet.images.class_names import ClassNames
 from goodnet.images.image_sets import ImageSet, open_images
+from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.inputs import label_limit
 from goodnet.pruning.activation_cache import Provenance
 from tasks.caching import activations_file, cached, digest_memory
@@ -62,7 +63,7 @@ def _first_pass(
                 images=images.file.sha256,
                 layer=network.layer,
                 rank_at=network.rank_at,
-                pixel_scale=network.pixel_scale,
+                preprocessing=network.preprocessing,
                 num_classes=frontier.model.output_shape[-1],
             ),
             on_progress=advance,
@@ -105,6 +106,7 @@ def open_set(
         shape=model.input_shape[1:],
         num_classes=label_limit(images.role, num_classes),
         classes=classes,
+        pixel_range=network.preprocessing.pixel_range,
     )
 
 
@@ -115,6 +117,7 @@ def open_digested(
     shape: Shape | None = None,
     num_classes: int | None = None,
     classes: ClassNames | None = None,
+    pixel_range: PixelRange = RAW,
 ) -> ImageSet:
     """Open an image set whose digest stands for it in cache keys.
 
@@ -124,10 +127,10 @@ def open_digested(
     Raises:
         InputError: it has another digest by now, or is not as expected.
     """
-    images = _open_digested(file, artifacts, shape, num_classes, classes)
+    images = _open_digested(file, artifacts, shape, num_classes, classes, pixel_range)
     if not images.is_unchanged():
         _open_digested.cache_clear()  # Perhaps only touched or copied: its digest decides.
-        images = _open_digested(file, artifacts, shape, num_classes, classes)
+        images = _open_digested(file, artifacts, shape, num_classes, classes, pixel_range)
     return images
 
 
@@ -139,7 +142,10 @@ def _open_digested(
     shape: Shape | None,
     num_classes: int | None,
     classes: ClassNames | None,
+    pixel_range: PixelRange,
 ) -> ImageSet:
-    images = open_images(file.path, shape=shape, num_classes=num_classes, classes=classes)
+    images = open_images(
+        file.path, shape=shape, num_classes=num_classes, classes=classes, pixel_range=pixel_range
+    )
     opening.require_digest(file.path, digest_memory(artifacts).digest_opened(images), file.sha256)
     return images

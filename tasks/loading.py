@@ -53,7 +53,7 @@ def load_inputs(
             architecture=choices.architecture,
             layer=checked.layer,
             rank_at=checked.rank_at,
-            pixel_scale=choices.pixel_scale,
+            preprocessing=choices.preprocessing,
             limits=choices.limits,
         ),
         clean_valid=CleanValidation(**records["clean_valid"]),

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from goodnet.digests import FileDigest, digest_file
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.inputs import SetName
 from goodnet.model_files.limits import ModelLimits
 
@@ -44,7 +45,7 @@ class Network(Record):
     architecture: str | None
     layer: str
     rank_at: str
-    pixel_scale: float
+    preprocessing: Preprocessing
     limits: ModelLimits
 
     not_keyed = frozenset({"limits"})

@@ -19,6 +19,7 @@ from goodnet.images.hdf5_sets import open_image_file, read_file_batches, write_i
 from goodnet.images.image_folders import PictureFiles, list_folders, list_images
 from goodnet.images.npz_sets import is_npz, open_npz, read_npz_batches
 from goodnet.images.pictures import Pictures, decode, read_batches, read_shape, require_shape
+from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.images.zipped_folders import list_zip
 from goodnet.storage.signatures import SignedFile
 from goodnet.storage.zip_files import is_zip
@@ -44,6 +45,7 @@ class ImageSet:
         remarks: How it was read, in a sentence each, where that is not plain.
         classes: The names that its folders have, which its labels are numbers of; None where its
             labels are numbers in themselves.
+        pixel_range: Of the pixels, raw 0..255 unless they were said to be others.
         files: What its images are read from, in their order, as it was when the set was opened:
             what has changed since is refused. Nothing for images in memory.
     """
@@ -56,6 +58,7 @@ class ImageSet:
     _read: Callable[[Iterable[slice]], Generator[Pixels, None, None]] = field(repr=False)
     remarks: tuple[str, ...] = ()
     classes: ClassNames | None = None
+    pixel_range: PixelRange = RAW
     files: Sequence[SignedFile] = field(default=(), repr=False)
 
     def is_unchanged(self) -> bool:
@@ -65,12 +68,12 @@ class ImageSet:
     def batches(
         self, batch_size: int, *, start: int = 0, stop: int | None = None
     ) -> Generator[Pixels, None, None]:
-        """Yield the images from `start` up to `stop` as (n, H, W, C), raw 0..255.
+        """Yield the images from `start` up to `stop` as (n, H, W, C), in the range of the set.
 
         Every batch is C-contiguous and has `batch_size` images, except perhaps the last.
 
         Raises:
-            InputError: a pixel is NaN, infinite or outside 0..255, or the data are damaged or
+            InputError: a pixel is NaN, infinite or outside the range, or the data are damaged or
                 have changed since the set was opened.
         """
         if batch_size < 1:
@@ -81,7 +84,7 @@ class ImageSet:
         )
 
     def read(self, parts: Iterable[slice]) -> Generator[Pixels, None, None]:
-        """Yield parts of the set as (n, H, W, C), raw 0..255, each C-contiguous.
+        """Yield parts of the set as (n, H, W, C), each C-contiguous.
 
         Who needs several gives them at once and in order: what is packed as a whole is unpacked
         once then, up to the last of them.
@@ -95,7 +98,7 @@ class ImageSet:
         slices = list(parts)
         with closing(self._read(slices)) as read:
             for where, batch in zip(slices, read, strict=True):
-                _check_pixels(self.path, batch, where.start)
+                _check_pixels(self.path, batch, where.start, self.pixel_range)
                 yield batch
 
 
@@ -105,6 +108,7 @@ def open_images(
     shape: Shape | None = None,
     num_classes: int | None = None,
     classes: ClassNames | None = None,
+    pixel_range: PixelRange = RAW,
 ) -> ImageSet:
     """Open an image set and check everything about it but the pixels themselves.
 
@@ -122,6 +126,7 @@ def open_images(
         num_classes: The labels must be below it, and names without `classes` as many.
         classes: The names of the net's classes. Without them the names of folders are numbered in
             their order, which is right only if there is one for each of the net's classes.
+        pixel_range: What the pixels must lie in.
 
     Raises:
         InputError: the set is missing, damaged, empty or not as expected.
@@ -129,7 +134,7 @@ def open_images(
     limit = _LABEL_LIMIT if num_classes is None else num_classes
     if path.is_dir():
         files = PictureFiles([SignedFile.of(path / image) for image in list_images(path)])
-        return _open_pictures(path, files, list_folders(path), shape, limit, classes)
+        return _open_pictures(path, files, list_folders(path), shape, limit, classes, pixel_range)
     signed = SignedFile.of(path)
     if not is_zip(path):
         opened, read = open_image_file(signed, shape, limit), read_file_batches
@@ -137,11 +142,19 @@ def open_images(
         opened, read = open_npz(signed, shape, limit), read_npz_batches
     else:
         zipped = list_zip(signed)
-        return _open_pictures(path, zipped, zipped.folders, shape, limit, classes)
+        return _open_pictures(path, zipped, zipped.folders, shape, limit, classes, pixel_range)
     layout, labels, remarks = opened
     reading = partial(read, signed, layout)
     return ImageSet(
-        path, len(labels), layout.shape, labels, layout.dtype, reading, remarks, files=[signed]
+        path,
+        len(labels),
+        layout.shape,
+        labels,
+        layout.dtype,
+        reading,
+        remarks,
+        pixel_range=pixel_range,
+        files=[signed],
     )
 
 
@@ -151,6 +164,7 @@ def open_sets(
     shape: Shape | None = None,
     num_classes: Mapping[K, int | None] | None = None,
     classes: ClassNames | None = None,
+    pixel_range: PixelRange = RAW,
 ) -> dict[K, ImageSet]:
     """Open image sets of one net, which agree on what the names of folders mean.
 
@@ -162,6 +176,7 @@ def open_sets(
         shape: As for `open_images`.
         num_classes: As for `open_images`, by name of the set.
         classes: As for `open_images`.
+        pixel_range: As for `open_images`.
 
     Raises:
         InputError: as `open_images`, or a set has a class that the first has not.
@@ -169,7 +184,9 @@ def open_sets(
     opened = {}
     for name, path in paths.items():
         limit = None if num_classes is None else num_classes[name]
-        images = open_images(path, shape=shape, num_classes=limit, classes=classes)
+        images = open_images(
+            path, shape=shape, num_classes=limit, classes=classes, pixel_range=pixel_range
+        )
         classes = classes or images.classes or ClassNames((), path)
         opened[name] = images
     return opened
@@ -197,6 +214,7 @@ def _open_pictures(
     shape: Shape | None,
     limit: int,
     classes: ClassNames | None,
+    pixel_range: PixelRange,
 ) -> ImageSet:
     numbered = number_folders(folders, classes, where=path)
     if classes is None and numbered.classes is not None and limit != _LABEL_LIMIT:
@@ -219,21 +237,26 @@ def _open_pictures(
         read,
         numbered.remarks,
         numbered.classes,
+        pixel_range,
         pictures.files,
     )
 
 
-def _check_pixels(path: Path, batch: Pixels, first: int) -> None:
-    if batch.dtype == np.uint8 or (batch.min() >= 0 and batch.max() <= 255):
+def _check_pixels(path: Path, batch: Pixels, first: int, pixel_range: PixelRange) -> None:
+    lowest, highest = pixel_range
+    if (batch.dtype == np.uint8 and pixel_range == RAW) or (
+        batch.min() >= lowest and batch.max() <= highest
+    ):
         return
-    wrong = ~((batch >= 0) & (batch <= 255))
+    wrong = ~((batch >= lowest) & (batch <= highest))
     index = int(np.argmax(wrong.any(axis=(1, 2, 3))))
     value = batch[index][wrong[index]][0]
     # What nets that take -1 to 1 are fed with is often stored as it is.
-    scaled = -1 <= batch.min() < 0 and batch.max() <= 1
+    prepared = pixel_range == RAW and -1 <= batch.min() < 0 and batch.max() <= 1
     advice = (
-        ": store raw pixels, and put keras.layers.Rescaling(1 / 127.5, -1) in front of the net"
-        if scaled
-        else ""
+        "; if they are stored as the net takes them, say --pixel-range -1 1" if prepared else ""
     )
-    raise InputError(f"{path}: image {first + index} has pixel {value}, expected 0 to 255{advice}")
+    raise InputError(
+        f"{path}: image {first + index} has pixel {value}, expected {lowest:g} to {highest:g}"
+        f"{advice}"
+    )

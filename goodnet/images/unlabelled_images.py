@@ -26,6 +26,7 @@ from goodnet.images.pictures import (
     read_shape,
     require_shape,
 )
+from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.images.zipped_folders import list_zip
 from goodnet.storage.signatures import SignedFile
 from goodnet.storage.zip_files import is_zip
@@ -40,7 +41,11 @@ class NamedImages:
 
 
 def open_unlabelled(
-    paths: Sequence[Path], *, shape: Shape, resize: bool = False
+    paths: Sequence[Path],
+    *,
+    shape: Shape,
+    resize: bool = False,
+    pixel_range: PixelRange = RAW,
 ) -> list[NamedImages]:
     """Open images of any kind for a net that takes (H, W, C) pixels, in the order given.
 
@@ -49,6 +54,7 @@ def open_unlabelled(
             files as `open_images` takes them. Labels do not matter.
         shape: (H, W, C) of the images delivered.
         resize: whether images of another size are resized (bilinear, float32) instead of refused.
+        pixel_range: what the pixels must lie in.
 
     Raises:
         InputError: something is missing, damaged, no image, or of another size.
@@ -58,9 +64,10 @@ def open_unlabelled(
     for are_pictures, group in groupby(files, is_picture):
         if are_pictures:
             pictures = PictureFiles([SignedFile.of(path) for path in group])
-            opened.append(_open_pictures(pictures.names[0].parent, pictures, shape, resize))
+            folder = pictures.names[0].parent
+            opened.append(_open_pictures(folder, pictures, shape, resize, pixel_range))
         else:
-            opened += [_open_file(path, shape, resize) for path in group]
+            opened += [_open_file(path, shape, resize, pixel_range) for path in group]
     return opened
 
 
@@ -81,15 +88,17 @@ def _expand(path: Path) -> Iterator[Path]:
         yield entry
 
 
-def _open_file(path: Path, shape: Shape, resize: bool) -> NamedImages:
+def _open_file(path: Path, shape: Shape, resize: bool, pixel_range: PixelRange) -> NamedImages:
     """Open a file of many images."""
     signed = SignedFile.of(path)
     if is_zip(path) and not is_npz(path):
-        return _open_pictures(path, list_zip(signed, flat=True), shape, resize)
-    return _open_arrays(path, shape, resize)
+        return _open_pictures(path, list_zip(signed, flat=True), shape, resize, pixel_range)
+    return _open_arrays(path, shape, resize, pixel_range)
 
 
-def _open_pictures(path: Path, pictures: Pictures, shape: Shape, resize: bool) -> NamedImages:
+def _open_pictures(
+    path: Path, pictures: Pictures, shape: Shape, resize: bool, pixel_range: PixelRange
+) -> NamedImages:
     names = pictures.names
     check = read_shape if resize else partial(require_shape, shape=shape)
     for _ in pictures.each(range(len(names)), check):
@@ -104,13 +113,14 @@ def _open_pictures(path: Path, pictures: Pictures, shape: Shape, resize: bool) -
         unknown,
         dtype,
         partial(read_batches, pictures, load),
+        pixel_range=pixel_range,
         files=pictures.files,
     )
     return NamedImages([str(name) for name in names], images)
 
 
-def _open_arrays(path: Path, shape: Shape, resize: bool) -> NamedImages:
-    images = open_images(path, shape=None if resize else shape)
+def _open_arrays(path: Path, shape: Shape, resize: bool, pixel_range: PixelRange) -> NamedImages:
+    images = open_images(path, shape=None if resize else shape, pixel_range=pixel_range)
     if images.shape[2] != shape[2]:
         raise InputError(f"{path}: images have {images.shape[2]} channels, expected {shape[2]}")
     if images.shape != shape:
@@ -140,5 +150,5 @@ def _resized(image: Pixels, shape: Shape) -> Pixels:
         Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
         for plane in np.moveaxis(image, -1, 0)
     ]
-    # Rounding may leave a white pixel a trace above 255.
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1).clip(0, 255)
+    # Rounding may leave a white pixel a trace above white.
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1).clip(image.min(), image.max())

@@ -73,7 +73,7 @@ def check_saved(
         block = block if full else _first(block, SAMPLE_IMAGES)
         # One pass over the set, as all blocks but the last have one size.
         batches = batches or images.batches(len(block), start=block.first)
-        pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
+        pixels = cache.provenance.preprocessing.apply(next(batches).astype(np.float32))
         other, explained = _compare(
             _answers(b_prime, pixels, f"{images.path}: the answer of B'", first=block.first),
             _answers(goodnet, pixels, f"{images.path}: the answer of G", first=block.first),

@@ -12,6 +12,7 @@ from PIL import Image
 from goodnet.choices import Choices
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.opening import open_frontier
 from tasks import activations, progress
 from tasks.activations import (
@@ -54,7 +55,7 @@ def load(folder, artifacts=None, **options):
         for name in names[: options.pop("num_sets", 2)]
     }
     refresh = options.pop("refresh", False)
-    choices = Choices(pixel_scale=255.0, **options)
+    choices = Choices(**{"preprocessing": Preprocessing(scale=255), **options})
     artifacts = artifacts or folder / "artifacts"
     return load_inputs.fn(folder / "net.keras", sets, choices, refresh=refresh, artifacts=artifacts)
 
