@@ -221,6 +221,29 @@ def test_pixels_are_divided_by_the_scale(
     assert classify(capsys, *given, "--pixel-scale", 255)[0][1] == "1"
 
 
+def test_pixels_are_prepared_as_it_is_said(
+    capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
+):
+    red = nets / "b.keras", pictures / "red.png"
+    assert classify(capsys, *red, "--channel-order", "bgr")[0][1] == "2"
+    assert classify(capsys, *red, "--pixel-mean", 240, 0, 0)[0][1] == "1"
+    assert classify(capsys, *red, "--pixel-std", 250, 1, 1)[0][1] == "1"
+    # All channels of a bright picture are above the means of caffe.
+    assert classify(capsys, *red, "--preprocessing", "caffe")[0][1] == "2"
+    pixels = np.tile(np.array(list(COLOURS.values()), "f4")[:, None, None], (1, HEIGHT, WIDTH, 1))
+    np.savez(tmp_path / "a.npz", x=pixels / 127.5 - 1, y=[0, 1, 2])
+    given = nets / "b.keras", tmp_path / "a.npz"
+    assert "say --pixel-range -1 1" in refusal(capsys, *given)
+    options = ("--pixel-range", -1, 1, "--pixel-mean", -1, "--pixel-std", 1 / 127.5)
+    answers = classify(capsys, *given, *options)
+    assert [answer for _, answer in answers] == ["0", "1", "2"]
+    said = refusal(capsys, *red, "--preprocessing", "tf", "--pixel-scale", 255)
+    assert "preprocessing is tf and has a scale" in said
+    assert "has 2 means, but the net takes 3 channels" in refusal(
+        capsys, *red, "--pixel-mean", 1, 2
+    )
+
+
 def test_other_sizes_are_refused_unless_resized(
     capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path
 ):
@@ -318,12 +341,25 @@ def test_what_is_no_model_is_refused(
     assert "no such file" in refusal(capsys, tmp_path / "none.keras", pictures)
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "inf", "nan", "x"])
-def test_impossible_pixel_scale_is_refused(capsys: pytest.CaptureFixture[str], scale: str):
+@pytest.mark.parametrize("option", ["--pixel-scale", "--pixel-std"])
+@pytest.mark.parametrize("number", ["0", "-1", "inf", "nan", "x"])
+def test_impossible_divisors_are_refused(
+    capsys: pytest.CaptureFixture[str], option: str, number: str
+):
     with pytest.raises(SystemExit) as stop:
-        main(["classify", "g.keras", "a.png", f"--pixel-scale={scale}"])
+        main(["classify", "g.keras", "a.png", f"{option}={number}"])
     assert stop.value.code == 2
-    assert "--pixel-scale" in capsys.readouterr().err
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["--pixel-mean=inf", "--pixel-mean=1e39", "--pixel-range=x"])
+def test_numbers_that_nets_cannot_compute_with_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: str
+):
+    with pytest.raises(SystemExit) as stop:
+        main(["classify", "g.keras", "a.png", arguments])
+    assert stop.value.code == 2
+    assert arguments.partition("=")[0] in capsys.readouterr().err
 
 
 def test_as_a_process_it_prints_answers_and_no_noise(nets: Path, pictures: Path):

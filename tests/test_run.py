@@ -301,6 +301,33 @@ def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
     assert "<figcaption>label 0 (Tom)<br>B 0 (Tom)" in (folder / "report.html").read_text()
 
 
+def test_a_net_that_takes_other_pixels_gives_the_same_results(
+    on_faces, faces_case, prefect_server, tmp_path
+):
+    """Images stored as BGR: its GoodNet takes them in that order too."""
+    turned = {}
+    for name, path in faces_case.sets.items():
+        images = open_images(path)
+        turned[name] = tmp_path / f"{name}.npz"
+        (pixels,) = images.batches(images.num_images)
+        np.savez(turned[name], x=np.ascontiguousarray(pixels[..., ::-1]), y=images.labels)
+    order = ("--channel-order", "bgr")
+    arguments = options_of(faces_case, artifacts=tmp_path, **turned)
+    done = run(*arguments, *order, "--run-name", "bgr", "--quiet", environment=prefect_server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    found = read_results(tmp_path, "bgr")
+    assert found == read_results(on_faces[1], "first")
+    folder = tmp_path / "runs" / "bgr"
+    assert json.loads((folder / "run.json").read_text())["parameters"]["channel_order"] == "bgr"
+    given = turned["clean_test"], turned["poisoned_test"], folder / "goodnet_10.keras"
+    command = [sys.executable, "eval.py", *given, *order]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    rates = found["checkpoints"][-1]["goodnet"]
+    assert [float(line.split()[-1]) for line in done.stdout.splitlines()] == pytest.approx(
+        [100 * rates["clean_test_accuracy"], 100 * rates["attack_success_rate"]]
+    )
+
+
 class BadInput(NamedTuple):
     name: str
     change: dict
@@ -329,6 +356,10 @@ BAD_INPUTS = [
     BadInput("target without an attack", {"--target": "3"}, "without poisoned images"),
     BadInput("target is no class", {"--target": "8", "--poisoned-test": "bd.h5"}, "0 to 7"),
     BadInput("class N alone", {"--poisoned-test": "label.h5"}, "say which that is with --target"),
+    BadInput("means of another net", {"--pixel-mean": "1 2"}, "has 2 means, but the net takes 3"),
+    BadInput("two preprocessings", {"--preprocessing": "tf", "--pixel-scale": "255"},
+             "preprocessing is tf and has a scale"),
+    BadInput("range of one value", {"--pixel-range": "1 1"}, "expected the lower one first"),
     BadInput("bad run name", {"--run-name": "../x"}, "plain folder name"),
 ]  # fmt: skip
 
@@ -373,7 +404,13 @@ def refusals(faces_case, tmp_path_factory):
         }
         changes = {option[2:].replace("-", "_"): value for option, value in changes.items()}
         given = {"poisoned_test": None, "artifacts": folder} | changes
-        return [str(part) for part in options_of(faces_case, **given)]
+        parts = [str(part) for part in options_of(faces_case, **given)]
+        several = ("--pixel-mean", "--pixel-range")
+        return [
+            one
+            for option, part in zip(["", *parts], parts, strict=False)
+            for one in (part.split() if option in several else [part])
+        ]
 
     done = subprocess.run(
         [sys.executable, "-c", REFUSALS],

@@ -238,6 +238,21 @@ def test_stages_number_named_folders_as_clean_validation_does(tmp_path):
     assert len(stored(tmp_path)) == 6
 
 
+def test_each_preprocessing_has_activations_of_its_own(folder, original):
+    from keras.applications.imagenet_utils import preprocess_input
+
+    for name in ("tf", "caffe", "torch"):
+        inputs = load(folder, preprocessing=Preprocessing.named(name))
+        record = first_pass(inputs, folder)
+        prepared = preprocess_input(make_images(0).astype(np.float32), mode=name)
+        answers = original[1].predict(prepared, verbose=0, batch_size=512)
+        found = pq.read_table(record.file.path, columns=["prediction"])["prediction"].to_numpy()
+        assert np.count_nonzero(found != answers.argmax(1)) <= 1
+    assert len(stored(folder)) == 3
+    with pytest.raises(InputError, match="has 2 means, but the net takes 3 channels"):
+        load(folder, preprocessing=Preprocessing(mean=(1, 2)))
+
+
 def test_a_net_whose_classes_only_keras_counts_is_held_against_the_names_too(tmp_path):
     """Its number of classes is not known before it is loaded."""
     import keras
