@@ -77,9 +77,9 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
         kernel.assign(saved[0])
         bias.assign(saved[1])
 
-    forward = _compiled(tf, model, pixels)
-    goodnet = _compiled(tf, build_goodnet(model, "conv_3", order[:50]), pixels)
-    timed = _interleaved(
+    forward = compiled(tf, model, pixels)
+    goodnet = compiled(tf, build_goodnet(model, "conv_3", order[:50]), pixels)
+    timed = interleaved(
         {
             "first pass": first_pass,
             "sweep": lambda: sweep(cache, frontier=frontier, order=order),
@@ -94,33 +94,33 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     direct = [(len(order) + 1) * step for step in timed["direct step"]]
     yield Comparison(
         "61 direct evaluations of the pruned net, compiled (one timed, times 61) / the sweep",
-        f"{_ratio(direct, timed['sweep']):.0f}",
+        f"{ratio(direct, timed['sweep']):.0f}",
         "at least 100",
     )
     yield Comparison(
         "first pass and sweep / model.predict",
-        f"{_ratio(both, timed['predict']):.2f}",
+        f"{ratio(both, timed['predict']):.2f}",
         "at most 0.9",
     )
     yield Comparison(
         "first pass and sweep / one compiled forward pass of B",
-        f"{_ratio(both, timed['forward']):.2f}",
+        f"{ratio(both, timed['forward']):.2f}",
         "at most 1.4",
     )
     yield Comparison(
         "images a second, G / B, compiled",
-        f"{_ratio(timed['forward'], timed['G']):.2f}",
+        f"{ratio(timed['forward'], timed['G']):.2f}",
         "at least 0.87",
     )
     limit = [a + b for a, b in zip(timed["products"], timed["forward"], strict=True)]
     yield Comparison(
         f"the floor: a forward pass and the products of the {evaluations:.1f} of 60 evaluations of "
         "the head that remain / a forward pass",
-        f"{_ratio(limit, timed['forward']):.2f}",
+        f"{ratio(limit, timed['forward']):.2f}",
         "",
     )
     yield Comparison(
-        "... 61 direct evaluations / those products", f"{_ratio(direct, timed['products']):.0f}", ""
+        "... 61 direct evaluations / those products", f"{ratio(direct, timed['products']):.0f}", ""
     )
     for name in timed:
         yield Comparison(
@@ -132,7 +132,8 @@ def _read(pixels: Pixels, slices: Iterable[slice]) -> Generator[Pixels, None, No
     yield from (pixels[where] for where in slices)
 
 
-def _compiled(tf: Any, model: Any, pixels: Any) -> Callable[[], None]:
+def compiled(tf: Any, model: Any, pixels: Any) -> Callable[[], None]:
+    """Return what lets a compiled net answer all pixels, batch by batch."""
     answer = tf.function(
         lambda batch: tf.argmax(model(batch, training=False), 1),
         input_signature=[tf.TensorSpec((None, *pixels.shape[1:]), tf.float32)],
@@ -157,10 +158,12 @@ def _multiply(model: Any, num_rows: int) -> None:
         list(threads.map(multiply, range(num_rows // len(activations))))
 
 
-def _interleaved(functions: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Run all functions in turn, once to warm up and then ROUNDS times; return seconds."""
+def interleaved(
+    functions: dict[str, Callable[[], object]], *, rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """Run all functions in turn, once to warm up and then `rounds` times; return seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for name, function in functions.items():
             began = time.perf_counter()
             function()
@@ -168,5 +171,6 @@ def _interleaved(functions: dict[str, Callable[[], object]]) -> dict[str, list[f
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def _ratio(numerator: list[float], denominator: list[float]) -> float:
+def ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Return the median ratio of two lists of seconds, taken round by round."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))

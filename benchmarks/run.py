@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from benchmarks.architectures import compare_architectures
 from benchmarks.command import compare_command
 from benchmarks.data import make_badnet, write_faces
 from benchmarks.engine import NUM_IMAGES, Comparison, compare_engine
@@ -22,7 +23,8 @@ def main() -> None:
     """Run all benchmarks; the engine alone with --engine."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--engine", action="store_true", help="leave out the whole commands")
-    only_engine = parser.parse_args().engine
+    parser.add_argument("--nets", action="store_true", help="the table of eight nets alone")
+    chosen = parser.parse_args()
     print(f"{_processor()}, {_blas()}, Python {platform.python_version()}", end=", ")
     print(f"{datetime.now(UTC):%Y-%m-%d}")
     with tempfile.TemporaryDirectory(prefix="goodnet-bench-") as name:
@@ -32,11 +34,16 @@ def main() -> None:
         os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
         badnet, faces = folder / "badnet.keras", folder / "faces.h5"
         import_tensorflow()
+        if not chosen.engine:
+            for comparison in compare_architectures(folder):
+                _print(comparison)
+        if chosen.nets:
+            return
         make_badnet(badnet)
         write_faces(faces, NUM_IMAGES, seed=7, dtype=np.float32)
         for comparison in compare_engine(folder, badnet, faces):
             _print(comparison)
-        if not only_engine:
+        if not chosen.engine:
             for comparison in compare_command(folder, badnet):
                 _print(comparison)
 

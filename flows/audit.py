@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.settings import configure
 from goodnet.attacks.targets import require_target
-from goodnet.command import DONE, Parser, exit_code, fraction, positive
+from goodnet.command import DONE, Parser, as_options, exit_code, fraction, positive
 from goodnet.errors import printable
 from goodnet.images.class_names import read_class_names
 from goodnet.images.image_sets import open_sets
@@ -70,7 +70,7 @@ def _audit(parameters: dict[str, Any], folder: Path, *, quiet: bool) -> int:
         print_audit(Page(), folder)
     if state.is_completed():
         return DONE
-    print(f"error: {printable(str(state.message))}", file=sys.stderr)  # noqa: T201
+    print(f"error: {as_options(printable(str(state.message)))}", file=sys.stderr)  # noqa: T201
     return 1
 
 

@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -30,6 +31,14 @@ FLOAT32 = 1e-37, 1e38
 _NOT_OWNERS = 0o077
 """What a umask may take away: not a command's own right to read and write what it makes."""
 
+_ARGUMENT = (
+    r"(allow_same_data|architecture|channel_order|classes|min_clean_accuracy|pixel_mean|pixel_range"
+    r"|pixel_scale|pixel_std|preprocessing)="
+    r"(\"\w+\"|\([-\w.+, ]+\)|[\w.+-]*\w)"
+)
+_ADVICE = re.compile(rf"\b(give|with) ({_ARGUMENT}(?:, {_ARGUMENT})*)")
+"""How the library advises values for its arguments."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -53,7 +62,7 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
         _write_out()
         return code
     except InputError as error:
-        _say(f"error: {error}")
+        _say(f"error: {as_options(str(error))}")
     except KeyboardInterrupt as stop:
         _say(stopped)
         return _SIGNALLED + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
@@ -71,6 +80,22 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
     finally:
         _drop_unwritten()
     return MENDABLE
+
+
+def as_options(message: str) -> str:
+    """Return a message of the library with the arguments that it advises as options of a command.
+
+    `give pixel_scale=255` becomes `give --pixel-scale 255`.
+    """
+    return _ADVICE.sub(_as_option, message)
+
+
+def _as_option(found: re.Match[str]) -> str:
+    options = [found[1]]
+    for name, value in re.findall(_ARGUMENT, found[2]):
+        options.append(f"--{name.replace('_', '-')}")
+        options += [] if value == "True" else [re.sub('[",()]', "", value)]
+    return " ".join(options)
 
 
 def describe_os_error(error: OSError) -> str:

@@ -123,7 +123,7 @@ def require_different_data(digests: Mapping[SetName, str]) -> None:
         if digest in names:
             raise InputError(
                 f"{name} and {names[digest]} are the same data, expected different sets; "
-                "allow it with --allow-same-data"
+                "allow it with allow_same_data=True"
             )
         names[digest] = name
 
@@ -176,7 +176,9 @@ def compare_images(
         )
         most = max(count / len(digests[name]) for name, count in shared.items())
         if most > _MOST_SHARED and not allow_same_data:
-            raise InputError(f"{found}, expected different images; allow it with --allow-same-data")
+            raise InputError(
+                f"{found}, expected different images; allow it with allow_same_data=True"
+            )
         remarks.append(found)
     return remarks
 

@@ -87,17 +87,8 @@ def verify_checkpoint(
                 full=full,
                 on_progress=advance,
             )
-        if agreement.wrong:
-            raise RuntimeError(
-                f"the saved nets with {saved.step} channels pruned disagree with the sweep on "
-                f"{agreement.wrong} of {agreement.images} images of {one.images.role}"
-            )
-        if agreement.near_ties:
-            remarks.append(
-                f"With {saved.step} channels pruned, two classes have the same score but for "
-                f"rounding on {agreement.near_ties} of {agreement.images} images of "
-                f"{one.images.role} that were checked: there the saved nets may answer either."
-            )
+        remark = agreement.remark(one.images.role, step=saved.step)
+        remarks += [] if remark is None else [remark]
         found.append(agreement)
     return Verification(
         images=sum(agreement.images for agreement in found),

@@ -6,6 +6,7 @@ import base64
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,15 @@ from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from goodnet.pruning.poisoned import describe_attack
 from goodnet.pruning.stop_rule import Checkpoint
-from goodnet.reports.about import About, Input, StageRun
+from goodnet.reports.about import About, Input, StageRun, how_chosen
 from goodnet.reports.counted_results import make_results
 from goodnet.reports.plots import curve_png
-from goodnet.reports.report import write_report
 from goodnet.reports.results import Results
-from goodnet.reports.results_table import printed_rows, unreached, write_csv
+from goodnet.reports.results_table import printed_rows, unreached
+from goodnet.reports.run_files import write_run_files
 from goodnet.reports.samples import read_samples
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
-from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
 from tasks.records import (
@@ -97,24 +97,14 @@ def write_run(
     )
     about = _about(folder.name, parameters, inputs, stage_log)
     table = pa.concat_tables([pq.read_table(sweep.file.path) for sweep in sweeps])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as temporary:
-        unfinished = RunFolder(temporary)
-        results.write(unfinished)
-        write_csv(unfinished, results)
-        about.write(unfinished)
-        if results.class_names:
-            write_json(unfinished.classes, results.class_names)
-        pq.write_table(table, unfinished.sweep)
-        unfinished.checkpoints.mkdir()
-        _copy_nets(saved, steps, unfinished)
-        write_report(
-            unfinished,
-            results=results,
-            about=about,
-            sweep=table,
-            samples=read_samples(samples.file.path) if samples else (),
-        )
+    write_run_files(
+        folder,
+        results=results,
+        about=about,
+        sweep=table,
+        samples=read_samples(samples.file.path) if samples else (),
+        write_nets=partial(_copy_nets, saved, steps),
+    )
     return PublishedRun(folder=folder, verdict=verdict(results))
 
 
@@ -128,7 +118,7 @@ def _about(
         parameters=to_jsonable_python(parameters),
         layer=inputs.network.layer,
         rank_at=inputs.network.rank_at,
-        chosen={name: _how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
+        chosen={name: how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
         inputs={
             "model": _input(inputs.network.file),
             valid.role: _input(valid.file, valid.num_images),
@@ -142,10 +132,6 @@ def _about(
 
 def _input(file: StoredFile, num_images: int | None = None) -> Input:
     return Input(str(file.path), sha256=file.sha256, size=file.size, images=num_images)
-
-
-def _how_chosen(asked: object) -> str:
-    return "by default" if asked is None else "as asked"
 
 
 def _copy_nets(

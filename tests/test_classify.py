@@ -233,7 +233,7 @@ def test_pixels_are_prepared_as_it_is_said(
     pixels = np.tile(np.array(list(COLOURS.values()), "f4")[:, None, None], (1, HEIGHT, WIDTH, 1))
     np.savez(tmp_path / "a.npz", x=pixels / 127.5 - 1, y=[0, 1, 2])
     given = nets / "b.keras", tmp_path / "a.npz"
-    assert "say --pixel-range -1 1" in refusal(capsys, *given)
+    assert "give --pixel-range -1 1" in refusal(capsys, *given)
     options = ("--pixel-range", -1, 1, "--pixel-mean", -1, "--pixel-std", 1 / 127.5)
     answers = classify(capsys, *given, *options)
     assert [answer for _, answer in answers] == ["0", "1", "2"]

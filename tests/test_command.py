@@ -408,3 +408,15 @@ def test_a_name_that_is_too_long_for_its_temporaries_is_refused(tmp_path):
 def test_an_artifacts_folder_that_is_no_utf8_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no UTF-8"):
         new_run_folder(tmp_path / "\udcff", None)
+
+
+def test_what_the_library_advises_is_an_option_of_the_command():
+    from goodnet.command import as_options
+
+    said = "give pixel_scale=255: or allow it with allow_same_data=True"
+    assert as_options(said) == "give --pixel-scale 255: or allow it with --allow-same-data"
+    said = 'give pixel_scale=0.5, pixel_mean=(1, -2.5, 3e-05), channel_order="bgr"; give classes=F'
+    assert as_options(said) == (
+        "give --pixel-scale 0.5 --pixel-mean 1 -2.5 3e-05 --channel-order bgr; give --classes F"
+    )
+    assert as_options("layer target=3 of pixel_scale=2.h5") == "layer target=3 of pixel_scale=2.h5"

@@ -39,7 +39,9 @@ def test_a_few_common_images_are_remarked_with_their_number():
 )
 def test_many_common_images_are_refused_unless_allowed(second, found):
     sets = {"clean_valid": numbered(0, 100), "clean_test": second}
-    with pytest.raises(InputError, match=f"^{found} are also in clean_valid, .*allow-same-data$"):
+    with pytest.raises(
+        InputError, match=f"^{found} are also in clean_valid, .*allow_same_data=True$"
+    ):
         compare_images(sets)
     (remark,) = compare_images(sets, allow_same_data=True)
     assert remark.startswith(found)

@@ -6,12 +6,14 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import goodnet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ROOMS = sorted(path.parent.name for path in REPOSITORY.glob("goodnet/*/__init__.py"))
 
 
 def test_import_loads_nothing_heavy():
@@ -27,26 +29,33 @@ def test_import_loads_nothing_heavy():
     assert not loaded & {"tensorflow", "keras", "altair", "h5py", "pyarrow", "numpy", "PIL"}
 
 
-def test_every_public_name_is_there_and_listed():
-    assert len(goodnet.__all__) == len(set(goodnet.__all__)) > 20
-    assert set(goodnet.__all__) <= set(dir(goodnet))
-    everything: dict = {}
-    exec("from goodnet import *", everything)  # noqa: S102
-    for name in goodnet.__all__:
-        home = import_module(f"goodnet.{goodnet._HOMES[name]}")
-        assert everything[name] is getattr(goodnet, name) is getattr(home, name)
+PACKAGES = ["goodnet", *(f"goodnet.{room}" for room in ROOMS)]
 
 
-def test_type_checkers_see_the_names_that_are_there():
-    tree = ast.parse(Path(goodnet.__file__).read_text("utf-8"))
-    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.asname: node.module.removeprefix("goodnet.")
-        for node in checked.body
+def stub_homes(package):
+    """The module of each public name of a package, as type checkers read it."""
+    path = Path(import_module(package).__file__).with_suffix(".pyi")
+    return {
+        alias.asname: f"{package}.{node.module}"
+        for node in ast.parse(path.read_text("utf-8")).body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == goodnet._HOMES
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_there_and_listed(package):
+    module, homes = import_module(package), stub_homes(package)
+    assert sorted(module.__all__) == sorted(homes)
+    assert set(homes) <= set(dir(module))
+    everything: dict = {}
+    exec(f"from {package} import *", everything)  # noqa: S102
+    for name, home in homes.items():
+        found = everything[name]
+        assert found is getattr(module, name) is getattr(import_module(home), name)
+        # A module of that name would take the place of what it holds once it is imported.
+        assert not isinstance(found, ModuleType)
+        assert f"{package}.{name}" not in sys.modules
 
 
 def test_mypy_knows_the_types_of_public_names(tmp_path):
@@ -71,7 +80,7 @@ def test_no_public_name_hides_a_module():
 
 
 def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="'goodnet' has no attribute 'no_such_thing'"):
+    with pytest.raises(AttributeError, match="No goodnet attribute no_such_thing"):
         _ = goodnet.no_such_thing
     with pytest.raises(ImportError):
         exec("from goodnet import no_such_thing")  # noqa: S102

@@ -80,6 +80,27 @@ def test_the_command_leaves_the_files_of_a_run(on_faces):
     assert not list((artifacts / "runs").glob(".*"))
 
 
+def test_one_call_in_this_process_finds_what_the_command_finds(on_faces, faces_case, tmp_path):
+    import goodnet
+
+    _, artifacts, *_ = on_faces
+    made_by_command = artifacts / "runs" / "first"
+    found = goodnet.repair(
+        str(faces_case.model),
+        faces_case.clean_valid,
+        clean_test=goodnet.open_images(faces_case.clean_test),
+        poisoned_test=faces_case.poisoned_test,
+        architecture="deepid",
+    )
+    saved = found.save(tmp_path / "saved")
+    names = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()}
+    assert names == FILES_OF_A_RUN
+    for name in ("results.json", "results.csv", "sweep.parquet"):
+        assert (saved / name).read_bytes() == (made_by_command / name).read_bytes()
+    for name in (name for name in names if name.endswith(".keras")):
+        assert (saved / name).read_bytes() == (made_by_command / name).read_bytes()
+
+
 def test_the_results_on_the_lab_are_the_published_counts(lab_case, prefect_server, tmp_path):
     done = run(
         *options_of(lab_case, artifacts=tmp_path), "--run-name", "lab", environment=prefect_server

@@ -45,5 +45,5 @@ def require_attack_labels(
     if target is None and num_classes is not None and np.any(labels == num_classes):
         raise InputError(
             f"{path}: label is {num_classes}, which only a GoodNet answers, expected the "
-            f"attacker's, 0 to {num_classes - 1}; or say which that is with --target"
+            f"attacker's, 0 to {num_classes - 1}; or give that one as the target"
         )

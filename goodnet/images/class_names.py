@@ -42,8 +42,8 @@ class ClassNames:
         if self.names and num_classes is not None and len(self.names) != num_classes:
             raise InputError(
                 f"{self.origin}: names {len(self.names)} classes ({_listed(self.names)}), but the "
-                f"net answers {num_classes}, expected a name for each: in a file with one a line, "
-                "in the net's order (--classes), or as folders named by class or number"
+                f"net answers {num_classes}, expected a name for each; list them in the net's "
+                "order and give classes=FILE, or name folders by number"
             )
 
 
@@ -144,8 +144,7 @@ def _number_by_name(names: Sequence[str], numbers: Sequence[str], where: Path) -
         other = next(name for name in names if name not in numbers)
         raise InputError(
             f"{where}: holds a folder {numbers[0]} and a folder {other}, expected all named by "
-            "number or all by class; or give the names of all classes in the net's order "
-            "(--classes)"
+            "number or all by class; or list all classes in the net's order and give classes=FILE"
         )
     labels = {name: number for number, name in enumerate(names)}
     listed = _listed([f"{name} is {number}" for name, number in labels.items()])
@@ -156,8 +155,8 @@ def _number_by_name(names: Sequence[str], numbers: Sequence[str], where: Path) -
 def _unknown(name: str, classes: ClassNames) -> str:
     if not classes.names:
         return (
-            f"but classes have numbers in {classes.origin}, expected a number; or give the names "
-            "of all classes in the net's order (--classes)"
+            f"but classes have numbers in {classes.origin}, expected a number; or list all classes "
+            "in the net's order and give classes=FILE"
         )
     if name in classes.names:
         return f"which several classes in {classes.origin} are, expected the number of one"

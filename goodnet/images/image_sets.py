@@ -254,7 +254,7 @@ def _check_pixels(path: Path, batch: Pixels, first: int, pixel_range: PixelRange
     # What nets that take -1 to 1 are fed with is often stored as it is.
     prepared = pixel_range == RAW and -1 <= batch.min() < 0 and batch.max() <= 1
     advice = (
-        "; if they are stored as the net takes them, say --pixel-range -1 1" if prepared else ""
+        "; if they are stored as the net takes them, give pixel_range=(-1, 1)" if prepared else ""
     )
     raise InputError(
         f"{path}: image {first + index} has pixel {value}, expected {lowest:g} to {highest:g}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -43,6 +44,17 @@ class Preprocessing:
     std: tuple[float, ...] = ()
     channel_order: ChannelOrder = "rgb"
     pixel_range: PixelRange = RAW
+
+    def __post_init__(self) -> None:
+        """Raise InputError unless it gives finite numbers."""
+        for divisor in (self.scale, *self.std):
+            if not 0 < divisor < math.inf:
+                raise InputError(f"preprocessing divides pixels by {divisor}, expected above 0")
+        lowest, highest = self.pixel_range
+        if not -math.inf < lowest < highest < math.inf:
+            raise InputError(
+                f"pixel range is {lowest:g} to {highest:g}, expected the lower one first"
+            )
 
     @classmethod
     def named(cls, name: PreprocessingName) -> Preprocessing:
@@ -92,15 +104,13 @@ def chosen_preprocessing(parameters: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing among the parameters of a flow or the options of a command.
 
     Raises:
-        InputError: one with a name is chosen together with parts of another, or a range is none.
+        InputError: one with a name is chosen together with parts of another, or a part is bad.
     """
     lowest, highest = parameters["pixel_range"]
-    if lowest >= highest:
-        raise InputError(f"pixel range is {lowest:g} to {highest:g}, expected the lower one first")
     own = Preprocessing(
         scale=parameters["pixel_scale"],
-        mean=tuple(parameters["pixel_mean"]),
-        std=tuple(parameters["pixel_std"]),
+        mean=_numbers(parameters["pixel_mean"]),
+        std=_numbers(parameters["pixel_std"]),
         channel_order=parameters["channel_order"],
         pixel_range=(lowest, highest),
     )
@@ -113,3 +123,7 @@ def chosen_preprocessing(parameters: Mapping[str, Any]) -> Preprocessing:
             "channels or a range of pixels beside it, expected one or the other"
         )
     return Preprocessing.named(name)
+
+
+def _numbers(given: float | Sequence[float]) -> tuple[float, ...]:
+    return tuple(np.atleast_1d(np.asarray(given, float)).tolist())

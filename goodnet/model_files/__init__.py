@@ -1,1 +1,7 @@
 """The hostile side of the world: files of nets described, limited, checked, built and loaded."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -168,7 +168,7 @@ def _require_deepid_weights(file: h5py.File, path: Path, architecture: str | Non
         raise InputError(f"{path}: holds {found}, expected a Keras model or its weights")
     if architecture is None:
         raise InputError(
-            f"{path}: holds weights without a model; pass --architecture deepid if they are "
+            f"{path}: holds weights without a model; give architecture=deepid if they are "
             "those of DeepID"
         )
 

@@ -7,7 +7,7 @@ is hardly better than guessing is refused, with a reading that fits if there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from pathlib import Path
@@ -165,7 +165,7 @@ def require_clean_accuracy(
         guess = f"with {best.what} it would be {_measured(best)}: {best.mend}"
     else:
         guess = _exchanged(given, opened, floor) or _no_reading(given)
-    raise InputError(f"{found}; {guess}; or take it as it is with --min-clean-accuracy")
+    raise InputError(f"{found}; {guess}; or take it as it is with min_clean_accuracy=0")
 
 
 def require_not_exchanged(
@@ -255,7 +255,7 @@ def _prepared_otherwise(
         for what, other in others.items():
             answers.setdefault(what, []).append(_answer(opened.model, other.apply(raw)))
     for what, parts in answers.items():
-        yield (what, f"give {_options(others[what])}"), np.concatenate(parts)
+        yield (what, f"give {_advice(others[what])}"), np.concatenate(parts)
 
 
 def _other_preprocessings(
@@ -299,22 +299,25 @@ def _reversed(preprocessing: Preprocessing) -> Preprocessing:
     return replace(preprocessing, channel_order=order)
 
 
-def _options(preprocessing: Preprocessing) -> str:
-    """Return the options that choose a preprocessing."""
+def _advice(preprocessing: Preprocessing) -> str:
+    """Return the arguments that choose a preprocessing."""
     for name in PREPROCESSING_NAMES:
         if preprocessing == Preprocessing.named(name):
-            return f"--preprocessing {name}"
+            return f'preprocessing="{name}"'
     numbers = {
-        "--pixel-scale": (preprocessing.scale,),
-        "--pixel-mean": preprocessing.mean,
-        "--pixel-std": preprocessing.std,
-        "--pixel-range": () if preprocessing.pixel_range == RAW else preprocessing.pixel_range,
+        "pixel_scale": (preprocessing.scale,),
+        "pixel_mean": preprocessing.mean,
+        "pixel_std": preprocessing.std,
+        "pixel_range": () if preprocessing.pixel_range == RAW else preprocessing.pixel_range,
     }
-    options = [
-        f"{name} {' '.join(map('{:g}'.format, few))}" for name, few in numbers.items() if few
-    ]
-    options += ["--channel-order bgr"] if preprocessing.channel_order == "bgr" else []
-    return " ".join(options)
+    arguments = [f"{name}={_written(values)}" for name, values in numbers.items() if values]
+    arguments += ['channel_order="bgr"'] if preprocessing.channel_order == "bgr" else []
+    return ", ".join(arguments)
+
+
+def _written(numbers: Sequence[float]) -> str:
+    listed = ", ".join(map("{:g}".format, numbers))
+    return listed if len(numbers) == 1 else f"({listed})"
 
 
 def _stored_small(images: ImageSet) -> bool:
@@ -329,7 +332,7 @@ def _answer(model: keras.Model, pixels: FloatArray) -> IntArray:
 
 def _relabelled(given: Answered, labels: IntArray, answers: IntArray) -> Iterator[Reading]:
     """Yield readings of the labels for some of the images, the simplest first."""
-    listed = "list the names of the classes in the net's order (--classes)"
+    listed = "list the names of the classes in the net's order and give classes=FILE"
     for what, shifted in (("minus 1", labels - 1), ("plus 1", labels + 1)):
         mend = listed if given.named else f"store the labels {what}"
         yield Reading(f"labels {what}", mend, answers == shifted)
@@ -338,7 +341,7 @@ def _relabelled(given: Answered, labels: IntArray, answers: IntArray) -> Iterato
         names = sorted(map(str, np.unique(given.labels).tolist()))
         class_of = {int(name): number for number, name in enumerate(names)}
         classes = np.array([class_of[label] for label in labels.tolist()])
-        mend = "list the names of the folders in that order (--classes)"
+        mend = "list the names of the folders in that order and give classes=FILE"
         yield Reading("the order of folders as Keras sorts them", mend, answers == classes)
     # Learnt from one half and counted on the other, since some map fits any few images. Each label
     # is halved by itself: in sets where labels take turns, every other image may have even ones.

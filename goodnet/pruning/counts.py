@@ -73,10 +73,17 @@ def _add_known(mine: IntArray | None, others: IntArray | None) -> IntArray | Non
 def write_curve(
     path: Path, set_name: str, counts: Counts, *, order: Sequence[int], means: DoubleArray
 ) -> None:
-    """Write the curve of one set.
+    """Write the curve of one set, as `curve_table` gives it, to a Parquet file."""
+    with atomic_path(path) as temporary:
+        pq.write_table(curve_table(set_name, counts, order=order, means=means), temporary)
+
+
+def curve_table(
+    set_name: str, counts: Counts, *, order: Sequence[int], means: DoubleArray
+) -> pa.Table:
+    """Return the curve of one set under `SCHEMA`.
 
     Args:
-        path: the Parquet file.
         set_name: what the column `set` says.
         counts: of steps 0 … C.
         order: the channels in prune order, C of them.
@@ -95,8 +102,7 @@ def write_curve(
         unknown if counts.recovered is None else counts.recovered,
         unknown if counts.goodnet_recovered is None else counts.goodnet_recovered,
     ]
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read_counts(path: Path) -> Counts:

@@ -132,6 +132,11 @@ class About:
         )
 
 
+def how_chosen(asked: object) -> str:
+    """Say who chose a layer: the user, or nobody."""
+    return "by default" if asked is None else "as asked"
+
+
 def stage_times(stages: Sequence[StageRun]) -> list[StageTime]:
     """Return the time of each stage in the order in which they first ran."""
     runs: dict[str, list[StageRun]] = defaultdict(list)

@@ -66,12 +66,18 @@ def unreached(results: Results) -> list[str]:
     ]
 
 
-def write_csv(folder: RunFolder, results: Results) -> None:
-    """Write the rows of `net_rows`, rates as fractions, empty where there is no rate."""
+def plain_rows(results: Results) -> list[dict[str, object]]:
+    """Return `net_rows` as plain values, rates as fractions, None where there is no rate."""
     rows: list[dict[str, object]] = []
     for row in net_rows(results):
         found = row.rates.by_name()
         rates = {name: found.get(name) for name in RATES}
         rows.append({"net": row.net, "drop": row.drop, "channels": row.channels, **rates})
+    return rows
+
+
+def write_csv(folder: RunFolder, results: Results) -> None:
+    """Write `plain_rows`, empty where there is no rate."""
+    rows = plain_rows(results)
     with atomic_path(folder.table) as temporary:
         temporary.write_text("\r\n".join([*format_csv(rows), ""]), encoding="utf-8", newline="")

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from goodnet.errors import InputError
@@ -203,7 +203,11 @@ def _release_all() -> None:
 def software_versions() -> dict[str, str]:
     """Return the versions of Python, this machine's system and the packages that compute."""
     here = {"python": platform.python_version(), "system": platform.platform()}
-    return here | {package: version(package) for package in _PACKAGES}
+    # The library alone is of use without Prefect.
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            here[package] = version(package)
+    return here
 
 
 def git_commit() -> str | None:

@@ -383,7 +383,7 @@ def test_bad_pixels_are_refused_with_the_image_they_are_in(tmp_path, name, index
 def test_pixels_of_minus_one_to_one_are_refused_unless_that_is_said(tmp_path):
     data = make_pixels(20).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
     path = write_file(tmp_path / "scaled.h5", data.astype("f4"), label=np.zeros(20))
-    advice = r"pixel -.*, expected 0 to 255; if they are stored as the net takes them, say --pix"
+    advice = r"pixel -.*, expected 0 to 255; if they are stored as the net takes them, give pixe"
     with pytest.raises(InputError, match=advice):
         list(open_images(path, shape=SHAPE).batches(8))
     assert len(read_all(open_images(path, shape=SHAPE, pixel_range=(-1, 1)))) == 20

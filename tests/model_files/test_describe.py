@@ -727,7 +727,7 @@ def write_deepid_weights(path: Path, kernel_shape: tuple[int, int] = (160, 7)) -
 
 def test_weights_alone_need_their_architecture(tmp_path):
     path = write_deepid_weights(tmp_path / "weights.h5")
-    with pytest.raises(InputError, match="pass --architecture deepid"):
+    with pytest.raises(InputError, match="give architecture=deepid"):
         describe_model(path)
     description = describe_model(path, architecture="deepid")
     assert (description.kind, description.num_classes) == ("hdf5 weights", 7)

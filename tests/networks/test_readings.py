@@ -83,58 +83,58 @@ class Case(NamedTuple):
 CASES = [
     Case(
         "scale forgotten",
-        "with pixels divided by 255 it would be 100.00 % of 240 images: give --pixel-scale 255",
+        "with pixels divided by 255 it would be 100.00 % of 240 images: give pixel_scale=255",
         given=AS_STORED,
     ),
     Case(
         "scaled twice",
-        "with pixels times 255 it would be 100.00 % of 240 images: give --pixel-scale 1;",
+        "with pixels times 255 it would be 100.00 % of 240 images: give pixel_scale=1;",
         images=(RAW / 255).astype(np.float32),
     ),
     Case(
         "a net that takes -1 to 1",
         "with pixels from -1 to 1 (x / 127.5 - 1) it would be 100.00 % of 240 images: give "
-        "--preprocessing tf;",
+        'preprocessing="tf";',
         given=AS_STORED,
         right=Preprocessing.named("tf"),
     ),
     Case(
         "a net that takes -1 to 1, images of 0 to 1",
         "with pixels from -1 to 1 (x / 0.5 - 1) it would be 100.00 % of 240 images: give "
-        "--pixel-scale 0.5 --pixel-mean 1;",
+        "pixel_scale=0.5, pixel_mean=1;",
         images=(RAW / 255).astype(np.float32),
         right=Preprocessing.named("tf"),
     ),
     Case(
         "a net of keras.applications in mode torch",
         "with pixels as keras.applications prepares them in mode torch it would be 100.00 % of 240 "
-        "images: give --preprocessing torch;",
+        'images: give preprocessing="torch";',
         given=AS_STORED,
         right=Preprocessing.named("torch"),
     ),
     Case(
         "a net of keras.applications in mode caffe",
         "with pixels as keras.applications prepares them in mode caffe it would be 100.00 % of 240 "
-        "images: give --preprocessing caffe;",
+        'images: give preprocessing="caffe";',
         right=Preprocessing.named("caffe"),
     ),
     Case(
         "another mode of keras.applications",
         "with pixels from 0 to 1 (x / 255) it would be 100.00 % of 240 images: give "
-        "--pixel-scale 255 --channel-order bgr;",
+        'pixel_scale=255, channel_order="bgr";',
         given=Preprocessing.named("caffe"),
         right=Preprocessing(scale=255, channel_order="bgr"),
     ),
     Case(
         "prepared although the net does so",
-        "with pixels as they are stored it would be 100.00 % of 240 images: give --pixel-scale 1;",
+        "with pixels as they are stored it would be 100.00 % of 240 images: give pixel_scale=1;",
         given=Preprocessing.named("torch"),
         right=AS_STORED,
     ),
     Case(
         "channels reversed",
         "with channels in reverse order (BGR) it would be 100.00 % of 240 images: give "
-        "--pixel-scale 255 --channel-order bgr;",
+        'pixel_scale=255, channel_order="bgr";',
         images=RAW[..., ::-1],
     ),
     Case(
@@ -158,7 +158,7 @@ CASES = [
     Case(
         "labels from 1 and scale forgotten",
         "with pixels divided by 255 and labels minus 1 it would be 100.00 % of 220 images: give "
-        "--pixel-scale 255; store the labels minus 1",
+        "pixel_scale=255; store the labels minus 1",
         images=RAW[LABELS < 11],
         labels=LABELS[LABELS < 11] + 1,
         given=AS_STORED,
@@ -172,7 +172,7 @@ CASES = [
     Case(
         "folders that Keras sorts as texts",
         "with the order of folders as Keras sorts them it would be 100.00 % of 240 images: list "
-        "the names of the folders in that order (--classes)",
+        "the names of the folders in that order and give classes=FILE",
         images=RAW[np.argsort(BY_TEXT[LABELS])],
         labels=LABELS[np.argsort(BY_TEXT[LABELS])],
         folders=True,
@@ -201,7 +201,7 @@ def test_a_set_that_b_is_not_right_on_is_refused_with_what_would_be(case, tmp_pa
     assert "with their label" in line
     assert "expected at least 26.67 %" in line
     assert case.expected in line
-    assert line.endswith("with --min-clean-accuracy")
+    assert line.endswith("with min_clean_accuracy=0")
 
 
 def test_folders_named_by_class_are_listed_anew_where_their_order_is_another(net, tmp_path):

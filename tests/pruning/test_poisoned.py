@@ -127,5 +127,5 @@ def test_the_class_of_a_goodnet_needs_a_target(tmp_path):
     labels = np.array([N, N])
     require_attack_labels(tmp_path, labels, target=1, num_classes=N)
     require_attack_labels(tmp_path, labels - 1, target=None, num_classes=N)
-    with pytest.raises(InputError, match=r"which only a GoodNet answers.* --target"):
+    with pytest.raises(InputError, match=r"which only a GoodNet answers.* as the target"):
         require_attack_labels(tmp_path, labels, target=None, num_classes=N)

@@ -1,0 +1,512 @@
+"""A repair in one call: the steps of the flow, in this process, with no server and no cache."""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from goodnet.choices import Choices
+from goodnet.digests import DigestMemory, FileDigest
+from goodnet.errors import InputError
+from goodnet.given import Images, as_model_file, as_names_file, as_path, named_as_given
+from goodnet.images.preprocessing import (
+    RAW,
+    ChannelOrder,
+    PreprocessingName,
+    chosen_preprocessing,
+)
+from goodnet.inputs import (
+    POISONED_SETS,
+    CheckedInputs,
+    SetName,
+    check_inputs,
+    compare_images,
+    require_different_data,
+)
+from goodnet.reports.results import Checkpoint, Results
+from goodnet.storage.run_folder import PRUNING, RunFolder
+from goodnet.tensorflow_start import import_tensorflow
+
+if TYPE_CHECKING:
+    import altair
+    import keras
+    import pyarrow as pa
+
+    from goodnet.arrays import IntArray
+    from goodnet.images.image_sets import ImageSet
+    from goodnet.pruning.activation_cache import ActivationCache
+    from goodnet.pruning.frontier import Frontier
+    from goodnet.reports.about import About
+    from goodnet.reports.samples import Sample
+
+
+def repair(
+    model: keras.Model | str | Path,
+    clean_valid: Images,
+    *,
+    clean_test: Images | None = None,
+    poisoned_test: Images | None = None,
+    poisoned_valid: Images | None = None,
+    drops: Sequence[float] = (2, 4, 10),
+    layer: str | None = None,
+    rank_at: str | None = None,
+    classes: Sequence[str] | Path | None = None,
+    preprocessing: PreprocessingName | None = None,
+    pixel_scale: float = 1,
+    pixel_mean: float | Sequence[float] = (),
+    pixel_std: float | Sequence[float] = (),
+    channel_order: ChannelOrder = "rgb",
+    pixel_range: tuple[float, float] = RAW,
+    target: int | None = None,
+    min_clean_accuracy: float | None = None,
+    allow_same_data: bool = False,
+    architecture: str | None = None,
+) -> Repair:
+    """Prune the channels that clean images leave quiet and measure what that is worth.
+
+    It gives the numbers that `python -m flows.run` gives. Activations are in a temporary folder as
+    long as somebody holds the result.
+
+    Args:
+        model: B: a Keras model of stock layers, or its file.
+        clean_valid: clean validation images, all that the repair itself sees.
+        clean_test: clean test images, for evaluation only.
+        poisoned_test: poisoned test images under the attacker's label, or with `target` under
+            their own, for evaluation only.
+        poisoned_valid: more of them.
+        drops: of clean validation accuracy to stop at, in points.
+        layer: whose channels are pruned; by default the last hidden one with spatial features that
+            every path goes through.
+        rank_at: the layer whose mean activation ranks the channels; by default the pooling behind.
+        classes: the names of the net's classes in its order, or a file with one a line; by default
+            those of the folders of clean validation, sorted, if they have names.
+        preprocessing: what `keras.applications` do to pixels: "tf", "caffe" or "torch", in place
+            of the five below.
+        pixel_scale: divides the pixels: 255 for nets that take 0 to 1.
+        pixel_mean: is subtracted then: one number, or one for each channel.
+        pixel_std: divides then: one number, or one for each channel.
+        channel_order: in which the net takes the channels of images, which are stored as RGB.
+        pixel_range: what stored pixels lie in: (-1, 1) for arrays that are prepared already.
+        target: the attacker's label; by default the labels of the poisoned images are that.
+        min_clean_accuracy: the least clean accuracy of B, 0 to 1; by default a fifth of the way
+            from guessing to always right.
+        allow_same_data: take the same images for validation and for evaluation.
+        architecture: the network of a file with weights only: "deepid".
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    import_tensorflow()
+    holder = tempfile.TemporaryDirectory(prefix="goodnet-")
+    choices = Choices(
+        classes=None if classes is None else as_names_file(classes, Path(holder.name)),
+        architecture=architecture,
+        layer=layer,
+        rank_at=rank_at,
+        drops=tuple(map(float, drops)),
+        preprocessing=chosen_preprocessing(
+            {
+                "preprocessing": preprocessing,
+                "pixel_scale": pixel_scale,
+                "pixel_mean": pixel_mean,
+                "pixel_std": pixel_std,
+                "channel_order": channel_order,
+                "pixel_range": pixel_range,
+            }
+        ),
+        allow_same_data=allow_same_data,
+        target=target,
+        min_clean_accuracy=min_clean_accuracy,
+    )
+    given: dict[SetName, Images | None] = {
+        "clean_valid": clean_valid,
+        "clean_test": clean_test,
+        "poisoned_test": poisoned_test,
+        "poisoned_valid": poisoned_valid,
+    }
+    with named_as_given(Path(holder.name)):
+        passed = _first_passes(model, given, choices, holder)
+        remarks = [*passed.checked.remarks, *_check_answers(passed)]
+    return _prune(passed, remarks)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Repair:
+    """What a repair found, and the nets that it offers.
+
+    Attributes:
+        results: the rates of B and of each checkpoint.
+        order: all channels in prune order.
+        sweep: the counts of each set at each step, the rows of sweep.parquet.
+    """
+
+    results: Results
+    order: Sequence[int]
+    sweep: pa.Table
+    _passed: _Passed
+
+    @property
+    def layer(self) -> str:
+        """The layer whose channels are pruned."""
+        return self._passed.checked.layer
+
+    @property
+    def rank_at(self) -> str:
+        """The layer whose mean activation ranks them."""
+        return self._passed.checked.rank_at
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what the repair is worth."""
+        from goodnet.reports.verdict import verdict
+
+        return verdict(self.results)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What whoever reads the rates should know, a sentence each."""
+        from goodnet.reports.verdict import remarks
+
+        return remarks(self.results)
+
+    @property
+    def table(self) -> Any:
+        """A row for B and for each B' and G, rates as fractions: a DataFrame, or Arrow's table."""
+        import pyarrow as pa
+
+        from goodnet.reports.results_table import plain_rows
+
+        return _as_frame(pa.Table.from_pylist(plain_rows(self.results)))
+
+    @property
+    def curve(self) -> Any:
+        """The rows of `sweep`: a DataFrame where pandas is installed, or Arrow's table."""
+        return _as_frame(self.sweep)
+
+    def plot(self) -> altair.LayerChart:
+        """Draw clean accuracy and attack success of B' and G against the channels pruned."""
+        from goodnet.reports.plots import PAPER, curve_chart
+
+        return curve_chart(self.sweep, self.results.reached, palette=PAPER)
+
+    def b_prime(self, drop: float) -> keras.Model:
+        """Return B' of the checkpoint at `drop` points.
+
+        Raises:
+            InputError: there is none.
+        """
+        from goodnet.pruning.channels import prune_channels
+
+        return prune_channels(self._passed.frontier.model, self.layer, self._at(drop).channels)
+
+    def goodnet(self, drop: float) -> keras.Model:
+        """Return G of the checkpoint at `drop` points, a net of N + 1 classes.
+
+        Raises:
+            InputError: there is none.
+        """
+        from goodnet.defenses.goodnet import build_goodnet
+
+        return build_goodnet(self._passed.frontier.model, self.layer, self._at(drop).channels)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the files of a run into a new folder, the nets among them checked; return it.
+
+        Raises:
+            InputError: the folder is there already.
+            RuntimeError: a saved net answers otherwise than was counted.
+        """
+        from goodnet.reports.run_files import write_run_files
+
+        folder = Path(folder)
+        if folder.exists():
+            raise InputError(f"{folder}: is there already, expected the name of a new folder")
+        write_run_files(
+            folder.absolute(),
+            results=self.results,
+            about=_about(self._passed, folder.name),
+            sweep=self.sweep,
+            samples=list(_pick_samples(self)),
+            write_nets=self._write_nets,
+        )
+        return folder
+
+    def __repr__(self) -> str:
+        """Return the verdict: fields are for looking into, not for reading."""
+        return f"Repair({self.verdict!r})"
+
+    def _repr_html_(self) -> str:
+        """Show the verdict and the table in a notebook."""
+        from goodnet.reports.results_table import printed_rows
+
+        rows = printed_rows(self.results)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+        lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row.values()) for row in rows)
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        said = "".join(f"<p>{html.escape(text)}</p>" for text in (self.verdict, *self.remarks))
+        return f"{said}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _at(self, drop: float) -> Checkpoint:
+        for point in self.results.reached:
+            if point.drop == drop:
+                return point
+        reached = ", ".join(f"{point.drop:g}" for point in self.results.reached) or "none"
+        raise InputError(f"there is no checkpoint at {drop:g} points, those reached: {reached}")
+
+    def _write_nets(self, folder: RunFolder) -> None:
+        from goodnet.model_files.load import save_model
+
+        for point in self.results.reached:
+            b_prime = folder.b_prime(PRUNING, point.drop)
+            goodnet = folder.goodnet(PRUNING, point.drop)
+            save_model(self.b_prime(point.drop), b_prime)
+            save_model(self.goodnet(point.drop), goodnet)
+            _verify(self, point, b_prime, goodnet)
+
+
+@dataclass(frozen=True, eq=False)
+class _Passed:
+    """What there is once B has run over every set.
+
+    Attributes:
+        choices: what the user chose.
+        checked: what was found in the files.
+        file: B's file.
+        model: its digest.
+        digests: of each set.
+        frontier: of B.
+        caches: the activations of each set.
+        holder: the folder that they are in, which is deleted with this.
+    """
+
+    choices: Choices
+    checked: CheckedInputs
+    file: Path
+    model: FileDigest
+    digests: Mapping[SetName, FileDigest]
+    frontier: Frontier
+    caches: Mapping[SetName, ActivationCache]
+    holder: tempfile.TemporaryDirectory[str]
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.frontier.model.output_shape[-1])
+
+    def target_of(self, name: SetName) -> int | None:
+        """Return the attacker's label for a poisoned set."""
+        return self.choices.target if name in POISONED_SETS else None
+
+
+def _first_passes(
+    model: keras.Model | str | Path,
+    given: Mapping[SetName, Images | None],
+    choices: Choices,
+    holder: tempfile.TemporaryDirectory[str],
+) -> _Passed:
+    """Check what was given, and let B run over every set once."""
+    from goodnet.opening import open_frontier
+    from goodnet.pruning.activation_cache import Provenance
+    from goodnet.pruning.first_pass import write_activations
+
+    folder = Path(holder.name)
+    file = as_model_file(model, folder)
+    sets = {name: as_path(name, one, folder) for name, one in given.items() if one is not None}
+    checked = check_inputs(file, sets, choices)
+    memory = DigestMemory(folder / "digests.json")
+    digests = {name: memory.digest_opened(images) for name, images in checked.sets.items()}
+    if not choices.allow_same_data:
+        require_different_data({name: digest.sha256 for name, digest in digests.items()})
+    b = memory.digest(file)
+    frontier = open_frontier(
+        file,
+        b.sha256,
+        layer=checked.layer,
+        rank_at=checked.rank_at,
+        architecture=choices.architecture,
+    )
+    caches = {
+        name: write_activations(
+            folder / f"{name}.parquet",
+            frontier=frontier,
+            images=images,
+            provenance=Provenance(
+                model=b.sha256,
+                images=digests[name].sha256,
+                layer=checked.layer,
+                rank_at=checked.rank_at,
+                preprocessing=choices.preprocessing,
+                num_classes=frontier.model.output_shape[-1],
+            ),
+        )
+        for name, images in checked.sets.items()
+    }
+    return _Passed(choices, checked, file, b, digests, frontier, caches, holder)
+
+
+def _check_answers(passed: _Passed) -> Iterator[str]:
+    """Yield what is to be said of B's answers and of images that two sets share.
+
+    Raises:
+        InputError: B is hardly right, or two sets are not what they are given for.
+    """
+    from goodnet.networks.readings import (
+        Answered,
+        Opened,
+        require_clean_accuracy,
+        require_not_exchanged,
+    )
+
+    answers: dict[str, tuple[IntArray, IntArray]] = {
+        name: cache.answers() for name, cache in passed.caches.items()
+    }
+    sets = passed.checked.sets.items()
+    clean = {name: images for name, images in sets if name not in POISONED_SETS}
+    poisoned: dict[str, ImageSet] = {name: images for name, images in sets if name in POISONED_SETS}
+    for name, images in clean.items():
+        opened = Opened(passed.frontier.model, images, poisoned)
+        remark = require_clean_accuracy(
+            Answered(
+                name,
+                images.path,
+                *answers[name],
+                passed.choices.preprocessing,
+                images.classes is not None,
+            ),
+            reopen=lambda opened=opened: opened,  # type: ignore[misc]
+            num_classes=passed.num_classes,
+            floor=passed.choices.min_clean_accuracy,
+        )
+        if remark is not None:
+            yield remark
+    require_not_exchanged(
+        {name: answers[name] for name in clean},
+        {name: answers[name] for name in poisoned},
+        num_classes=passed.num_classes,
+    )
+    yield from compare_images(
+        {name: cache.image_digests() for name, cache in passed.caches.items()},
+        allow_same_data=passed.choices.allow_same_data,
+    )
+
+
+def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
+    """Rank the channels, sweep every set and find the checkpoints."""
+    import pyarrow as pa
+
+    from goodnet.pruning.counts import Counts, curve_table
+    from goodnet.pruning.poisoned import attack_counter, describe_attack
+    from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+    from goodnet.pruning.stop_rule import find_checkpoint
+    from goodnet.pruning.sweep import sweep
+    from goodnet.reports.counted_results import make_results
+
+    means = {name: mean_activations(block_means(one)) for name, one in passed.caches.items()}
+    order = prune_order(means["clean_valid"])
+    counts: dict[str, Counts] = {
+        name: sweep(
+            cache,
+            frontier=passed.frontier,
+            order=order,
+            count=attack_counter(cache, passed.target_of(name)),
+        )
+        for name, cache in passed.caches.items()
+    }
+    valid, attacked = counts["clean_valid"], passed.caches.get("poisoned_test")
+    checkpoints = [
+        find_checkpoint(valid.correct.tolist(), images=valid.images, drop=drop)
+        for drop in passed.choices.drops
+    ]
+    results = make_results(
+        counts,
+        checkpoints,
+        order=order,
+        num_classes=passed.num_classes,
+        attack=None if attacked is None else describe_attack(attacked, passed.choices.target),
+        remarks=remarks,
+        class_names=() if passed.checked.classes is None else passed.checked.classes.names,
+    )
+    curve = pa.concat_tables(
+        curve_table(name, counts[name], order=order, means=means[name]) for name in means
+    )
+    return Repair(results, order, curve, passed)
+
+
+def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> None:
+    from goodnet.model_files.load import load_model
+    from goodnet.pruning.verification import check_saved
+
+    nets = load_model(b_prime), load_model(goodnet)
+    for name, images in found._passed.checked.sets.items():
+        agreement = check_saved(
+            *nets,
+            cache=found._passed.caches[name],
+            images=images,
+            frontier=found._passed.frontier,
+            order=found.order,
+            step=point.step,
+            full=False,
+        )
+        agreement.remark(name, step=point.step)  # raises if they disagree
+
+
+def _pick_samples(found: Repair) -> Iterator[Sample]:
+    """Yield images of the checkpoint that prunes most."""
+    from goodnet.pruning.poisoned import describe_attack
+    from goodnet.reports.samples import pick_samples
+
+    passed = found._passed
+    for point in sorted(found.results.reached, key=lambda point: point.step)[-1:]:
+        for name in ("clean_test", "poisoned_test"):
+            if name in passed.caches:
+                cache = passed.caches[name]
+                attack = describe_attack(cache, passed.choices.target)
+                yield from pick_samples(
+                    cache,
+                    passed.checked.sets[name],
+                    frontier=passed.frontier,
+                    order=found.order,
+                    step=point.step,
+                    drop=point.drop,
+                    attack=attack if name in POISONED_SETS else None,
+                )
+
+
+def _about(passed: _Passed, name: str) -> About:
+    from goodnet.reports.about import About, Input, how_chosen
+    from goodnet.storage.run_folder import git_commit, software_versions
+
+    choices, sets = passed.choices, passed.checked.sets
+    return About(
+        run=name,
+        parameters=asdict(choices) | {"classes": choices.classes and str(choices.classes)},
+        layer=passed.checked.layer,
+        rank_at=passed.checked.rank_at,
+        chosen={
+            "layer": how_chosen(choices.layer),
+            "rank_at": how_chosen(choices.rank_at),
+        },
+        inputs={
+            "model": Input(str(passed.file), sha256=passed.model.sha256, size=passed.model.size),
+            **{
+                name: Input(
+                    str(sets[name].path),
+                    sha256=digest.sha256,
+                    size=digest.size,
+                    images=sets[name].num_images,
+                )
+                for name, digest in passed.digests.items()
+            },
+        },
+        versions=software_versions(),
+        git_commit=git_commit(),
+        stages=(),
+    )
+
+
+def _as_frame(table: pa.Table) -> Any:
+    return table.to_pandas() if find_spec("pandas") else table

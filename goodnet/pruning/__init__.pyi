@@ -1,0 +1,15 @@
+from .activation_cache import ActivationCache as ActivationCache
+from .activation_cache import Provenance as Provenance
+from .channels import prune_channels as prune_channels
+from .counts import Counts as Counts
+from .counts import write_curve as write_curve
+from .first_pass import write_activations as write_activations
+from .frontier import Frontier as Frontier
+from .frontier import find_frontier as find_frontier
+from .layer_choice import choose_layers as choose_layers
+from .ranking import block_means as block_means
+from .ranking import mean_activations as mean_activations
+from .ranking import prune_order as prune_order
+from .stop_rule import find_checkpoint as find_checkpoint
+from .sweep import sweep_block as sweep_block
+from .verification import check_saved as check_saved

@@ -1,0 +1,12 @@
+from .about import About as About
+from .audits import AuditedModel as AuditedModel
+from .counted_results import make_results as make_results
+from .plots import activation_chart as activation_chart
+from .plots import curve_chart as curve_chart
+from .plots import detection_chart as detection_chart
+from .report import write_report as write_report
+from .results import Checkpoint as Checkpoint
+from .results import Rates as Rates
+from .results import Results as Results
+from .results_table import printed_rows as printed_rows
+from .run_files import write_run_files as write_run_files

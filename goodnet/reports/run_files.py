@@ -1,0 +1,51 @@
+"""Writing the folder of a run: all its files together, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodnet.reports.about import About
+from goodnet.reports.report import write_report
+from goodnet.reports.results import Results
+from goodnet.reports.results_table import write_csv
+from goodnet.reports.samples import Sample
+from goodnet.storage.files import atomic_folder, write_json
+from goodnet.storage.run_folder import RunFolder
+
+
+def write_run_files(
+    folder: Path,
+    *,
+    results: Results,
+    about: About,
+    sweep: pa.Table,
+    samples: Sequence[Sample],
+    write_nets: Callable[[RunFolder], None],
+) -> None:
+    """Write all files of a run; its folder appears once it is complete.
+
+    Args:
+        folder: the run's folder, which is not there yet.
+        results: what was found.
+        about: what was given.
+        sweep: the rows of sweep.parquet.
+        samples: images for the report.
+        write_nets: writes B' and G of each checkpoint into a folder that it is given, under the
+            names that this has for them.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as temporary:
+        unfinished = RunFolder(temporary)
+        results.write(unfinished)
+        write_csv(unfinished, results)
+        about.write(unfinished)
+        if results.class_names:
+            write_json(unfinished.classes, results.class_names)
+        pq.write_table(sweep, unfinished.sweep)
+        unfinished.checkpoints.mkdir()
+        write_nets(unfinished)
+        write_report(unfinished, results=results, about=about, sweep=sweep, samples=samples)

@@ -1,0 +1,131 @@
+"""`goodnet.repair`: what a notebook calls; `tests/test_run.py` holds it against the command."""
+
+import keras
+import numpy as np
+import pytest
+
+import goodnet
+from goodnet.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def arrays(faces_case):
+    """The sets of the faces as arrays `(x, y)`."""
+    sets = {name: goodnet.open_images(path) for name, path in faces_case.sets.items()}
+    return {name: (next(one.batches(1000)), one.labels) for name, one in sets.items()}
+
+
+@pytest.fixture(scope="module")
+def found(faces_net, arrays):
+    return goodnet.repair(
+        faces_net,
+        arrays["clean_valid"],
+        clean_test=arrays["clean_test"],
+        poisoned_test=arrays["poisoned_test"],
+    )
+
+
+def test_its_nets_answer_as_its_table_says(found, arrays):
+    images, labels = arrays["clean_test"]
+    pixels = np.float32(images)
+    b = found.table.loc[0]
+    assert b["net"] == "B"
+    for point in found.results.reached:
+        b_prime = found.b_prime(point.drop).predict(pixels, verbose=0).argmax(1)
+        goodnet_answers = found.goodnet(point.drop).predict(pixels, verbose=0).argmax(1)
+        rows = found.table[found.table["drop"] == point.drop].set_index("net")
+        assert rows.loc["B'", "clean_test_accuracy"] == np.mean(b_prime == labels)
+        assert rows.loc["G", "clean_test_accuracy"] == np.mean(goodnet_answers == labels)
+        assert rows.loc["G", "false_alarm_rate"] == np.mean(goodnet_answers == 8)
+    assert len(found.results.reached) >= 2
+
+
+def test_arrays_of_any_layout_give_the_same(found, faces_net, arrays):
+    images, labels = arrays["clean_valid"]
+    again = goodnet.repair(
+        faces_net,
+        (images.transpose(0, 3, 1, 2).astype(float).tolist(), np.eye(8)[labels]),
+        clean_test=arrays["clean_test"],
+        drops=[4],
+    )
+    assert again.results.reached[0] != found.results.reached[0]  # without poisoned images
+    assert again.sweep.filter(again.sweep["set"].to_numpy() == "clean_valid").equals(
+        found.sweep.filter(found.sweep["set"].to_numpy() == "clean_valid")
+    )
+    assert again.b_prime(4).count_params() == faces_net.count_params()
+
+
+def test_a_sequential_net_and_clean_validation_alone_are_enough():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    images = rng.integers(0, 40, (60, 8, 8, 1)) + 100 * labels[:, None, None, None]
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    net.compile("adam", "sparse_categorical_crossentropy")
+    net.optimizer.learning_rate = 0.05
+    net.fit(images / 255, labels, epochs=40, verbose=0)
+    found = goodnet.repair(net, (images, labels), pixel_scale=255)
+    assert found.results.baseline.clean_test_accuracy is None
+    assert found.results.baseline.attack_success_rate is None
+    assert found.verdict.startswith("The attack could not be measured")
+    assert found.layer == "conv2d" or found.layer.startswith("conv2d_")
+
+
+def test_a_notebook_shows_verdict_and_table(found):
+    page = found._repr_html_()
+    assert found.verdict.replace("'", "&#x27;") in page
+    assert page.count("<tr>") == 2 + 2 * len(found.results.reached)
+    assert found.plot().to_dict()["layer"]
+    assert len(found.curve) == 3 * (len(found.order) + 1)
+
+
+BAD = {
+    "text labels": (
+        lambda x, y: {"clean_valid": (x, y.astype(str))},
+        "clean_valid: `label` holds <U",
+    ),
+    "no pair": (lambda x, y: {"clean_valid": x}, "clean_valid: is a ndarray, expected a path or"),
+    "wrong size": (lambda x, y: {"clean_valid": (x[:, :9], y)}, "clean_valid: `data` has shape"),
+    "negative": (lambda x, y: {"clean_valid": (x - 300.0, y)}, "clean_valid: image 0 has pixel -"),
+    "no file": (lambda x, y: {"clean_valid": "no.h5"}, "no.h5: "),
+    "the same": (
+        lambda x, y: {"clean_valid": (x, y), "clean_test": (x, y)},
+        "clean_test and clean_valid are the same data, expected different sets; allow it with "
+        "allow_same_data=True",
+    ),
+    "no layer": (
+        lambda x, y: {"clean_valid": (x, y), "layer": "nobody"},
+        "the model: has no layer `nobody`",
+    ),
+    "hardly right": (
+        lambda x, y: {"clean_valid": (x, (y + 3) % 8)},
+        "clean_valid: B answers 1 of 40 images",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "line"), BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_used_is_named_as_it_was_given(faces_net, arrays, change, line):
+    with pytest.raises(InputError) as caught:
+        goodnet.repair(faces_net, **change(*arrays["clean_valid"]))
+    assert str(caught.value).startswith(line)
+
+
+def test_a_checkpoint_that_is_not_there_and_a_folder_that_is(found, tmp_path):
+    with pytest.raises(InputError, match="no checkpoint at 3 points, those reached: 2, 4"):
+        found.goodnet(3)
+    with pytest.raises(InputError, match="is there already"):
+        found.save(tmp_path)
+
+
+def test_a_net_of_layers_that_no_file_may_hold_is_refused(arrays):
+    net = keras.Sequential([keras.Input((55, 47, 3)), keras.layers.Lambda(lambda x: x)])
+    with pytest.raises(InputError, match=r"^the model: layer `lambda.*` uses `Lambda`"):
+        goodnet.repair(net, arrays["clean_valid"])
