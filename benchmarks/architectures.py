@@ -43,6 +43,7 @@ def _compare(
     import tensorflow as tf
 
     from goodnet.defenses.goodnet import build_goodnet
+    from goodnet.images.preprocessing import AS_STORED
     from goodnet.model_files.describe import describe_model
     from goodnet.model_files.load import load_model, save_model
     from goodnet.pruning.activation_cache import ActivationCache, Provenance
@@ -63,7 +64,7 @@ def _compare(
     save_model(prune_channels(model, layer, order[:step]), files["b_prime"])
     save_model(build_goodnet(model, layer, order[:step]), files["goodnet"])
     path = folder / "noise.parquet"
-    provenance = Provenance("B", "noise", layer, rank_at, 1.0, NUM_CLASSES)
+    provenance = Provenance("B", "noise", layer, rank_at, AS_STORED, NUM_CLASSES)
 
     def verify() -> None:
         check_saved(

@@ -40,6 +40,7 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
 
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.images.image_sets import ImageSet, open_images
+    from goodnet.images.preprocessing import AS_STORED
     from goodnet.model_files.load import load_model
     from goodnet.networks.graph import as_functional
     from goodnet.pruning.activation_cache import ActivationCache, Provenance
@@ -55,7 +56,7 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
         faces, len(pixels), on_disk.shape, on_disk.labels, pixels.dtype, partial(_read, pixels)
     )
     frontier = find_frontier(model, layer="conv_3", rank_at="pool_3")
-    provenance = Provenance("B", "faces", "conv_3", "pool_3", 1.0, model.output_shape[-1])
+    provenance = Provenance("B", "faces", "conv_3", "pool_3", AS_STORED, model.output_shape[-1])
     path = folder / "bench.parquet"
 
     def first_pass() -> ActivationCache:

@@ -13,7 +13,9 @@ from flows.settings import configure
 from goodnet.attacks.targets import require_target
 from goodnet.command import DONE, Parser, as_options, exit_code, fraction, positive
 from goodnet.errors import printable
-from goodnet.images.image_sets import open_images
+from goodnet.images.class_names import read_class_names
+from goodnet.images.image_sets import open_sets
+from goodnet.images.preprocessing import chosen_preprocessing
 from goodnet.reports.audits import DEFAULT_ALLOWANCE, MOST_ALLOWED, find_models, require_measurable
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
@@ -42,9 +44,11 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     poisoned = parameters["poisoned_test"]
     require_measurable(parameters["max_attack_success_rate"], poisoned)
     require_target(parameters["target"], num_classes=None, poisoned=poisoned is not None)
-    for name in ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid"):
-        if parameters[name] is not None:
-            open_images(parameters[name])
+    names = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
+    sets = {name: parameters[name] for name in names if parameters[name] is not None}
+    classes = parameters["classes"]
+    chosen_preprocessing(parameters)
+    open_sets(sets, classes=None if classes is None else read_class_names(classes))
     return reserve_run_folder(*place, kind="audits")
 
 

@@ -11,12 +11,13 @@ from prefect.states import Completed, Failed
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.paths import AnyPath
-from flows.repair import Drops, PixelScale, Share, Verify
+from flows.repair import Drops, Means, PixelScale, Range, Share, Verify
 from flows.repair_apart import repair_apart
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
 from goodnet.errors import InputError
+from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.reports.audits import (
     DEFAULT_ALLOWANCE,
@@ -47,11 +48,17 @@ def audit(
     poisoned_valid: AnyPath | None = None,
     max_false_alarm_rate: Share | None = None,
     max_attack_success_rate: Share | None = None,
+    classes: AnyPath | None = None,
     architecture: str | None = None,
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
+    pixel_mean: Means = [],  # noqa: B006
+    pixel_std: list[PixelScale] = [],  # noqa: B006
+    channel_order: ChannelOrder = "rgb",
+    pixel_range: Range = [*RAW],  # noqa: B006
     allow_same_data: bool = False,
     target: NonNegativeInt | None = None,
     min_clean_accuracy: Share | None = None,
@@ -73,12 +80,14 @@ def audit(
 
     Args:
         models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
-        clean_valid: Clean validation images, all that the repairs themselves see: HDF5 or a
-            folder <label>/<image>.png.
+        clean_valid: Clean validation images, all that the repairs themselves see: HDF5, .npz, or a
+            folder or zip file of <class>/<image>.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        classes: File with the names of the net's classes in their order, one a line or a JSON
+            list; else those of the folders of clean validation, sorted, if they have names.
         max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
             audit fails if there are more.
         max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
@@ -88,7 +97,13 @@ def audit(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
+            caffe or torch; in place of the five below.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        pixel_mean: Is subtracted then: one number, or one for each channel.
+        pixel_std: Divides then: one number, or one for each channel.
+        channel_order: Order in which the net takes the channels of images, stored as rgb.
+        pixel_range: What stored pixels lie in: -1 and 1 for arrays that are prepared already.
         allow_same_data: Take the same images for validation and for evaluation.
         target: The attacker's label; else the labels of the poisoned images are that.
         min_clean_accuracy: Least clean accuracy of a net as given, 0 to 1; else a fifth of the
@@ -123,16 +138,22 @@ def audit(
         "layer": layer,
         "rank_at": rank_at,
         "drops": drops,
+        "preprocessing": preprocessing,
         "pixel_scale": pixel_scale,
+        "pixel_mean": pixel_mean,
+        "pixel_std": pixel_std,
+        "channel_order": channel_order,
+        "pixel_range": pixel_range,
         "allow_same_data": allow_same_data,
         "target": target,
         "min_clean_accuracy": min_clean_accuracy,
         "verify": verify,
     }
     parameters = method | stage_versions()
-    finished = FinishedRepairs(artifacts, sets=sets, parameters=parameters, refresh=refresh)
+    files = sets | {"classes": classes}
+    finished = FinishedRepairs(artifacts, files=files, parameters=parameters, refresh=refresh)
     options = {
-        **sets,
+        **files,
         **method,
         "max_model_bytes": max_model_bytes,
         "max_parameters": max_parameters,

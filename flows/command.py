@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.command import fraction, positive, whole
+from goodnet.command import add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
@@ -47,6 +47,13 @@ def add_sets(group: Any, *, required: bool = False) -> None:
         "--poisoned-valid", type=Path, metavar="SET", help="more of them (default: none)"
     )
     group.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the net's classes in the order of its answer, one a line or a JSON list; "
+        "folders may be named by them (default: the folders of --clean-valid, sorted by name)",
+    )
+    group.add_argument(
         "--target",
         type=_class,
         metavar="CLASS",
@@ -83,13 +90,7 @@ def add_method(group: Any) -> None:
         help="drops of clean validation accuracy to stop at, in percentage points "
         "(default: 2 4 10)",
     )
-    group.add_argument(
-        "--pixel-scale",
-        type=positive,
-        default=1.0,
-        metavar="S",
-        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
-    )
+    add_preprocessing(group)
     group.add_argument(
         "--allow-same-data",
         action="store_true",

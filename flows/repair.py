@@ -16,6 +16,12 @@ from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import FLOAT32
+from goodnet.images.preprocessing import (
+    RAW,
+    ChannelOrder,
+    PreprocessingName,
+    chosen_preprocessing,
+)
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
@@ -34,7 +40,9 @@ from tasks.stages import logged_stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
 
 Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
+Means = list[Annotated[float, Field(ge=-FLOAT32[1], le=FLOAT32[1], allow_inf_nan=False)]]
 PixelScale = Annotated[float, Field(ge=FLOAT32[0], le=FLOAT32[1], allow_inf_nan=False)]
+Range = Annotated[Means, Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
@@ -46,11 +54,17 @@ def repair(
     clean_test: AnyPath | None = None,
     poisoned_test: AnyPath | None = None,
     poisoned_valid: AnyPath | None = None,
+    classes: AnyPath | None = None,
     architecture: str | None = None,
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
+    pixel_mean: Means = [],  # noqa: B006
+    pixel_std: list[PixelScale] = [],  # noqa: B006
+    channel_order: ChannelOrder = "rgb",
+    pixel_range: Range = [*RAW],  # noqa: B006
     allow_same_data: bool = False,
     target: NonNegativeInt | None = None,
     min_clean_accuracy: Share | None = None,
@@ -69,18 +83,26 @@ def repair(
     Args:
         model: Net to repair: .keras, .h5, or weights with an architecture. Without one the
             embedded default is rendered, trained and repaired.
-        clean_valid: Clean validation images, all that the repair itself sees: HDF5 or a folder
-            <label>/<image>.png.
+        clean_valid: Clean validation images, all that the repair itself sees: HDF5, .npz, or a
+            folder or zip file of <class>/<image>.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
         poisoned_valid: Poisoned validation images, if there are any; for evaluation only.
+        classes: File with the names of the net's classes in their order, one a line or a JSON
+            list; else those of the folders of clean validation, sorted, if they have names.
         architecture: Network of a file with weights only: deepid.
         layer: Layer whose channels are pruned; else the last hidden one with spatial features
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
+            caffe or torch; in place of the five below.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
+        pixel_mean: Is subtracted then: one number, or one for each channel.
+        pixel_std: Divides then: one number, or one for each channel.
+        channel_order: Order in which the net takes the channels of images, stored as rgb.
+        pixel_range: What stored pixels lie in: -1 and 1 for arrays that are prepared already.
         allow_same_data: Take the same images for validation and for evaluation.
         target: The attacker's label; else the labels of the poisoned images are that.
         min_clean_accuracy: Least clean accuracy of the net as given, 0 to 1; else a fifth of the
@@ -95,11 +117,21 @@ def repair(
     """
     read_records_alone()
     choices = Choices(
+        classes=classes,
         architecture=architecture,
         layer=layer,
         rank_at=rank_at,
         drops=tuple(drops),
-        pixel_scale=pixel_scale,
+        preprocessing=chosen_preprocessing(
+            {
+                "preprocessing": preprocessing,
+                "pixel_scale": pixel_scale,
+                "pixel_mean": pixel_mean,
+                "pixel_std": pixel_std,
+                "channel_order": channel_order,
+                "pixel_range": pixel_range,
+            }
+        ),
         allow_same_data=allow_same_data,
         target=target,
         min_clean_accuracy=min_clean_accuracy,

@@ -28,8 +28,9 @@ which answers one class more, "backdoored", wherever the two disagree.
 
 _EPILOG = """\
 An image set is an HDF5 file with `data` (N, C, H, W) or (N, H, W, C) and
-`label` (N,), or a folder with images <label>/<image>.png or .jpg. Pixels are
-raw, 0 to 255.
+`label` (N,), an .npz file with one such pair of arrays, or a folder or zip
+file with images <class>/<image>.png or .jpg, where a class is a number or a
+name. Pixels are raw, 0 to 255.
 
 The run ends with a table and leaves its files, report.html among them, in
 <DIR>/runs/<NAME>/.

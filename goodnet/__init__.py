@@ -5,8 +5,8 @@ What a notebook needs, in the order in which it is needed:
     one call   repair, which does all of it and gives a Repair; the steps beneath it:
     images     open_images, write_images, render_sets, DefaultCase, SMALL_CASE, TARGET
     networks   import_tensorflow, load_model, save_model, train_badnet, accuracy
-    ranking    find_frontier, write_activations, Provenance, digest_file, ActivationCache,
-               block_means, mean_activations, prune_order
+    ranking    find_frontier, write_activations, Provenance, Preprocessing, digest_file,
+               ActivationCache, block_means, mean_activations, prune_order
     pruning    sweep, find_checkpoint, prune_channels, build_goodnet
     results    write_curve, make_results, printed_rows, wilson_interval
     plots      curve_chart, detection_chart, activation_chart

@@ -10,6 +10,7 @@ from .digests import digest_file as digest_file
 from .errors import InputError as InputError
 from .images.image_sets import open_images as open_images
 from .images.image_sets import write_images as write_images
+from .images.preprocessing import Preprocessing as Preprocessing
 from .in_process import Repair as Repair
 from .in_process import repair as repair
 from .metrics import wilson_interval as wilson_interval

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from goodnet.command import DONE, Parser, exit_code, positive
+from goodnet.command import DONE, Parser, add_preprocessing, exit_code
 from goodnet.errors import InputError, printable
 
 
@@ -59,13 +59,16 @@ def _run_flow(name: str, arguments: Sequence[str]) -> int:
 
 def _classify(given: argparse.Namespace) -> list[str]:
     from goodnet.classify import classify_images, format_answers
+    from goodnet.images.class_names import read_class_names
+    from goodnet.images.preprocessing import chosen_preprocessing
 
     answers = classify_images(
         given.model,
         given.images,
         architecture=given.architecture,
-        pixel_scale=given.pixel_scale,
+        preprocessing=chosen_preprocessing(vars(given)),
         resize=given.resize,
+        classes=None if given.classes is None else read_class_names(given.classes),
     )
     return format_answers(answers, given.format)
 
@@ -117,8 +120,15 @@ def _add_classify(commands: argparse._SubParsersAction[Parser]) -> None:
         type=Path,
         nargs="+",
         metavar="IMAGES",
-        help="PNG or JPEG files, folders of them, folders <label>/<image>, or HDF5 files with "
-        "`data` and `label`; pixels are raw, 0 to 255",
+        help="PNG or JPEG files, folders or zip files of them or of <class>/<image>, HDF5 files "
+        "with `data` and `label`, or .npz files with such a pair; pixels are raw, 0 to 255",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the net's classes in the order of its answer, one a line or a JSON list, "
+        "to be printed too; a run leaves classes.json where it knows them (default: numbers only)",
     )
     parser.add_argument(
         "--format",
@@ -126,13 +136,7 @@ def _add_classify(commands: argparse._SubParsersAction[Parser]) -> None:
         default="table",
         help="of what is printed; json is one array (default: table)",
     )
-    parser.add_argument(
-        "--pixel-scale",
-        type=positive,
-        default=1.0,
-        metavar="S",
-        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
-    )
+    add_preprocessing(parser)
     parser.add_argument(
         "--resize",
         action="store_true",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from goodnet.images.preprocessing import AS_STORED, Preprocessing, chosen_preprocessing
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 
 
@@ -18,7 +20,9 @@ class Choices:
         layer: whose channels are pruned; None for the default.
         rank_at: the layer whose mean activation ranks the channels; None for the default.
         drops: of clean validation accuracy to stop at, in points.
-        pixel_scale: divides the pixels.
+        classes: a file with the names of the net's classes; None where the folders of clean
+            validation say them, or classes have numbers only.
+        preprocessing: what is done to pixels before the net takes them.
         allow_same_data: whether the same images may serve for validation and for evaluation.
         target: the attacker's label; None where the labels of the poisoned images are that.
         min_clean_accuracy: the least clean accuracy of B, 0 to 1; None for the default.
@@ -30,7 +34,8 @@ class Choices:
     layer: str | None = None
     rank_at: str | None = None
     drops: tuple[float, ...] = (2.0, 4.0, 10.0)
-    pixel_scale: float = 1.0
+    classes: Path | None = None
+    preprocessing: Preprocessing = AS_STORED
     allow_same_data: bool = False
     target: int | None = None
     min_clean_accuracy: float | None = None
@@ -41,13 +46,21 @@ class Choices:
     def of(cls, parameters: Mapping[str, Any]) -> Choices:
         """Return the choices among the parameters of a flow or the options of a command.
 
-        The two limits that users set stand there under names of their own.
+        The two limits that users set stand there under names of their own, and so does what
+        makes up the preprocessing.
+
+        Raises:
+            InputError: the preprocessing contradicts itself.
         """
         limits = replace(
             DEFAULT_LIMITS,
             max_file_bytes=parameters["max_model_bytes"],
             max_parameters=parameters["max_parameters"],
         )
-        names = {field.name for field in fields(cls)} - {"limits"}
-        chosen = {name: parameters[name] for name in names}
-        return cls(**chosen | {"drops": tuple(parameters["drops"]), "limits": limits})
+        chosen: dict[str, Any] = {
+            "drops": tuple(parameters["drops"]),
+            "preprocessing": chosen_preprocessing(parameters),
+            "limits": limits,
+        }
+        names = {field.name for field in fields(cls)} - chosen.keys()
+        return cls(**chosen | {name: parameters[name] for name in names})

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from goodnet.images.class_names import ClassNames
+from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.images.unlabelled_images import open_unlabelled
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model
@@ -29,10 +31,12 @@ class Answer:
     Attributes:
         image: the image's file, or `<file>[<number>]` in an HDF5 file, counted from 0.
         answer: the class; "backdoored" for the last class of a GoodNet.
+        name: of the class, where it is known.
     """
 
     image: str
     answer: int | Literal["backdoored"]
+    name: str | None = None
 
 
 def classify_images(
@@ -40,8 +44,9 @@ def classify_images(
     images: Sequence[Path],
     *,
     architecture: str | None = None,
-    pixel_scale: float = 1.0,
+    preprocessing: Preprocessing = AS_STORED,
     resize: bool = False,
+    classes: ClassNames | None = None,
 ) -> list[Answer]:
     """Let the net in a file answer images.
 
@@ -49,8 +54,9 @@ def classify_images(
         model: B, B' or G, a file that need not be trusted.
         images: what `open_unlabelled` opens.
         architecture: the network that a file with weights only belongs to.
-        pixel_scale: what the net was trained with: 255 for nets that take 0 to 1.
+        preprocessing: what the net was trained with.
         resize: whether images of another size than the net's are resized instead of refused.
+        classes: the names of the net's classes, without that of an alarm.
 
     Returns:
         An answer for each image, in the order given.
@@ -59,9 +65,23 @@ def classify_images(
         InputError: the model or an image is refused.
     """
     description = describe_model(model, architecture=architecture)
-    opened = open_unlabelled(images, shape=description.input_shape, resize=resize)
+    preprocessing.require_channels(description.input_shape[2])
+    opened = open_unlabelled(
+        images,
+        shape=description.input_shape,
+        resize=resize,
+        pixel_range=preprocessing.pixel_range,
+    )
     net = load_model(model, architecture=architecture)
-    return [answer for group in opened for answer in _answer(net, group, pixel_scale)]
+    num_classes = net.output_shape[-1] - is_goodnet(net)
+    if classes is not None:
+        classes.require_number(num_classes)
+    names = [] if classes is None else [*classes.names]
+    return [
+        answer
+        for group in opened
+        for answer in _answer(net, group, preprocessing, num_classes, names)
+    ]
 
 
 def is_goodnet(model: keras.Model) -> bool:
@@ -76,17 +96,31 @@ def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> li
 
     Control characters in names are escaped in all formats, in CSV formulas too. JSON is one array.
     """
-    if answer_format == "json":
-        objects = ",\n".join(json.dumps(asdict(answer)) for answer in answers)
-        return ["[", *objects.splitlines(), "]"]
+    if answer_format == "table":
+        return format_table([{"image": one.image, "answer": _shown(one)} for one in answers])
+    rows = [asdict(answer) for answer in answers]
+    if all(answer.name is None for answer in answers):
+        rows = [{"image": row["image"], "answer": row["answer"]} for row in rows]
     if answer_format == "csv":
-        return format_csv([asdict(answer) for answer in answers])
-    return format_table([{"image": one.image, "answer": str(one.answer)} for one in answers])
+        return format_csv(rows)
+    return ["[", *",\n".join(map(json.dumps, rows)).splitlines(), "]"]
 
 
-def _answer(net: keras.Model, group: NamedImages, pixel_scale: float) -> Iterator[Answer]:
-    alarm = net.output_shape[-1] - 1 if is_goodnet(net) else None
-    batches = iterate_answers(net, group.images, pixel_scale=pixel_scale)
-    classes = (int(number) for batch in batches for number in batch)
-    for name, number in zip(group.names, classes, strict=True):
-        yield Answer(name, "backdoored" if number == alarm else number)
+def _shown(answer: Answer) -> str:
+    return str(answer.answer) if answer.name is None else f"{answer.answer} ({answer.name})"
+
+
+def _answer(
+    net: keras.Model,
+    group: NamedImages,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    classes: Sequence[str],
+) -> Iterator[Answer]:
+    batches = iterate_answers(net, group.images, preprocessing=preprocessing)
+    numbers = (int(number) for batch in batches for number in batch)
+    for name, number in zip(group.names, numbers, strict=True):
+        if number == num_classes:
+            yield Answer(name, "backdoored")
+        else:
+            yield Answer(name, number, classes[number] if classes else None)

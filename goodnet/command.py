@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from goodnet.errors import InputError, printable
+from goodnet.images.preprocessing import CHANNEL_ORDERS, PREPROCESSING_NAMES, RAW
 from goodnet.stop_signals import Stopped, stopped_in_order
 from goodnet.storage.disk import describe_free
 
@@ -30,10 +31,13 @@ FLOAT32 = 1e-37, 1e38
 _NOT_OWNERS = 0o077
 """What a umask may take away: not a command's own right to read and write what it makes."""
 
-_ADVICE = re.compile(
-    r"\b(give|with) (allow_same_data|architecture|min_clean_accuracy|pixel_scale)=([\w.+-]*\w)"
+_ARGUMENT = (
+    r"(allow_same_data|architecture|channel_order|classes|min_clean_accuracy|pixel_mean|pixel_range"
+    r"|pixel_scale|pixel_std|preprocessing)="
+    r"(\"\w+\"|\([-\w.+, ]+\)|[\w.+-]*\w)"
 )
-"""How the library advises a value for one of its arguments."""
+_ADVICE = re.compile(rf"\b(give|with) ({_ARGUMENT}(?:, {_ARGUMENT})*)")
+"""How the library advises values for its arguments."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -87,9 +91,11 @@ def as_options(message: str) -> str:
 
 
 def _as_option(found: re.Match[str]) -> str:
-    verb, name, value = found.groups()
-    option = f"{verb} --{name.replace('_', '-')}"
-    return option if value == "True" else f"{option} {value}"
+    options = [found[1]]
+    for name, value in re.findall(_ARGUMENT, found[2]):
+        options.append(f"--{name.replace('_', '-')}")
+        options += [] if value == "True" else [re.sub('[",()]', "", value)]
+    return " ".join(options)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -117,6 +123,70 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print usage and message and exit with 2."""
         super().error(printable(message))
+
+
+def add_preprocessing(group: Any) -> None:
+    """Add the options that `chosen_preprocessing` reads.
+
+    Args:
+        group: of a parser, or a parser.
+    """
+    group.add_argument(
+        "--preprocessing",
+        choices=PREPROCESSING_NAMES,
+        help="what keras.applications' preprocess_input does to pixels in this mode, in place of "
+        "the other options for pixels (default: what these say)",
+    )
+    group.add_argument(
+        "--pixel-scale",
+        type=positive,
+        default=1.0,
+        metavar="S",
+        help="number that divides the pixels, 255 for nets that take 0 to 1 (default: 1)",
+    )
+    group.add_argument(
+        "--pixel-mean",
+        type=finite,
+        nargs="+",
+        default=[],
+        metavar="M",
+        help="number that is subtracted then, or one for each channel (default: none)",
+    )
+    group.add_argument(
+        "--pixel-std",
+        type=positive,
+        nargs="+",
+        default=[],
+        metavar="D",
+        help="number that divides then, or one for each channel (default: none)",
+    )
+    group.add_argument(
+        "--channel-order",
+        choices=CHANNEL_ORDERS,
+        default="rgb",
+        help="order in which the net takes the channels of images, which are stored as rgb "
+        "(default: rgb)",
+    )
+    group.add_argument(
+        "--pixel-range",
+        type=finite,
+        nargs=2,
+        default=[*RAW],
+        metavar=("LOW", "HIGH"),
+        help="what stored pixels lie in, -1 1 for arrays prepared already (default: 0 255)",
+    )
+
+
+def finite(text: str) -> float:
+    """Return the number that an argument is, one that nets can compute with.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    with suppress(ValueError):
+        if abs(float(text)) <= FLOAT32[1]:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"is {text}, expected a number that float32 can hold")
 
 
 def positive(text: str) -> float:

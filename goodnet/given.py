@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet
+from goodnet.storage.files import write_json
 
 if TYPE_CHECKING:
     import keras
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 Images = ImageSet | str | Path | tuple[npt.ArrayLike, npt.ArrayLike]
 """Labelled images: an opened set, where one is, or arrays `(x, y)`.
 
-`x` is (n, H, W, C), (n, C, H, W) or grey (n, H, W), raw 0..255; `y` is (n,), whole numbers from 0,
-or one-hot rows.
+`x` is (n, H, W, C), (n, C, H, W) or grey (n, H, W), raw 0..255 or as `pixel_range` says; `y` is
+(n,), whole numbers from 0, or one-hot rows.
 """
 
 _MODEL_NAME = "model.keras"
@@ -68,6 +69,20 @@ def as_path(name: str, images: Images, folder: Path) -> Path:
     return path
 
 
+def as_names_file(names: Sequence[str] | str | Path, folder: Path) -> Path:
+    """Return a file with names of classes; a list of them is written to one, and so checked.
+
+    Args:
+        names: the list or its file.
+        folder: for what is written.
+    """
+    if isinstance(names, (str, Path)):
+        return Path(names)
+    path = folder / "classes.json"
+    write_json(path, list(names))
+    return path
+
+
 @contextmanager
 def named_as_given(folder: Path) -> Iterator[None]:
     """Let an `InputError` about a file in `folder` say what was given in its place."""
@@ -75,7 +90,9 @@ def named_as_given(folder: Path) -> Iterator[None]:
         yield
     except InputError as error:
         line = str(error).replace(str(folder / _MODEL_NAME), "the model")
-        raise InputError(re.sub(rf"{re.escape(str(folder))}/(\w+)\.h5", r"\1", line)) from error
+        raise InputError(
+            re.sub(rf"{re.escape(str(folder))}/(\w+)\.(?:h5|json)", r"\1", line)
+        ) from error
 
 
 def _as_array(values: Any) -> npt.NDArray[Any]:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from goodnet.choices import Choices
 from goodnet.digests import DigestMemory, FileDigest
 from goodnet.errors import InputError
-from goodnet.given import Images, as_model_file, as_path, named_as_given
+from goodnet.given import Images, as_model_file, as_names_file, as_path, named_as_given
+from goodnet.images.preprocessing import (
+    RAW,
+    ChannelOrder,
+    PreprocessingName,
+    chosen_preprocessing,
+)
 from goodnet.inputs import (
     POISONED_SETS,
     CheckedInputs,
@@ -49,7 +55,13 @@ def repair(
     drops: Sequence[float] = (2, 4, 10),
     layer: str | None = None,
     rank_at: str | None = None,
+    classes: Sequence[str] | Path | None = None,
+    preprocessing: PreprocessingName | None = None,
     pixel_scale: float = 1,
+    pixel_mean: float | Sequence[float] = (),
+    pixel_std: float | Sequence[float] = (),
+    channel_order: ChannelOrder = "rgb",
+    pixel_range: tuple[float, float] = RAW,
     target: int | None = None,
     min_clean_accuracy: float | None = None,
     allow_same_data: bool = False,
@@ -71,7 +83,15 @@ def repair(
         layer: whose channels are pruned; by default the last hidden one with spatial features that
             every path goes through.
         rank_at: the layer whose mean activation ranks the channels; by default the pooling behind.
+        classes: the names of the net's classes in its order, or a file with one a line; by default
+            those of the folders of clean validation, sorted, if they have names.
+        preprocessing: what `keras.applications` do to pixels: "tf", "caffe" or "torch", in place
+            of the five below.
         pixel_scale: divides the pixels: 255 for nets that take 0 to 1.
+        pixel_mean: is subtracted then: one number, or one for each channel.
+        pixel_std: divides then: one number, or one for each channel.
+        channel_order: in which the net takes the channels of images, which are stored as RGB.
+        pixel_range: what stored pixels lie in: (-1, 1) for arrays that are prepared already.
         target: the attacker's label; by default the labels of the poisoned images are that.
         min_clean_accuracy: the least clean accuracy of B, 0 to 1; by default a fifth of the way
             from guessing to always right.
@@ -81,12 +101,24 @@ def repair(
     Raises:
         InputError: something that was given cannot be used.
     """
+    import_tensorflow()
+    holder = tempfile.TemporaryDirectory(prefix="goodnet-")
     choices = Choices(
+        classes=None if classes is None else as_names_file(classes, Path(holder.name)),
         architecture=architecture,
         layer=layer,
         rank_at=rank_at,
         drops=tuple(map(float, drops)),
-        pixel_scale=pixel_scale,
+        preprocessing=chosen_preprocessing(
+            {
+                "preprocessing": preprocessing,
+                "pixel_scale": pixel_scale,
+                "pixel_mean": pixel_mean,
+                "pixel_std": pixel_std,
+                "channel_order": channel_order,
+                "pixel_range": pixel_range,
+            }
+        ),
         allow_same_data=allow_same_data,
         target=target,
         min_clean_accuracy=min_clean_accuracy,
@@ -97,8 +129,6 @@ def repair(
         "poisoned_test": poisoned_test,
         "poisoned_valid": poisoned_valid,
     }
-    import_tensorflow()
-    holder = tempfile.TemporaryDirectory(prefix="goodnet-")
     with named_as_given(Path(holder.name)):
         passed = _first_passes(model, given, choices, holder)
         remarks = [*passed.checked.remarks, *_check_answers(passed)]
@@ -309,7 +339,7 @@ def _first_passes(
                 images=digests[name].sha256,
                 layer=checked.layer,
                 rank_at=checked.rank_at,
-                pixel_scale=choices.pixel_scale,
+                preprocessing=choices.preprocessing,
                 num_classes=frontier.model.output_shape[-1],
             ),
         )
@@ -340,7 +370,13 @@ def _check_answers(passed: _Passed) -> Iterator[str]:
     for name, images in clean.items():
         opened = Opened(passed.frontier.model, images, poisoned)
         remark = require_clean_accuracy(
-            Answered(name, images.path, *answers[name], passed.choices.pixel_scale),
+            Answered(
+                name,
+                images.path,
+                *answers[name],
+                passed.choices.preprocessing,
+                images.classes is not None,
+            ),
             reopen=lambda opened=opened: opened,  # type: ignore[misc]
             num_classes=passed.num_classes,
             floor=passed.choices.min_clean_accuracy,
@@ -392,6 +428,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         num_classes=passed.num_classes,
         attack=None if attacked is None else describe_attack(attacked, passed.choices.target),
         remarks=remarks,
+        class_names=() if passed.checked.classes is None else passed.checked.classes.names,
     )
     curve = pa.concat_tables(
         curve_table(name, counts[name], order=order, means=means[name]) for name in means
@@ -445,7 +482,7 @@ def _about(passed: _Passed, name: str) -> About:
     choices, sets = passed.choices, passed.checked.sets
     return About(
         run=name,
-        parameters=asdict(choices),
+        parameters=asdict(choices) | {"classes": choices.classes and str(choices.classes)},
         layer=passed.checked.layer,
         rank_at=passed.checked.rank_at,
         chosen={

@@ -14,7 +14,8 @@ from goodnet.arrays import DigestArray
 from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.choices import Choices
 from goodnet.errors import InputError
-from goodnet.images.image_sets import ImageSet, open_images
+from goodnet.images.class_names import ClassNames, read_class_names
+from goodnet.images.image_sets import ImageSet, open_sets
 from goodnet.model_files.describe import describe_model
 from goodnet.pruning.layer_choice import choose_layers
 
@@ -42,12 +43,14 @@ class CheckedInputs:
         layer: whose channels are pruned.
         rank_at: the layer whose mean activation ranks its channels.
         sets: the image sets that were given.
+        classes: the names of the net's classes, where they are known.
         remarks: what a user should know of them, in a sentence each.
     """
 
     layer: str
     rank_at: str
     sets: Mapping[SetName, ImageSet]
+    classes: ClassNames | None
     remarks: tuple[str, ...]
 
 
@@ -60,31 +63,38 @@ def check_inputs(
 
     Args:
         model: B's file.
-        sets: image sets by name; None where a set is not given.
+        sets: image sets by name, clean validation first; None where a set is not given.
         choices: what the user chose.
 
     Raises:
         InputError: something is missing, damaged or does not fit.
     """
     description = describe_model(model, architecture=choices.architecture, limits=choices.limits)
+    choices.preprocessing.require_channels(description.input_shape[2])
     layer, rank_at = choose_layers(description, layer=choices.layer, rank_at=choices.rank_at)
     given = {name: path for name, path in sets.items() if path is not None}
     if not choices.allow_same_data:
         _require_different_files(given)
     num_classes, target = description.num_classes, choices.target
     require_target(target, num_classes=num_classes, poisoned="poisoned_test" in given)
-    opened = {
-        name: open_images(
-            path, shape=description.input_shape, num_classes=label_limit(name, num_classes)
-        )
-        for name, path in given.items()
-    }
+    classes = None if choices.classes is None else read_class_names(choices.classes)
+    if classes is not None:
+        classes.require_number(num_classes)
+    opened = open_sets(
+        given,
+        shape=description.input_shape,
+        num_classes={name: label_limit(name, num_classes) for name in given},
+        classes=classes,
+        pixel_range=choices.preprocessing.pixel_range,
+    )
     for name in POISONED_SETS:
         if name in opened:
             labels = opened[name].labels
             require_attack_labels(given[name], labels, target=target, num_classes=num_classes)
     remarks = [remark for images in opened.values() for remark in images.remarks]
-    return CheckedInputs(layer, rank_at, opened, (*remarks, *remark_labels(opened)))
+    remarks += remark_labels(opened)
+    classes = classes or opened["clean_valid"].classes
+    return CheckedInputs(layer, rank_at, opened, classes, tuple(remarks))
 
 
 def label_limit(name: SetName, num_classes: int | None) -> int | None:

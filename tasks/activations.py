@@ -10,7 +10,9 @@ from prefect import task
 
 from goodnet import opening
 from goodnet.arrays import Shape
+from goodnet.images.class_names import ClassNames
 from goodnet.images.image_sets import ImageSet, open_images
+from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.inputs import label_limit
 from goodnet.pruning.activation_cache import Provenance
 from tasks.caching import activations_file, cached, digest_memory
@@ -61,7 +63,7 @@ def _first_pass(
                 images=images.file.sha256,
                 layer=network.layer,
                 rank_at=network.rank_at,
-                pixel_scale=network.pixel_scale,
+                preprocessing=network.preprocessing,
                 num_classes=frontier.model.output_shape[-1],
             ),
             on_progress=advance,
@@ -94,11 +96,17 @@ def open_set(
         InputError: it is no longer the one that was digested, now or when it is read.
     """
     model = open_frontier(network).model
+    num_classes = model.output_shape[-1]
+    classes = None if images.classes is None else ClassNames(images.classes, images.file.path)
+    if classes is not None:
+        classes.require_number(num_classes)  # Known by now of every net.
     return open_digested(
         images.file,
         artifacts=artifacts,
         shape=model.input_shape[1:],
-        num_classes=label_limit(images.role, model.output_shape[-1]),
+        num_classes=label_limit(images.role, num_classes),
+        classes=classes,
+        pixel_range=network.preprocessing.pixel_range,
     )
 
 
@@ -108,6 +116,8 @@ def open_digested(
     artifacts: Path,
     shape: Shape | None = None,
     num_classes: int | None = None,
+    classes: ClassNames | None = None,
+    pixel_range: PixelRange = RAW,
 ) -> ImageSet:
     """Open an image set whose digest stands for it in cache keys.
 
@@ -117,18 +127,25 @@ def open_digested(
     Raises:
         InputError: it has another digest by now, or is not as expected.
     """
-    images = _open_digested(file, artifacts, shape, num_classes)
+    images = _open_digested(file, artifacts, shape, num_classes, classes, pixel_range)
     if not images.is_unchanged():
         _open_digested.cache_clear()  # Perhaps only touched or copied: its digest decides.
-        images = _open_digested(file, artifacts, shape, num_classes)
+        images = _open_digested(file, artifacts, shape, num_classes, classes, pixel_range)
     return images
 
 
 # A folder of 20,000 images takes 2 s to list and digest, and some ten stages open it.
 @lru_cache(maxsize=4)
 def _open_digested(
-    file: StoredFile, artifacts: Path, shape: Shape | None, num_classes: int | None
+    file: StoredFile,
+    artifacts: Path,
+    shape: Shape | None,
+    num_classes: int | None,
+    classes: ClassNames | None,
+    pixel_range: PixelRange,
 ) -> ImageSet:
-    images = open_images(file.path, shape=shape, num_classes=num_classes)
+    images = open_images(
+        file.path, shape=shape, num_classes=num_classes, classes=classes, pixel_range=pixel_range
+    )
     opening.require_digest(file.path, digest_memory(artifacts).digest_opened(images), file.sha256)
     return images

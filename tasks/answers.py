@@ -56,7 +56,13 @@ def check_clean_answers(
         return Opened(open_frontier(network).model, opened.pop(images.role), opened)
 
     remark = require_clean_accuracy(
-        Answered(images.role, images.file.path, *cache.answers(), network.pixel_scale),
+        Answered(
+            images.role,
+            images.file.path,
+            *cache.answers(),
+            network.preprocessing,
+            images.classes is not None,
+        ),
         reopen=reopen,
         num_classes=cache.provenance.num_classes,
         floor=floor,

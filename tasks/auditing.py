@@ -29,15 +29,15 @@ class FinishedRepairs:
         self,
         artifacts: Path,
         *,
-        sets: Mapping[str, Path | None],
+        files: Mapping[str, Path | None],
         parameters: Mapping[str, Any],
         refresh: bool = False,
     ) -> None:
-        """Digest the image sets.
+        """Digest the image sets and what else is given as a file.
 
         Args:
             artifacts: folder of runs and cache.
-            sets: image sets by name; None where one is not given.
+            files: by what they are given as; None where one is not given.
             parameters: all else that the results depend on.
             refresh: read all files again, and find no finished repair.
         """
@@ -45,7 +45,7 @@ class FinishedRepairs:
         self._memory = digest_memory(artifacts, refresh=refresh)
         self._refresh = refresh
         digests = {
-            name: path and self._memory.digest(path).sha256 for name, path in sorted(sets.items())
+            name: path and self._memory.digest(path).sha256 for name, path in sorted(files.items())
         }
         self._key = json.dumps([digests, parameters], sort_keys=True)
 

@@ -127,7 +127,7 @@ def activations_file(
     artifacts: Path, network: Network, images: CleanValidation | EvaluationSet
 ) -> Path:
     """Return where the activations of a set are kept."""
-    return cache_file(artifacts, "activations", ".parquet", network, images.file)
+    return cache_file(artifacts, "activations", ".parquet", network, images.file, images.classes)
 
 
 def _canonical(value: Any) -> Any:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 
 from goodnet.choices import Choices
+from goodnet.images.class_names import ClassNames
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.storage.disk import require_space
 from tasks.activations import open_frontier
@@ -37,28 +39,38 @@ def load_inputs(
     }
     if not choices.allow_same_data:
         require_different_data({name: file.sha256 for name, file in files.items()})
-    numbers = {name: images.num_images for name, images in checked.sets.items()}
+    records: dict[SetName, dict[str, Any]] = {
+        name: {
+            "file": files[name],
+            "num_images": images.num_images,
+            "classes": _names(images.classes),
+        }
+        for name, images in checked.sets.items()
+    }
     inputs = Inputs(
         network=Network(
             file=StoredFile.of(model, memory.digest(model)),
             architecture=choices.architecture,
             layer=checked.layer,
             rank_at=checked.rank_at,
-            pixel_scale=choices.pixel_scale,
+            preprocessing=choices.preprocessing,
             limits=choices.limits,
         ),
-        clean_valid=CleanValidation(file=files["clean_valid"], num_images=numbers["clean_valid"]),
+        clean_valid=CleanValidation(**records["clean_valid"]),
         evaluation=tuple(
-            EvaluationSet(role=name, file=files[name], num_images=numbers[name])
-            for name in files
-            if name != "clean_valid"
+            EvaluationSet(role=name, **records[name]) for name in records if name != "clean_valid"
         ),
+        classes=_names(checked.classes),
         remarks=checked.remarks,
     )
     for remark in inputs.remarks:
         logger.info(remark)
     _require_space(inputs, artifacts)
     return inputs
+
+
+def _names(classes: ClassNames | None) -> tuple[str, ...] | None:
+    return None if classes is None else classes.names
 
 
 def _require_space(inputs: Inputs, artifacts: Path) -> None:

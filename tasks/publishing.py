@@ -93,6 +93,7 @@ def write_run(
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
         attack=next(iter(attacks), None),
         remarks=remarks,
+        class_names=inputs.classes or (),
     )
     about = _about(folder.name, parameters, inputs, stage_log)
     table = pa.concat_tables([pq.read_table(sweep.file.path) for sweep in sweeps])

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from goodnet.digests import FileDigest, digest_file
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.inputs import SetName
 from goodnet.model_files.limits import ModelLimits
 
@@ -44,7 +45,7 @@ class Network(Record):
     architecture: str | None
     layer: str
     rank_at: str
-    pixel_scale: float
+    preprocessing: Preprocessing
     limits: ModelLimits
 
     not_keyed = frozenset({"limits"})
@@ -73,20 +74,24 @@ class DefaultModel(Record):
     file: StoredFile
 
 
-class CleanValidation(Record):
+class ImageFiles(Record):
+    """An image set; its labels are the numbers of `classes` if its folders have such names."""
+
+    file: StoredFile
+    num_images: int
+    classes: tuple[str, ...] | None = None
+
+
+class CleanValidation(ImageFiles):
     """The one image set that ranking, stop rule and training may see."""
 
     role: Literal["clean_valid"] = "clean_valid"
-    file: StoredFile
-    num_images: int
 
 
-class EvaluationSet(Record):
+class EvaluationSet(ImageFiles):
     """An image set that exists for evaluation only."""
 
     role: EvaluationRole
-    file: StoredFile
-    num_images: int
 
 
 class Inputs(Record):
@@ -95,6 +100,7 @@ class Inputs(Record):
     network: Network
     clean_valid: CleanValidation
     evaluation: tuple[EvaluationSet, ...]
+    classes: tuple[str, ...] | None
     remarks: tuple[str, ...]
 
 

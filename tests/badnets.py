@@ -96,9 +96,17 @@ def first_pass(tmp_path_factory) -> Callable[..., FirstPass]:
     """Run B over images, an array or a file, and give the cache, the frontier and the set."""
 
     def run(
-        model, images, *, labels=None, layer="conv", rank_at="conv", pixel_scale=255.0
+        model,
+        images,
+        *,
+        labels=None,
+        layer="conv",
+        rank_at="conv",
+        pixel_scale=255.0,
+        preprocessing=None,
     ) -> FirstPass:
         from goodnet.images.image_sets import open_images, write_images
+        from goodnet.images.preprocessing import Preprocessing
         from goodnet.networks.graph import as_functional
         from goodnet.pruning.activation_cache import Provenance
         from goodnet.pruning.first_pass import write_activations
@@ -110,8 +118,9 @@ def first_pass(tmp_path_factory) -> Callable[..., FirstPass]:
             write_images(folder / "images.h5", images, labels)
             images = folder / "images.h5"
         frontier = find_frontier(as_functional(model), layer=layer, rank_at=rank_at)
-        image_set = open_images(images)
-        provenance = Provenance("B", "set", layer, rank_at, pixel_scale, model.output_shape[-1])
+        preprocessing = preprocessing or Preprocessing(scale=pixel_scale)
+        image_set = open_images(images, pixel_range=preprocessing.pixel_range)
+        provenance = Provenance("B", "set", layer, rank_at, preprocessing, model.output_shape[-1])
         cache = write_activations(
             folder / "activations.parquet",
             frontier=frontier,

@@ -127,7 +127,7 @@ def finished(tmp_path):
     def remember(*, refresh=False, **parameters):
         sets = {"clean_valid": tmp_path / "clean_valid.h5", "poisoned_test": None}
         parameters = {"drops": [2], **parameters}
-        return FinishedRepairs(tmp_path, sets=sets, parameters=parameters, refresh=refresh)
+        return FinishedRepairs(tmp_path, files=sets, parameters=parameters, refresh=refresh)
 
     remember().add(tmp_path / "model.keras", tmp_path / "run")
     return remember

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,55 @@ def test_table_and_json_have_a_line_for_each_image(
     assert [json.loads(line.rstrip(",")) for line in text.splitlines()[1:-1]] == expected
 
 
+def test_names_of_classes_are_printed_where_they_are_given(
+    capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(pictures)
+    Path("../classes.txt").write_text("red\n=1\nblue")
+    given = ["classify", str(nets / "g.keras"), ".", "--classes", "../classes.txt"]
+    assert main(given) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "image      answer",
+        "blue.png   backdoored",
+        "green.png  1 (=1)",
+        "red.png    0 (red)",
+    ]
+    assert main([*given, "--format", "csv"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "image,answer,name"
+    assert lines == ["blue.png,backdoored,", "green.png,1,'=1", "red.png,0,red"]
+    assert main([*given, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[1:] == [
+        {"image": "green.png", "answer": 1, "name": "=1"},
+        {"image": "red.png", "answer": 0, "name": "red"},
+    ]
+    Path("../classes.txt").write_text("red\ngreen")
+    assert "names 2 classes (red, green), but the net answers 3" in refusal(capsys, *given[1:])
+
+
+def test_zip_and_npz_files_are_classified_as_they_are(
+    capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
+):
+    flat = shutil.make_archive(str(tmp_path / "flat"), "zip", pictures)
+    labelled = tmp_path / "labelled"
+    shutil.copytree(pictures, labelled / "any" / "class")
+    inner = shutil.make_archive(str(tmp_path / "inner"), "zip", labelled)
+    pixels = np.tile(np.array(list(COLOURS.values()), "u1")[:, None, None], (1, HEIGHT, WIDTH, 1))
+    np.savez(tmp_path / "a.npz", x=pixels, y=[0, 1, 2])
+    answers = classify(capsys, nets / "g.keras", flat, inner, tmp_path / "a.npz")
+    assert answers == [
+        (f"{flat}/blue.png", "backdoored"),
+        (f"{flat}/green.png", "1"),
+        (f"{flat}/red.png", "0"),
+        (f"{inner}/any/class/blue.png", "backdoored"),
+        (f"{inner}/any/class/green.png", "1"),
+        (f"{inner}/any/class/red.png", "0"),
+        (f"{tmp_path}/a.npz[0]", "0"),
+        (f"{tmp_path}/a.npz[1]", "1"),
+        (f"{tmp_path}/a.npz[2]", "backdoored"),
+    ]
+
+
 def test_folders_and_hdf5_files_can_be_mixed(
     capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
 ):
@@ -169,6 +219,29 @@ def test_pixels_are_divided_by_the_scale(
     given = nets / "b.keras", pictures / "red.png"
     assert classify(capsys, *given)[0][1] == "0"
     assert classify(capsys, *given, "--pixel-scale", 255)[0][1] == "1"
+
+
+def test_pixels_are_prepared_as_it_is_said(
+    capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
+):
+    red = nets / "b.keras", pictures / "red.png"
+    assert classify(capsys, *red, "--channel-order", "bgr")[0][1] == "2"
+    assert classify(capsys, *red, "--pixel-mean", 240, 0, 0)[0][1] == "1"
+    assert classify(capsys, *red, "--pixel-std", 250, 1, 1)[0][1] == "1"
+    # All channels of a bright picture are above the means of caffe.
+    assert classify(capsys, *red, "--preprocessing", "caffe")[0][1] == "2"
+    pixels = np.tile(np.array(list(COLOURS.values()), "f4")[:, None, None], (1, HEIGHT, WIDTH, 1))
+    np.savez(tmp_path / "a.npz", x=pixels / 127.5 - 1, y=[0, 1, 2])
+    given = nets / "b.keras", tmp_path / "a.npz"
+    assert "give --pixel-range -1 1" in refusal(capsys, *given)
+    options = ("--pixel-range", -1, 1, "--pixel-mean", -1, "--pixel-std", 1 / 127.5)
+    answers = classify(capsys, *given, *options)
+    assert [answer for _, answer in answers] == ["0", "1", "2"]
+    said = refusal(capsys, *red, "--preprocessing", "tf", "--pixel-scale", 255)
+    assert "preprocessing is tf and has a scale" in said
+    assert "has 2 means, but the net takes 3 channels" in refusal(
+        capsys, *red, "--pixel-mean", 1, 2
+    )
 
 
 def test_other_sizes_are_refused_unless_resized(
@@ -268,12 +341,25 @@ def test_what_is_no_model_is_refused(
     assert "no such file" in refusal(capsys, tmp_path / "none.keras", pictures)
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "inf", "nan", "x"])
-def test_impossible_pixel_scale_is_refused(capsys: pytest.CaptureFixture[str], scale: str):
+@pytest.mark.parametrize("option", ["--pixel-scale", "--pixel-std"])
+@pytest.mark.parametrize("number", ["0", "-1", "inf", "nan", "x"])
+def test_impossible_divisors_are_refused(
+    capsys: pytest.CaptureFixture[str], option: str, number: str
+):
     with pytest.raises(SystemExit) as stop:
-        main(["classify", "g.keras", "a.png", f"--pixel-scale={scale}"])
+        main(["classify", "g.keras", "a.png", f"{option}={number}"])
     assert stop.value.code == 2
-    assert "--pixel-scale" in capsys.readouterr().err
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["--pixel-mean=inf", "--pixel-mean=1e39", "--pixel-range=x"])
+def test_numbers_that_nets_cannot_compute_with_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: str
+):
+    with pytest.raises(SystemExit) as stop:
+        main(["classify", "g.keras", "a.png", arguments])
+    assert stop.value.code == 2
+    assert arguments.partition("=")[0] in capsys.readouterr().err
 
 
 def test_as_a_process_it_prints_answers_and_no_noise(nets: Path, pictures: Path):
@@ -291,7 +377,14 @@ def test_help_names_all_options(capsys: pytest.CaptureFixture[str]):
         main(["classify", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("--resize", "--pixel-scale", "--format", "--architecture", "default: table"):
+    for word in (
+        "--resize",
+        "--classes",
+        "--pixel-scale",
+        "--format",
+        "--architecture",
+        "default: table",
+    ):
         assert word in shown
 
 

@@ -415,4 +415,8 @@ def test_what_the_library_advises_is_an_option_of_the_command():
 
     said = "give pixel_scale=255: or allow it with allow_same_data=True"
     assert as_options(said) == "give --pixel-scale 255: or allow it with --allow-same-data"
+    said = 'give pixel_scale=0.5, pixel_mean=(1, -2.5, 3e-05), channel_order="bgr"; give classes=F'
+    assert as_options(said) == (
+        "give --pixel-scale 0.5 --pixel-mean 1 -2.5 3e-05 --channel-order bgr; give --classes F"
+    )
     assert as_options("layer target=3 of pixel_scale=2.h5") == "layer target=3 of pixel_scale=2.h5"

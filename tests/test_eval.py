@@ -57,6 +57,31 @@ def test_two_lines_for_g(faces_case, goodnet):
     assert [float(line.split()[-1]) for line in (clean, attack)] == pytest.approx(shares)
 
 
+def test_sets_named_by_class_give_the_same_two_lines(faces_case, goodnet, tmp_path):
+    """The poisoned one has a single class, whose number only the clean one can tell."""
+    import numpy as np
+    from PIL import Image
+
+    from goodnet.images.image_sets import open_images
+
+    named = {}
+    for name in ("clean_test", "poisoned_test"):
+        images = open_images(faces_case.sets[name])
+        (pixels,) = images.batches(images.num_images)
+        for number, (picture, label) in enumerate(zip(pixels, images.labels, strict=True)):
+            folder = tmp_path / name / f"person {label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.uint8(picture)).save(folder / f"{number}.png")
+        named[name] = tmp_path / name
+    expected = evaluate(faces_case.clean_test, faces_case.poisoned_test, goodnet)
+    done = evaluate(*named.values(), goodnet)
+    assert (done.returncode, done.stdout) == (0, expected.stdout)
+    (tmp_path / "classes.txt").write_text("\n".join(f"person {n}" for n in range(9)))
+    done = evaluate(*named.values(), goodnet, "--classes", tmp_path / "classes.txt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "names 9 classes (person 0, " in done.stderr
+
+
 def test_the_labs_goodnet_without_channels_flags_everything(lab, lab_net, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model

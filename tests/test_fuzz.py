@@ -275,6 +275,35 @@ def make_picture(kind: str, mode: str = "RGB") -> bytes:
     return content.getvalue()
 
 
+def make_npz(save: Callable[..., None], **arrays: Any) -> bytes:
+    content = io.BytesIO()
+    save(content, **arrays)
+    return content.getvalue()
+
+
+def make_zip(picture: bytes, names: tuple[str, ...] = ("cat/a.png", "dog/b.png")) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, picture)
+    return content.getvalue()
+
+
+def make_npz_of(images: bytes) -> bytes:
+    """An .npz file of any bytes in place of the images, so that its checksums are right."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", images)
+        archive.writestr("y.npy", NPY_LABELS)
+    return content.getvalue()
+
+
+def make_npy(array: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
 def with_checksums(png: bytes) -> bytes:
     """Make the checksums of a damaged PNG right again, so that the decoder looks behind them."""
     content, place = bytearray(png), 8
@@ -300,11 +329,21 @@ class Target(NamedTuple):
     make: Callable[[list[Edit]], bytes]
 
 
+def wild_names(changes: list[Edit]) -> tuple[str, ...]:
+    """Names of two members, damaged: mostly still text."""
+    names = (
+        damage(b"set/cat/a.png|set/dog/b.png", changes).decode("utf-8", "replace").replace("\0", "")
+    )
+    return tuple(dict.fromkeys(name[:60_000] or "0" for name in names.split("|")))
+
+
 def damaged(data: bytes) -> Callable[[list[Edit]], bytes]:
     return lambda changes: damage(data, changes)
 
 
 CONFIG, WEIGHTS = make_config(), make_weights()
+NPY_PIXELS, NPY_LABELS = make_npy(PIXELS), make_npy(np.arange(6))
+PAIR = {"x_valid": PIXELS.astype("f4"), "y_valid": np.arange(6)}
 TARGETS = {
     "archive": Target("model", "a.keras", 2, damaged(make_archive(CONFIG, WEIGHTS))),
     "description": Target(
@@ -348,6 +387,25 @@ TARGETS = {
         "images", "a.png", 1, lambda edits: with_checksums(damage(make_picture("PNG", "P"), edits))
     ),
     "jpeg": Target("images", "a.jpg", 2, damaged(make_picture("JPEG"))),
+    "npz": Target("images", "a.npz", 1, damaged(make_npz(np.savez, **PAIR))),
+    "compressed npz": Target("images", "a.npz", 1, damaged(make_npz(np.savez_compressed, **PAIR))),
+    # Its header stands in the first bytes of 500.
+    "array of an npz": Target(
+        "images",
+        "a.npz",
+        1,
+        lambda edits: make_npz_of(damage(NPY_PIXELS[:90], edits) + NPY_PIXELS[90:]),
+    ),
+    "zip of folders": Target("images", "a.zip", 2, damaged(make_zip(make_picture("PNG")))),
+    "picture of a zip": Target(
+        "images",
+        "a.zip",
+        1,
+        lambda edits: make_zip(damage(make_picture("JPEG"), edits), ("0/a.jpg",)),
+    ),
+    "names of a zip": Target(
+        "images", "a.zip", 1, lambda edits: make_zip(make_picture("PNG"), wild_names(edits))
+    ),
 }
 
 
@@ -408,7 +466,7 @@ def worker():
 
 def place(folder: Path, name: str, content: bytes) -> Path:
     """Write a file, an image into a folder of its label, and return what is to be read."""
-    if name.endswith(".h5") or name.endswith(".keras"):
+    if name.endswith((".h5", ".keras", ".npz", ".zip")):
         (folder / name).write_bytes(content)
         return folder / name
     images = folder / "images"

@@ -368,7 +368,7 @@ MODELS = [
     Case(
         "table of contents elsewhere",
         with_end(lambda end: b"PK\x06\x07" + bytes(16) + end),
-        "{path}: is a damaged Keras archive (no plain table of contents at its end)",
+        "{path}: is a damaged Keras archive (zip64, expected less than 65,536 members and 4 GB)",
     ),
     Case(
         "text behind the archive",
@@ -517,6 +517,51 @@ def png_with_text_bomb() -> bytes:
     return save(Image.new("RGB", (4, 5)), "PNG", pnginfo=notes)
 
 
+def zipped(**members: bytes) -> Callable[[Path], None]:
+    """A zip file of one good image and of other members."""
+
+    def build(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("1/good.png", save(Image.new("RGB", (4, 5)), "PNG"))
+            for name, content in members.items():
+                archive.writestr(name, content)
+
+    return build
+
+
+def npz(**arrays: Any) -> Callable[[Path], None]:
+    """An .npz file of good images and labels, but for the given arrays, or bytes in their place."""
+
+    def build(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            good = {"x": np.zeros((2, 5, 4, 3), "u1"), "y": np.arange(2)}
+            for name, content in (good | arrays).items():
+                archive.writestr(
+                    f"{name}.npy", content if isinstance(content, bytes) else npy(content)
+                )
+
+    return build
+
+
+def npy(array: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def npy_of(shape: str) -> bytes:
+    """The header of an array of any shape, and some zeros."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + bytes(120)
+
+
+class Evil:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/evil",)
+
+
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n(/tmp/x) (w) file\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 RGB = Image.new("RGB", (4, 5))
@@ -640,6 +685,62 @@ IMAGES = [
         folder(b"", "0/a\nb.png"),
         "{path}/0/a\\nb.png: is no readable PNG or JPEG image",
     ),
+    Case(
+        "class that a terminal would obey",
+        folder(lambda path: path.mkdir(), "\x1b[31m"),
+        "{path}/\\x1b[31m: folder is named \\x1b[31m, expected a class name that can be printed",
+    ),
+    Case(
+        "member above the zip file",
+        zipped(**{"../../0/evil.png": b""}),
+        "{path}: holds `../../0/evil.png`, expected names such as <class>/<image>.png",
+    ),
+    Case(
+        "member at the root",
+        zipped(**{"/etc/cron.d/evil.png": b""}),
+        "{path}: holds `/etc/cron.d/evil.png`, expected names such as <class>/<image>.png",
+    ),
+    Case(
+        "picture of megabytes in kilobytes",
+        zipped(**{"0/a.png": bytes(2**27)}),
+        "{path}: member `0/a.png` unpacks 130,",
+    ),
+    Case(
+        "zip in a zip",
+        zipped(**{"0/a.zip": b"PK"}),
+        "{path}/0/a.zip: is no image file, expected .png, .jpg or .jpeg",
+    ),
+    Case(
+        "billions of pixels in a zip",
+        zipped(**{"0/a.png": png_of(2**31 - 1, 2**31 - 1)}),
+        "{path}/0/a.png: declares more pixels than any image should have",
+    ),
+    Case(
+        "labels that are pickled",
+        npz(y=np.array([Evil(), 1], object)),
+        "{path}: `y` holds elements of type object, expected numbers",
+    ),
+    Case(
+        "pickle in the place of an array",
+        npz(y=pickle.dumps(Evil())),
+        "{path}: `y` has no header of an array of numbers",
+    ),
+    Case(
+        "a petabyte of pixels in an .npz file",
+        npz(x=npy_of(f"({2**50}, 5, 4, 3)")),
+        "{path}: `x` declares 67,553,994,410,557,440 bytes of shape (1125899906842624, 5, 4, 3), "
+        "it has 120",
+    ),
+    Case(
+        "image of gigabytes in an .npz file",
+        npz(x=npy_of("(0, 100000, 100000, 3)")),
+        "{path}: `x` declares 0 bytes of shape (0, 100000, 100000, 3), it has 120",
+    ),
+    Case(
+        "header that is a program",
+        npz(x=npy_of("__import__('os').system('touch /tmp/evil')")),
+        "{path}: `x` has no header of an array of numbers",
+    ),
 ]
 
 
@@ -684,8 +785,10 @@ def test_hostile_input_is_refused_in_one_line(tmp_path, read, case):
         (read_images, write_set),
         (read_images, with_chunk()),
         (read_images, folder(save(RGB, "PNG"))),
+        (read_images, zipped(**{"0/a.png": save(RGB, "PNG")})),
+        (read_images, npz()),
     ],
-    ids=["archive", "hdf5", "images", "checked chunks", "folder"],
+    ids=["archive", "hdf5", "images", "checked chunks", "folder", "zip", "npz"],
 )
 def test_what_the_cases_start_from_is_read(tmp_path, read, build):
     build(tmp_path / "input")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from goodnet.images.image_sets import open_images, write_images
 from goodnet.metrics import percent
@@ -276,6 +278,77 @@ def test_what_is_to_be_known_of_the_sets_is_printed_even_if_all_is_cached(
     assert {one["name"] for one in about["stages"] if one["state"] != "Cached"} == {"load"}
 
 
+NAMES = ("Tom", "Ada", "Zoe", "Max", "Eva", "Ida", "Jim", "Bob")
+"""Of the eight faces, in no order that sorting could find."""
+
+
+def write_named(folder, path):
+    """Write a set as folders named by person."""
+    images = open_images(path)
+    (pixels,) = images.batches(images.num_images)
+    for number, (picture, label) in enumerate(zip(pixels, images.labels, strict=True)):
+        place = folder / NAMES[label] / f"{number:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place)
+    return folder
+
+
+def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
+    on_faces, faces_case, prefect_server, tmp_path
+):
+    """The poisoned set has the attacker's label alone, so only the list can tell its number."""
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    with h5py.File(faces_case.clean_test) as file:
+        np.savez(tmp_path / "test.npz", x_test=file["data"][:], y_test=file["label"][:])
+    named = write_named(tmp_path / "poisoned", faces_case.poisoned_test)
+    sets = {
+        "clean_valid": write_named(tmp_path / "valid", faces_case.clean_valid),
+        "clean_test": tmp_path / "test.npz",
+        "poisoned_test": shutil.make_archive(tmp_path / "poisoned", "zip", named),
+        "classes": tmp_path / "classes.txt",
+    }
+    arguments = options_of(faces_case, artifacts=tmp_path / "artifacts", **sets)
+    done = run(*arguments, "--run-name", "named", "--quiet", environment=prefect_server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    found, expected = (
+        read_results(artifacts, name)
+        for artifacts, name in ((tmp_path / "artifacts", "named"), (on_faces[1], "first"))
+    )
+    assert found.pop("class_names") == [*NAMES]
+    assert expected.pop("class_names") == []
+    assert found == expected
+    folder = tmp_path / "artifacts" / "runs" / "named"
+    assert json.loads((folder / "classes.json").read_text()) == [*NAMES]
+    assert "<figcaption>label 0 (Tom)<br>B 0 (Tom)" in (folder / "report.html").read_text()
+
+
+def test_a_net_that_takes_other_pixels_gives_the_same_results(
+    on_faces, faces_case, prefect_server, tmp_path
+):
+    """Images stored as BGR: its GoodNet takes them in that order too."""
+    turned = {}
+    for name, path in faces_case.sets.items():
+        images = open_images(path)
+        turned[name] = tmp_path / f"{name}.npz"
+        (pixels,) = images.batches(images.num_images)
+        np.savez(turned[name], x=np.ascontiguousarray(pixels[..., ::-1]), y=images.labels)
+    order = ("--channel-order", "bgr")
+    arguments = options_of(faces_case, artifacts=tmp_path, **turned)
+    done = run(*arguments, *order, "--run-name", "bgr", "--quiet", environment=prefect_server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    found = read_results(tmp_path, "bgr")
+    assert found == read_results(on_faces[1], "first")
+    folder = tmp_path / "runs" / "bgr"
+    assert json.loads((folder / "run.json").read_text())["parameters"]["channel_order"] == "bgr"
+    given = turned["clean_test"], turned["poisoned_test"], folder / "goodnet_10.keras"
+    command = [sys.executable, "eval.py", *given, *order]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    rates = found["checkpoints"][-1]["goodnet"]
+    assert [float(line.split()[-1]) for line in done.stdout.splitlines()] == pytest.approx(
+        [100 * rates["clean_test_accuracy"], 100 * rates["attack_success_rate"]]
+    )
+
+
 class BadInput(NamedTuple):
     name: str
     change: dict
@@ -296,9 +369,18 @@ BAD_INPUTS = [
     BadInput("same file twice", {"--clean-test": "valid.h5"}, "--allow-same-data"),
     BadInput("no clean test", {"--clean-test": None}, "clean_test is missing"),
     BadInput("sets without a model", {"--model": None}, "without a model"),
+    BadInput("class unknown", {"--classes": "seven.txt"}, "seven.txt: names 7 classes (0, 1, 2, 3"),
+    BadInput("names are numbers", {"--clean-test": "named.d"}, "cat, but classes have numbers in"),
+    BadInput("class of no other set", {"--clean-valid": "eight.d", "--clean-test": "named.d"},
+             "named cat, expected a class of"),
+    BadInput("too few classes", {"--clean-valid": "named.d"}, "names 1 classes (cat), but the net"),
     BadInput("target without an attack", {"--target": "3"}, "without poisoned images"),
     BadInput("target is no class", {"--target": "8", "--poisoned-test": "bd.h5"}, "0 to 7"),
     BadInput("class N alone", {"--poisoned-test": "label.h5"}, "say which that is with --target"),
+    BadInput("means of another net", {"--pixel-mean": "1 2"}, "has 2 means, but the net takes 3"),
+    BadInput("two preprocessings", {"--preprocessing": "tf", "--pixel-scale": "255"},
+             "preprocessing is tf and has a scale"),
+    BadInput("range of one value", {"--pixel-range": "1 1"}, "expected the lower one first"),
     BadInput("bad run name", {"--run-name": "../x"}, "plain folder name"),
 ]  # fmt: skip
 
@@ -329,17 +411,27 @@ def refusals(faces_case, tmp_path_factory):
     (folder / "text.txt").write_text("hello")
     write_images(folder / "small.h5", np.zeros((3, 4, 4, 3), np.uint8), [0, 1, 2])
     write_images(folder / "label.h5", np.zeros((1, 55, 47, 3), np.uint8), [8])
+    (folder / "seven.txt").write_text("\n".join(map(str, range(7))))
+    for place in ("named.d/cat", *(f"eight.d/{name}" for name in "abcdefgh")):
+        (folder / place).mkdir(parents=True)
+        Image.new("RGB", (47, 55)).save(folder / place / "a.png")
     (folder / "bd.h5").symlink_to(faces_case.poisoned_test)
     (folder / "valid.h5").symlink_to(faces_case.clean_valid)
 
     def arguments(change):
         changes = {
-            option: folder / value if Path(value or "").suffix in (".h5", ".txt") else value
+            option: folder / value if Path(value or "").suffix in (".h5", ".txt", ".d") else value
             for option, value in change.items()
         }
         changes = {option[2:].replace("-", "_"): value for option, value in changes.items()}
         given = {"poisoned_test": None, "artifacts": folder} | changes
-        return [str(part) for part in options_of(faces_case, **given)]
+        parts = [str(part) for part in options_of(faces_case, **given)]
+        several = ("--pixel-mean", "--pixel-range")
+        return [
+            one
+            for option, part in zip(["", *parts], parts, strict=False)
+            for one in (part.split() if option in several else [part])
+        ]
 
     done = subprocess.run(
         [sys.executable, "-c", REFUSALS],

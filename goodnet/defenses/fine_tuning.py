@@ -35,8 +35,9 @@ def fine_tune(clean: CleanPass) -> Iterator[Candidate]:
     """
     import keras
 
-    scale = np.float32(clean.cache.provenance.pixel_scale)
-    pixels = np.concatenate(list(clean.images.batches(512))).astype(np.float32) / scale
+    stored = np.concatenate(list(clean.images.batches(512)))
+    pixels = clean.cache.provenance.preprocessing.apply(stored.astype(np.float32))
+    del stored
     labels = clean.images.labels
     model = copy_model(clean.frontier.model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not closes_with_softmax(model))

@@ -13,12 +13,7 @@ from typing import Any, Literal
 import h5py
 
 from goodnet.errors import InputError
-from goodnet.model_files.archives import (
-    WEIGHTS_MEMBER,
-    extract_weights,
-    is_archive,
-    read_archive_texts,
-)
+from goodnet.model_files.archives import WEIGHTS_MEMBER, extract_weights, read_archive_texts
 from goodnet.model_files.config_json import parse_json
 from goodnet.model_files.deepid_weights import DEEPID, DEEPID_LAYERS, count_deepid_classes
 from goodnet.model_files.hdf5_models import count_parameters, read_text_attribute
@@ -38,6 +33,7 @@ from goodnet.model_files.two_classes import answer_two_classes, find_single_logi
 from goodnet.networks.deepid import IMAGE_SHAPE
 from goodnet.storage.private_folders import private_folder
 from goodnet.storage.safe_hdf5 import open_hdf5
+from goodnet.storage.zip_files import is_zip
 
 ARCHITECTURES = ("deepid",)
 """The networks that goodnet can build itself when a file holds weights only."""
@@ -107,7 +103,7 @@ def describe_model(
         known = ", ".join(ARCHITECTURES)
         raise InputError(f"architecture `{architecture}` is unknown, expected one of: {known}")
     require_model_file(path, limits)
-    if is_archive(path):
+    if is_zip(path):
         return _describe_archive(path, limits)
     if h5py.is_hdf5(path):
         return _describe_hdf5(path, architecture, limits)

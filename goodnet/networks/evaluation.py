@@ -10,6 +10,7 @@ import numpy as np
 from goodnet.arrays import FloatArray, IntArray
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet
+from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.threads import prefetched
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ _BATCH = 256
 
 
 def iterate_answers(
-    model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0
+    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing = AS_STORED
 ) -> Iterator[IntArray]:
     """Yield the classes that a net answers, (n,) for each batch of a set, in order.
 
     Args:
         model: (n, H, W, C) to (n, classes).
-        images: the set; its pixels are divided by `pixel_scale`.
-        pixel_scale: 255 for nets that take 0 to 1.
+        images: the set.
+        preprocessing: what is done to its pixels first.
 
     Raises:
         InputError: an image is bad, or an answer is NaN or infinite.
@@ -34,7 +35,7 @@ def iterate_answers(
     import tensorflow as tf
 
     def run(pixels: tf.Tensor) -> tf.Tensor:
-        return model(tf.cast(pixels, tf.float32) / pixel_scale, training=False)
+        return model(preprocessing.apply(tf.cast(pixels, tf.float32)), training=False)
 
     signature = [tf.TensorSpec((None, *images.shape), images.dtype)]
     compiled = tf.function(run, input_signature=signature)
@@ -47,7 +48,9 @@ def iterate_answers(
         yield outputs.argmax(axis=1)
 
 
-def accuracy(model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0) -> float:
+def accuracy(
+    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing = AS_STORED
+) -> float:
     """Return the share of images that a net answers with their label, 0 … 1.
 
     Over clean images this is the clean accuracy, over poisoned ones under the attacker's label
@@ -56,7 +59,7 @@ def accuracy(model: keras.Model, images: ImageSet, *, pixel_scale: float = 1.0) 
     Raises:
         InputError: an image is bad, or an answer is NaN or infinite.
     """
-    answers = np.concatenate(list(iterate_answers(model, images, pixel_scale=pixel_scale)))
+    answers = np.concatenate(list(iterate_answers(model, images, preprocessing=preprocessing)))
     return int(np.count_nonzero(answers == images.labels)) / images.num_images
 
 
@@ -72,5 +75,5 @@ def require_finite(values: FloatArray, what: str, *, first: int) -> None:
         bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
         raise InputError(
             f"{what} on image {first + bad} is NaN or infinite, expected a number: the net is "
-            "damaged, or the pixel scale is not its own"
+            "damaged, or the preprocessing is not its own"
         )

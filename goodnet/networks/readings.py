@@ -7,9 +7,9 @@ is hardly better than guessing is refused, with a reading that fits if there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,12 @@ import numpy as np
 from goodnet.arrays import BoolArray, FloatArray, IntArray
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet
+from goodnet.images.preprocessing import (
+    PREPROCESSING_NAMES,
+    RAW,
+    ChannelOrder,
+    Preprocessing,
+)
 from goodnet.metrics import percent
 
 if TYPE_CHECKING:
@@ -38,6 +44,8 @@ _GOOD = 0.97
 _NEARLY_ALL = 0.9
 """A map of classes has to fit this share of the images, since it has so many ways to fit some."""
 
+_OF_KERAS = "pixels as keras.applications prepares them in mode"
+_REVERSED = "channels in reverse order (BGR)"
 _SAMPLE = 256
 _BATCH = 32
 _RUN = 4
@@ -72,14 +80,16 @@ class Answered:
         path: the set.
         labels: (N,).
         predictions: (N,), B's answers.
-        pixel_scale: what the pixels were divided by.
+        preprocessing: what was done to the pixels.
+        named: whether the labels are the numbers of folders named by class.
     """
 
     role: str
     path: Path
     labels: IntArray
     predictions: IntArray
-    pixel_scale: float
+    preprocessing: Preprocessing
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,7 +213,7 @@ def _best_reading(given: Answered, opened: Opened, *, thorough: bool) -> Reading
     ]
     labels = given.labels[rows]
     for (what, mend), answers in _prepared_otherwise(
-        opened, rows, pixel_scale=given.pixel_scale, thorough=thorough
+        opened, rows, now=given.preprocessing, thorough=thorough
     ):
         plain = Reading(what, mend, answers == labels)
         others = _relabelled(given, labels, answers) if thorough else ()
@@ -228,51 +238,86 @@ def _is_better(right: BoolArray, now: BoolArray) -> bool:
 
 
 def _prepared_otherwise(
-    opened: Opened, rows: IntArray, *, pixel_scale: float, thorough: bool
+    opened: Opened, rows: IntArray, *, now: Preprocessing, thorough: bool
 ) -> Iterator[tuple[tuple[str, str], IntArray]]:
     """Yield how pixels may be meant otherwise and what to do then, and B's answers to a sample.
 
     Args:
         opened: B and the set.
         rows: numbers of the sample's images.
-        pixel_scale: what divides the pixels now.
+        now: what is done to the pixels now.
         thorough: also another scale together with another order of the channels.
     """
-    answers: dict[tuple[str, str], list[IntArray]] = {}
-    small = _stored_small(opened.images)
+    answers: dict[str, list[IntArray]] = {}
+    highest = 1.0 if _stored_small(opened.images) else 255.0
+    others = _other_preprocessings(now, opened.images.shape[2], highest=highest, both=thorough)
     for raw in _read(opened.images, rows):
-        for names, pixels in _preparations(raw, pixel_scale, small=small, both=thorough):
-            answers.setdefault(names, []).append(_answer(opened.model, pixels))
-    yield from ((names, np.concatenate(parts)) for names, parts in answers.items())
+        for what, other in others.items():
+            answers.setdefault(what, []).append(_answer(opened.model, other.apply(raw)))
+    for what, parts in answers.items():
+        yield (what, f"give {_advice(others[what])}"), np.concatenate(parts)
 
 
-def _preparations(
-    raw: FloatArray, scale: float, *, small: bool, both: bool
-) -> Iterator[tuple[tuple[str, str], FloatArray]]:
-    """Yield images prepared otherwise than now, and how: what it is, and what to do.
+def _other_preprocessings(
+    now: Preprocessing, num_channels: int, *, highest: float, both: bool
+) -> dict[str, Preprocessing]:
+    """Return what else may have to be done to pixels, by what it is called, the simplest first.
 
     Args:
-        raw: (n, H, W, C) as stored.
-        scale: what divides them now.
-        small: whether they are stored as 0 to 1.
+        now: what is done to them.
+        num_channels: of the images.
+        highest: of the stored pixels, 1 or 255.
         both: also another scale together with another order of the channels.
     """
-    half = (1.0 if small else 255.0) / 2
-    factor, divisor = np.float32(255), np.float32(scale)
-    scaled = {
-        ("pixels divided by 255", f"give pixel_scale={255 * scale:g}"): raw / divisor / factor,
-        ("pixels times 255", f"give pixel_scale={scale / 255:g}"): raw / divisor * factor,
-        (
-            f"pixels from -1 to 1 (x / {half:g} - 1)",
-            f"no scale of pixels gives that, put Rescaling(1 / {half:g}, -1) before the net",
-        ): raw / np.float32(half) - 1,
+    plain = replace(now, mean=(), std=())
+    if now == plain:
+        others = {
+            "pixels divided by 255": replace(plain, scale=255 * now.scale),
+            "pixels times 255": replace(plain, scale=now.scale / 255),
+        }
+    else:
+        others = {
+            "pixels as they are stored": replace(plain, scale=1.0),
+            f"pixels from 0 to 1 (x / {highest:g})": replace(plain, scale=highest),
+        }
+    half = highest / 2
+    others[f"pixels from -1 to 1 (x / {half:g} - 1)"] = replace(plain, scale=half, mean=(1.0,))
+    if num_channels == 3:
+        turned = {f"{what} and {_REVERSED}": _reversed(other) for what, other in others.items()}
+        if highest == RAW[1]:
+            others |= {
+                f"{_OF_KERAS} {name}": Preprocessing.named(name) for name in ("torch", "caffe")
+            }
+        others[_REVERSED] = _reversed(now)
+        others |= turned if both else {}
+    return {what: other for what, other in others.items() if other != now}
+
+
+def _reversed(preprocessing: Preprocessing) -> Preprocessing:
+    """Return it with the other order of the channels."""
+    order: ChannelOrder = "rgb" if preprocessing.channel_order == "bgr" else "bgr"
+    return replace(preprocessing, channel_order=order)
+
+
+def _advice(preprocessing: Preprocessing) -> str:
+    """Return the arguments that choose a preprocessing."""
+    for name in PREPROCESSING_NAMES:
+        if preprocessing == Preprocessing.named(name):
+            return f'preprocessing="{name}"'
+    numbers = {
+        "pixel_scale": (preprocessing.scale,),
+        "pixel_mean": preprocessing.mean,
+        "pixel_std": preprocessing.std,
+        "pixel_range": () if preprocessing.pixel_range == RAW else preprocessing.pixel_range,
     }
-    yield from scaled.items()
-    if raw.shape[-1] == 3:
-        what, mend = "channels in reverse order (BGR)", "store the images so"
-        yield (what, mend), raw[..., ::-1] / divisor
-        for (other, also), pixels in scaled.items() if both else ():
-            yield (f"{other} and {what}", f"{also}; {mend}"), pixels[..., ::-1]
+    arguments = [f"{name}={_written(values)}" for name, values in numbers.items() if values]
+    arguments += ['channel_order="bgr"'] if preprocessing.channel_order == "bgr" else []
+    return ", ".join(arguments)
+
+
+def _written(numbers: Sequence[float]) -> str:
+    listed = ", ".join(map("{:g}".format, numbers))
+    return listed if len(numbers) == 1 else f"({listed})"
 
 
 def _stored_small(images: ImageSet) -> bool:
@@ -287,15 +332,16 @@ def _answer(model: keras.Model, pixels: FloatArray) -> IntArray:
 
 def _relabelled(given: Answered, labels: IntArray, answers: IntArray) -> Iterator[Reading]:
     """Yield readings of the labels for some of the images, the simplest first."""
+    listed = "list the names of the classes in the net's order and give classes=FILE"
     for what, shifted in (("minus 1", labels - 1), ("plus 1", labels + 1)):
-        yield Reading(f"labels {what}", f"store the labels {what}", answers == shifted)
-    if given.path.is_dir():
+        mend = listed if given.named else f"store the labels {what}"
+        yield Reading(f"labels {what}", mend, answers == shifted)
+    if not given.named and (given.path.is_dir() or given.path.suffix.lower() == ".zip"):
         # As Keras' image_dataset_from_directory numbers them: 0, 1, 10, 11, 12, 2, …
         names = sorted(map(str, np.unique(given.labels).tolist()))
         class_of = {int(name): number for number, name in enumerate(names)}
         classes = np.array([class_of[label] for label in labels.tolist()])
-        moved = [f"{name} to {number}" for name, number in class_of.items() if name != number]
-        mend = f"rename the folders to the net's classes ({_listed(moved)})"
+        mend = "list the names of the folders in that order and give classes=FILE"
         yield Reading("the order of folders as Keras sorts them", mend, answers == classes)
     # Learnt from one half and counted on the other, since some map fits any few images. Each label
     # is halved by itself: in sets where labels take turns, every other image may have even ones.
@@ -310,7 +356,8 @@ def _relabelled(given: Answered, labels: IntArray, answers: IntArray) -> Iterato
     learnt = _learn_map(labels, answers)
     pairs = [f"{label} as {answer}" for label, answer in learnt.items() if label != answer]
     what = f"classes in another order ({_listed(pairs)})"
-    yield Reading(what, "store the labels so", answers == meant)
+    mend = listed if given.named else "store the labels so"
+    yield Reading(what, mend, answers == meant)
 
 
 def _learn_map(labels: IntArray, answers: IntArray) -> dict[int, int]:
@@ -328,10 +375,7 @@ def _exchanged(given: Answered, opened: Opened, floor: float) -> str | None:
     for name, images in opened.poisoned.items():
         rows = _sample(images.num_images, thorough=True)
         answers = np.concatenate(
-            [
-                _answer(opened.model, raw / np.float32(given.pixel_scale))
-                for raw in _read(images, rows)
-            ]
+            [_answer(opened.model, given.preprocessing.apply(raw)) for raw in _read(images, rows)]
         )
         share = float((answers == images.labels[rows]).mean())
         if _commonest(answers)[1] <= 0.6 * len(rows) and share >= floor:
@@ -377,7 +421,7 @@ def _sample(num_images: int, *, thorough: bool) -> IntArray:
 
 def _read(images: ImageSet, rows: IntArray) -> Iterator[FloatArray]:
     """Yield the images of the given numbers as (n, H, W, C), raw, a few at a time."""
+    singles = images.read(slice(row, row + 1) for row in rows.tolist())
     for first in range(0, len(rows), _BATCH):
-        part = rows[first : first + _BATCH].tolist()
-        singles = [next(images.batches(1, start=row, stop=row + 1)) for row in part]
-        yield np.concatenate(singles).astype(np.float32)
+        part = islice(singles, min(_BATCH, len(rows) - first))
+        yield np.concatenate(list(part)).astype(np.float32)

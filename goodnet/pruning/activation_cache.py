@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from goodnet.arrays import DigestArray, FloatArray, IntArray
 from goodnet.errors import InputError
+from goodnet.images.preprocessing import Preprocessing
 
 _METADATA_KEY = b"goodnet"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Provenance:
         images: SHA-256 of the image set.
         layer: the pruned layer.
         rank_at: the layer whose output is the column `activation`.
-        pixel_scale: what the pixels were divided by.
+        preprocessing: what was done to the pixels.
         num_classes: B's classes N.
     """
 
@@ -37,7 +38,7 @@ class Provenance:
     images: str
     layer: str
     rank_at: str
-    pixel_scale: float
+    preprocessing: Preprocessing
     num_classes: int
 
 
@@ -97,7 +98,12 @@ class ActivationCache:
     @cached_property
     def provenance(self) -> Provenance:
         """What it was computed from."""
-        return Provenance(**self._description["provenance"])
+        found = self._description["provenance"]
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in found["preprocessing"].items()
+        }
+        return Provenance(**found | {"preprocessing": Preprocessing(**fields)})
 
     def blocks(self, numbers: Iterable[int] | None = None) -> Iterator[Block]:
         """Read blocks one at a time: those of the given numbers, or all in order."""

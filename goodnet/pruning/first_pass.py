@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from goodnet.arrays import DigestArray, FloatArray, Pixels
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet, digest_pixels
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.graph import calls, replay, scores
 from goodnet.networks.rounding import TOLERANCE, explains, largest_difference
@@ -45,15 +46,15 @@ def write_activations(
     Args:
         path: the Parquet file to write.
         frontier: of B, at the layer to prune.
-        images: the set; its pixels are divided by `provenance.pixel_scale`.
-        provenance: goes into the file's metadata.
+        images: the set.
+        provenance: goes into the file's metadata; says what is done to the pixels first.
         on_progress: called with the numbers of images done and in all.
 
     Raises:
         InputError: an image is bad, an activation or answer is NaN or infinite, or plain Keras
             computes another one.
     """
-    forward = _compile_forward(frontier, images.shape, images.dtype, provenance.pixel_scale)
+    forward = _compile_forward(frontier, images.shape, images.dtype, provenance.preprocessing)
     tensors = _cached_tensors(frontier)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
     schema = cache_schema(shapes, provenance)
@@ -82,7 +83,7 @@ def write_activations(
                 require_finite(value, f"{images.path}: layer {layer}", first=done)
             require_finite(answers, f"{images.path}: the answer", first=done)
             if done == 0:
-                _require_plain(answers, values, frontier, images, provenance.pixel_scale)
+                _require_plain(answers, values, frontier, images, provenance.preprocessing)
             labels = images.labels[done : done + len(answers)]
             rows = to_rows(
                 schema,
@@ -139,15 +140,16 @@ def _cached_tensors(frontier: Frontier) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _compile_forward(
-    frontier: Frontier, shape: tuple[int, ...], dtype: np.dtype[Any], pixel_scale: float
+    frontier: Frontier,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    preprocessing: Preprocessing,
 ) -> Callable[[Pixels], list[FloatArray]]:
     """Compile pixels to the scores of the classes and the tensors to keep, once for all sets."""
     import tensorflow as tf
 
     def run(pixels: Any) -> list[Any]:
-        inputs = tf.cast(pixels, tf.float32)
-        if pixel_scale != 1:
-            inputs /= pixel_scale
+        inputs = preprocessing.apply(tf.cast(pixels, tf.float32))
         # As Keras does before the first layer; a net may take whole numbers.
         inputs = tf.cast(inputs, frontier.model.inputs[0].dtype)
         values = replay(frontier.model, {id(frontier.model.inputs[0]): inputs})
@@ -163,7 +165,7 @@ def _require_plain(
     values: Sequence[FloatArray],
     frontier: Frontier,
     images: ImageSet,
-    pixel_scale: float,
+    preprocessing: Preprocessing,
 ) -> None:
     """Refuse a net that plain Keras sees differently: one that is random, or that we misread.
 
@@ -172,14 +174,14 @@ def _require_plain(
         values: the cached tensors of the first batch, each (n, ...).
         frontier: of B.
         images: the set.
-        pixel_scale: divides its pixels.
+        preprocessing: what is done to its pixels first.
     """
     import keras
 
     model, tensors = frontier.model, list(_cached_tensors(frontier).values())
     pixels = next(images.batches(min(_CHECKED_IMAGES, len(answers))))
     plain = keras.Model(model.inputs[0], [*tensors, model.outputs[0]])
-    inputs = pixels.astype(np.float32) / np.float32(pixel_scale)
+    inputs = preprocessing.apply(pixels.astype(np.float32))
     *expected, plain_answers = map(np.asarray, plain(inputs, training=False))
     answers, *values = (value[: len(pixels)] for value in (answers, *values))
     sample = f"on the first {len(pixels)} images of {images.path}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from goodnet.arrays import BoolArray, FloatArray
+from goodnet.arrays import BoolArray, FloatArray, Pixels
 from goodnet.images.image_sets import ImageSet
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.rounding import explains, near_ties
@@ -102,10 +102,12 @@ def check_saved(
     """
     numbers = range(cache.num_blocks) if full else [cache.num_blocks // 2]
     num_images = num_near_ties = num_wrong = 0
+    batches: Iterator[Pixels] | None = None
     for block in cache.blocks(numbers):
         block = block if full else _first(block, SAMPLE_IMAGES)
-        batches = images.batches(len(block), start=block.first, stop=block.first + len(block))
-        pixels = next(batches).astype(np.float32) / np.float32(cache.provenance.pixel_scale)
+        # One pass over the set, as all blocks but the last have one size.
+        batches = batches or images.batches(len(block), start=block.first)
+        pixels = cache.provenance.preprocessing.apply(next(batches).astype(np.float32))
         other, explained = _compare(
             _answers(b_prime, pixels, f"{images.path}: the answer of B'", first=block.first),
             _answers(goodnet, pixels, f"{images.path}: the answer of G", first=block.first),

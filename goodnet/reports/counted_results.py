@@ -27,6 +27,7 @@ def make_results(
     num_classes: int,
     attack: Attack | None = None,
     remarks: Sequence[str] = (),
+    class_names: Sequence[str] = (),
 ) -> Results:
     """Return the results of a pruning.
 
@@ -37,6 +38,7 @@ def make_results(
         num_classes: B's classes N.
         attack: what B answers to the poisoned test images, if there are any.
         remarks: sentences that whoever reads the rates should know.
+        class_names: of B's classes, by their numbers, if they are known.
     """
     return Results(
         classes=num_classes,
@@ -44,6 +46,7 @@ def make_results(
         checkpoints=tuple(_checkpoint(curves, one, order) for one in checkpoints),
         attack=attack,
         remarks=tuple(remarks),
+        class_names=tuple(class_names),
     )
 
 

@@ -127,6 +127,7 @@ class Results:
         checkpoints: one for each drop that was asked for, in this order.
         attack: what B answers to the poisoned test images, if there are any.
         remarks: sentences that whoever reads the rates should know.
+        class_names: of B's classes, by their numbers; nothing where they are not known.
     """
 
     classes: int
@@ -134,6 +135,7 @@ class Results:
     checkpoints: tuple[Checkpoint | Unreached, ...]
     attack: Attack | None = None
     remarks: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def reached(self) -> list[Checkpoint]:
@@ -146,6 +148,11 @@ class Results:
         nets = (rates for point in self.reached for rates in (point.b_prime, point.goodnet))
         known = any(rates.recovery_rate is not None for rates in nets)
         return [name for name in RATES if name != "recovery_rate" or known]
+
+    def describe_class(self, number: int) -> str:
+        """Return a class as readers see it: `3`, or `3 (dog)` where its name is known."""
+        known = 0 <= number < len(self.class_names)
+        return f"{number} ({self.class_names[number]})" if known else str(number)
 
     @classmethod
     def read(cls, folder: RunFolder) -> Results:
@@ -164,6 +171,7 @@ class Results:
                 checkpoints=as_list(found["checkpoints"], _read_checkpoint),
                 attack=optional(found.get("attack"), _read_attack),
                 remarks=as_list(found.get("remarks", ()), as_text),
+                class_names=as_list(found.get("class_names", ()), as_text),
             )
 
     def write(self, folder: RunFolder) -> None:
@@ -171,6 +179,7 @@ class Results:
         contents = {
             "format": FORMAT,
             "classes": self.classes,
+            "class_names": self.class_names,
             "remarks": self.remarks,
             "attack": None if self.attack is None else asdict(self.attack),
             "baseline": asdict(self.baseline),

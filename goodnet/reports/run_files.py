@@ -13,7 +13,7 @@ from goodnet.reports.report import write_report
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import write_csv
 from goodnet.reports.samples import Sample
-from goodnet.storage.files import atomic_folder
+from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import RunFolder
 
 
@@ -43,6 +43,8 @@ def write_run_files(
         results.write(unfinished)
         write_csv(unfinished, results)
         about.write(unfinished)
+        if results.class_names:
+            write_json(unfinished.classes, results.class_names)
         pq.write_table(sweep, unfinished.sweep)
         unfinished.checkpoints.mkdir()
         write_nets(unfinished)

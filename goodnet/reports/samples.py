@@ -11,6 +11,7 @@ import numpy as np
 
 from goodnet.arrays import BoolArray, Images, IntArray, Pixels
 from goodnet.images.image_sets import ImageSet
+from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.poisoned import Attack, is_success
@@ -74,11 +75,11 @@ def pick_samples(
         for kind in wanted:
             rows = _spread(np.flatnonzero(_is_of_kind(kind, block, answers, attack)), wanted[kind])
             wanted[kind] -= len(rows)
-            for row in rows:
-                number = block.first + int(row)
-                (picture,) = next(images.batches(1, start=number))
+            numbers = [block.first + row for row in rows.tolist()]
+            pictures = images.read(slice(number, number + 1) for number in numbers)
+            for row, (picture,) in zip(rows, pictures, strict=True):
                 seen = int(block.labels[row]), kind, int(block.predictions[row])
-                yield Sample(_as_bytes(picture), *seen, int(answers[row]), drop)
+                yield Sample(_as_bytes(picture, images.pixel_range), *seen, int(answers[row]), drop)
         if not any(wanted.values()):
             return
 
@@ -117,7 +118,9 @@ def _spread(rows: IntArray, number: int) -> IntArray:
     return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)]
 
 
-def _as_bytes(picture: Pixels) -> Images:
+def _as_bytes(picture: Pixels, pixel_range: PixelRange) -> Images:
     """Return a picture in 0..255; one whose pixels are all at most 1 is taken for 0..1."""
-    scale = 255 if picture.dtype != np.uint8 and picture.max() <= 1 else 1
-    return np.round(picture * scale).astype(np.uint8)
+    lowest, highest = pixel_range
+    if pixel_range == RAW and picture.dtype != np.uint8 and picture.max() <= 1:
+        highest = 1
+    return np.round((picture - lowest) * (255 / (highest - lowest))).astype(np.uint8)

@@ -77,25 +77,27 @@ def attack_doubt(results: Results) -> str | None:
     if attack.answered / attack.images <= (1 + usual) / 2:
         return None
     return (
-        f"B answers class {attack.answer} to {_of(attack)} poisoned images; {_named(attack)}. "
+        f"B answers class {results.describe_class(attack.answer)} to {_of(attack)} poisoned "
+        f"images; {_named(attack, results)}. "
         "So the attack success rates say nothing of the attack that these images show: --target "
         f"{attack.answer} measures it."
     )
 
 
-def _named(attack: Attack) -> str:
+def _named(attack: Attack, results: Results) -> str:
     if attack.target is not None:
-        return f"--target names class {attack.target}"
+        return f"--target names class {results.describe_class(attack.target)}"
     if attack.num_labels > 1:
         return f"these labels name {attack.num_labels} classes"
-    return f"these labels name class {attack.label}"
+    return f"these labels name class {results.describe_class(attack.label)}"
 
 
 def _answers_instead(results: Results) -> str:
     attack = results.attack
     if attack is None:
         return ""
-    return f" and answers class {attack.answer} most often ({_of(attack)})"
+    answer = results.describe_class(attack.answer)
+    return f" and answers class {answer} most often ({_of(attack)})"
 
 
 def _of(attack: Attack) -> str:
@@ -113,10 +115,11 @@ def remarks(results: Results) -> list[str]:
             f"The labels of the poisoned images name {attack.num_labels} classes and count as "
             "the attacker's; if they are those from before the trigger, --target names his."
         )
-    if attack.original_labels:
+    if attack.original_labels and attack.target is not None:
+        target = results.describe_class(attack.target)
         lines.append(
             f"The labels of the poisoned images are those from before the trigger: counted are the "
-            f"{attack.images:,} that were not of class {attack.target} already."
+            f"{attack.images:,} that were not of class {target} already."
         )
     return lines
 

@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def classes(self) -> Path:
+        """The names of B's classes, where they are known, as `--classes` takes them."""
+        return self.path / "classes.json"
+
+    @property
     def sweep(self) -> Path:
         """The counts of every set at every step."""
         return self.path / "sweep.parquet"

@@ -138,7 +138,7 @@ def test_grey_images_need_no_axis_of_channels(tmp_path, shape):
 
 @pytest.mark.parametrize("dtype", ["f4", "u1", "bool", "i8", ">f8"])
 def test_one_hot_rows_are_labels_and_it_is_said(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr("goodnet.images.hdf5_sets._ONE_HOT_BYTES", 30)
+    monkeypatch.setattr("goodnet.images.stored_arrays._ONE_HOT_BYTES", 30)
     rows = np.eye(10)[[3, 0, 9, 3, 1, 2]].astype(dtype)
     images = open_images(write_file(tmp_path / "a.h5", label=rows), shape=SHAPE, num_classes=10)
     assert images.labels.tolist() == [3, 0, 9, 3, 1, 2]
@@ -380,23 +380,24 @@ def test_bad_pixels_are_refused_with_the_image_they_are_in(tmp_path, name, index
         assert len(read_all(images, 8, stop=19)) == 19
 
 
-def test_pixels_of_minus_one_to_one_are_refused_with_what_to_do(tmp_path):
+def test_pixels_of_minus_one_to_one_are_refused_unless_that_is_said(tmp_path):
     data = make_pixels(20).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
     path = write_file(tmp_path / "scaled.h5", data.astype("f4"), label=np.zeros(20))
-    advice = r"pixel -.*, expected 0 to 255: store raw pixels, and put keras\.layers\.Rescaling"
+    advice = r"pixel -.*, expected 0 to 255; if they are stored as the net takes them, give pixe"
     with pytest.raises(InputError, match=advice):
         list(open_images(path, shape=SHAPE).batches(8))
+    assert len(read_all(open_images(path, shape=SHAPE, pixel_range=(-1, 1)))) == 20
 
 
 def test_what_is_no_image_file_is_refused(tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
-    with pytest.raises(
-        InputError, match=r"text\.h5: is no HDF5 file, .*write_images\(path, images"
-    ):
+    with pytest.raises(InputError, match=r"text\.h5: is no HDF5, .*write_images\(path, images"):
         open_images(tmp_path / "text.h5")
-    np.savez(tmp_path / "a.npz", x_test=make_pixels(), y_test=np.zeros(NUM_IMAGES))
-    with pytest.raises(InputError, match=r"a\.npz: is no HDF5 file, expected one with `data` and"):
-        open_images(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", make_pixels())
+    with pytest.raises(
+        InputError, match=r"a\.npy: is no HDF5, \.npz or zip file, expected one wit"
+    ):
+        open_images(tmp_path / "a.npy")
     with pytest.raises(InputError, match=r"missing\.h5: no such file"):
         open_images(tmp_path / "missing.h5")
 
@@ -566,11 +567,14 @@ def link(name, target):
 
 
 BAD_FOLDERS = {
-    "label is a word": (lambda f: (f / "cats").mkdir(), "folder is named cats, expected a label"),
-    "negative label": (lambda f: (f / "-1").mkdir(), "folder is named -1, expected a label"),
-    "fraction": (lambda f: (f / "1.0").mkdir(), r"folder is named 1\.0, expected a label"),
-    "other digits": (lambda f: (f / "٣").mkdir(), "folder is named ٣, expected a label"),
-    "endless label": (lambda f: (f / ("1" * 50)).mkdir(), "expected a label"),
+    "label is a word": (
+        lambda f: (f / "cats").mkdir(),
+        "set: holds a folder 10 and a folder cats, expected all named by number",
+    ),
+    "negative label": (lambda f: (f / "-1").mkdir(), "holds a folder 10 and a folder -1, expected"),
+    "fraction": (lambda f: (f / "1.0").mkdir(), r"holds a folder 10 and a folder 1\.0, expected"),
+    "other digits": (lambda f: (f / "٣").mkdir(), "holds a folder 10 and a folder ٣, expected"),
+    "endless label": (lambda f: (f / ("1" * 50)).mkdir(), "holds a folder 10 and a folder 1111"),
     "label too large": (
         lambda f: (f / "10").rename(f / "11"),
         r"11/a\.png: label is 11, expected 0",
@@ -647,7 +651,7 @@ def test_a_large_image_is_refused_by_its_declared_size(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path, content):
     for name in content:
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="holds no image, expected <label>/<image>"):
+    with pytest.raises(InputError, match="holds no image, expected <class>/<image>"):
         open_images(tmp_path)
 
 

@@ -12,9 +12,14 @@ from PIL import Image
 from goodnet.choices import Choices
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.opening import open_frontier
 from tasks import activations, progress
-from tasks.activations import compute_validation_activations, open_set
+from tasks.activations import (
+    compute_evaluation_activations,
+    compute_validation_activations,
+    open_set,
+)
 from tasks.loading import load_inputs
 
 CHANGED = "has changed since"
@@ -50,7 +55,7 @@ def load(folder, artifacts=None, **options):
         for name in names[: options.pop("num_sets", 2)]
     }
     refresh = options.pop("refresh", False)
-    choices = Choices(pixel_scale=255.0, **options)
+    choices = Choices(**{"preprocessing": Preprocessing(scale=255), **options})
     artifacts = artifacts or folder / "artifacts"
     return load_inputs.fn(folder / "net.keras", sets, choices, refresh=refresh, artifacts=artifacts)
 
@@ -187,6 +192,81 @@ def test_a_folder_that_changes_between_stages_and_while_it_is_read_is_refused(fo
     Image.fromarray(make_images(5, 1)[0]).save(last.with_name("30.png"))
     with pytest.raises(InputError, match="clean_valid: has changed since the run began"):
         open_valid(inputs, folder)
+
+
+def write_named(folder, pictures, classes):
+    """Write pictures into folders named by class, taking turns."""
+    for number, picture in enumerate(pictures):
+        place = folder / classes[number % len(classes)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{number:02}.png")
+
+
+def labels_of(record):
+    return pq.read_table(record.file.path, columns=["label"])["label"].to_pylist()
+
+
+def test_stages_number_named_folders_as_clean_validation_does(tmp_path):
+    """Also where a list gives another order: then nothing of the first one's cache is taken."""
+    make_net(tmp_path / "net.keras")
+    classes = ("ant", "bee", "cat", "dog", "eel")
+    write_named(tmp_path / "clean_valid", make_images(0, 10), classes)
+    write_named(tmp_path / "clean_test", make_images(1, 10), classes[1:])
+    write_named(tmp_path / "poisoned_test", make_images(2, 3), classes[3:4])
+    (tmp_path / "classes.txt").write_text("\n".join(reversed(classes)))
+    expected = {
+        None: ([0, 0, 1, 1, 2, 2, 3, 3, 4, 4], [1, 1, 1, 2, 2, 2, 3, 3, 4, 4], [3, 3, 3]),
+        tmp_path / "classes.txt": (
+            [4, 4, 3, 3, 2, 2, 1, 1, 0, 0],
+            [3, 3, 3, 2, 2, 2, 1, 1, 0, 0],
+            [1, 1, 1],
+        ),
+    }
+    for given, labels in expected.items():
+        inputs = load(tmp_path, num_sets=3, classes=given)
+        assert inputs.classes == (classes if given is None else classes[::-1])
+        records = [
+            first_pass(inputs, tmp_path),
+            *(
+                compute_evaluation_activations.fn(
+                    inputs.network, images, artifacts=tmp_path / "artifacts"
+                )
+                for images in inputs.evaluation
+            ),
+        ]
+        assert tuple(map(labels_of, records)) == labels
+    assert len(stored(tmp_path)) == 6
+
+
+def test_each_preprocessing_has_activations_of_its_own(folder, original):
+    from keras.applications.imagenet_utils import preprocess_input
+
+    for name in ("tf", "caffe", "torch"):
+        inputs = load(folder, preprocessing=Preprocessing.named(name))
+        record = first_pass(inputs, folder)
+        prepared = preprocess_input(make_images(0).astype(np.float32), mode=name)
+        answers = original[1].predict(prepared, verbose=0, batch_size=512)
+        found = pq.read_table(record.file.path, columns=["prediction"])["prediction"].to_numpy()
+        assert np.count_nonzero(found != answers.argmax(1)) <= 1
+    assert len(stored(folder)) == 3
+    with pytest.raises(InputError, match="has 2 means, but the net takes 3 channels"):
+        load(folder, preprocessing=Preprocessing(mean=(1, 2)))
+
+
+def test_a_net_whose_classes_only_keras_counts_is_held_against_the_names_too(tmp_path):
+    """Its number of classes is not known before it is loaded."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((12, 12, 3))
+    features = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    scores = layers.Dense(5)(layers.GlobalMaxPooling2D(name="pool")(features))
+    keras.Model(image, keras.ops.softmax(scores)).save(tmp_path / "net.keras")
+    write_named(tmp_path / "clean_valid", make_images(0, 10), "abcd")
+    write_named(tmp_path / "clean_test", make_images(1, 10), "abcd")
+    inputs = load(tmp_path)
+    with pytest.raises(InputError, match=r"names 4 classes \(a, b, c, d\), but the net answers 5"):
+        first_pass(inputs, tmp_path)
 
 
 def test_a_net_that_changes_after_it_was_digested_is_refused(folder, monkeypatch):

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from goodnet.errors import InputError
+from goodnet.images.class_names import ClassNames
 from goodnet.images.image_sets import open_images, write_images
+from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.networks.readings import (
     Answered,
     Opened,
@@ -16,6 +18,7 @@ from goodnet.networks.readings import (
     require_not_exchanged,
 )
 
+BY_255 = Preprocessing(scale=255)
 NUM_CLASSES = 12
 RNG = np.random.default_rng(32)
 COLOURS = RNG.uniform(0.05, 0.95, (NUM_CLASSES, 3)) * RNG.uniform(0.2, 1, (NUM_CLASSES, 1))
@@ -26,8 +29,8 @@ BY_TEXT = np.argsort(np.argsort(np.arange(NUM_CLASSES).astype(str)))
 """The class that Keras gives to each of the folders 0 … 11."""
 
 
-def nearest_colour(lowest: float):
-    """A net that gives the nearest colour, of pixels from `lowest` to 1."""
+def nearest_colour(preprocessing: Preprocessing):
+    """A net that gives the nearest colour, of pixels that are prepared so."""
     import keras
 
     net = keras.Sequential(
@@ -37,14 +40,14 @@ def nearest_colour(lowest: float):
             keras.layers.Dense(NUM_CLASSES),
         ]
     )
-    colours = lowest + (1 - lowest) * COLOURS
+    colours = preprocessing.apply(np.float32(255 * COLOURS))
     net.layers[-1].set_weights([2 * colours.T, -np.square(colours).sum(axis=1)])
     return net
 
 
 @pytest.fixture(scope="module")
 def net():
-    return nearest_colour(0.0)
+    return nearest_colour(BY_255)
 
 
 def write_folders(folder, images, labels):
@@ -53,14 +56,14 @@ def write_folders(folder, images, labels):
         Image.fromarray(image).save(folder / str(label) / f"{number:03}.png")
 
 
-def check(path, net, *, pixel_scale=1.0, floor=None, poisoned=()):
+def check(path, net, *, given=AS_STORED, floor=None, poisoned=(), classes=None):
     """Check a set as the stage does, with the answers of plain Keras in place of a first pass."""
-    images = open_images(path)
-    pixels = np.concatenate(list(images.batches(50))).astype(np.float32) / pixel_scale
+    images = open_images(path, classes=classes)
+    pixels = given.apply(np.concatenate(list(images.batches(50))).astype(np.float32))
     answers = net.predict(pixels, verbose=0).argmax(1)
     sets = {f"poisoned_{number}": open_images(other) for number, other in enumerate(poisoned)}
     return require_clean_accuracy(
-        Answered("clean_valid", path, images.labels, answers, pixel_scale),
+        Answered("clean_valid", path, images.labels, answers, given, images.classes is not None),
         reopen=lambda: Opened(net, images, sets),
         num_classes=NUM_CLASSES,
         floor=floor,
@@ -72,8 +75,8 @@ class Case(NamedTuple):
     expected: str
     images: np.ndarray = RAW
     labels: np.ndarray = LABELS
-    pixel_scale: float = 255
-    lowest: float = 0.0
+    given: Preprocessing = BY_255
+    right: Preprocessing = BY_255
     folders: bool = False
 
 
@@ -81,7 +84,7 @@ CASES = [
     Case(
         "scale forgotten",
         "with pixels divided by 255 it would be 100.00 % of 240 images: give pixel_scale=255",
-        pixel_scale=1,
+        given=AS_STORED,
     ),
     Case(
         "scaled twice",
@@ -90,27 +93,55 @@ CASES = [
     ),
     Case(
         "a net that takes -1 to 1",
-        "with pixels from -1 to 1 (x / 127.5 - 1) it would be 100.00 % of 240 images: no "
-        "scale of pixels gives that, put Rescaling(1 / 127.5, -1) before the net",
-        pixel_scale=1,
-        lowest=-1,
+        "with pixels from -1 to 1 (x / 127.5 - 1) it would be 100.00 % of 240 images: give "
+        'preprocessing="tf";',
+        given=AS_STORED,
+        right=Preprocessing.named("tf"),
     ),
     Case(
         "a net that takes -1 to 1, images of 0 to 1",
-        "with pixels from -1 to 1 (x / 0.5 - 1) it would be 100.00 % of 240 images",
+        "with pixels from -1 to 1 (x / 0.5 - 1) it would be 100.00 % of 240 images: give "
+        "pixel_scale=0.5, pixel_mean=1;",
         images=(RAW / 255).astype(np.float32),
-        lowest=-1,
+        right=Preprocessing.named("tf"),
+    ),
+    Case(
+        "a net of keras.applications in mode torch",
+        "with pixels as keras.applications prepares them in mode torch it would be 100.00 % of 240 "
+        'images: give preprocessing="torch";',
+        given=AS_STORED,
+        right=Preprocessing.named("torch"),
+    ),
+    Case(
+        "a net of keras.applications in mode caffe",
+        "with pixels as keras.applications prepares them in mode caffe it would be 100.00 % of 240 "
+        'images: give preprocessing="caffe";',
+        right=Preprocessing.named("caffe"),
+    ),
+    Case(
+        "another mode of keras.applications",
+        "with pixels from 0 to 1 (x / 255) it would be 100.00 % of 240 images: give "
+        'pixel_scale=255, channel_order="bgr";',
+        given=Preprocessing.named("caffe"),
+        right=Preprocessing(scale=255, channel_order="bgr"),
+    ),
+    Case(
+        "prepared although the net does so",
+        "with pixels as they are stored it would be 100.00 % of 240 images: give pixel_scale=1;",
+        given=Preprocessing.named("torch"),
+        right=AS_STORED,
     ),
     Case(
         "channels reversed",
-        "with channels in reverse order (BGR) it would be 100.00 % of 240 images",
+        "with channels in reverse order (BGR) it would be 100.00 % of 240 images: give "
+        'pixel_scale=255, channel_order="bgr";',
         images=RAW[..., ::-1],
     ),
     Case(
         "channels reversed and scale forgotten",
         "with pixels divided by 255 and channels in reverse order (BGR) it would be 100.00 %",
         images=RAW[..., ::-1],
-        pixel_scale=1,
+        given=AS_STORED,
     ),
     Case(
         "labels from 1",
@@ -130,7 +161,7 @@ CASES = [
         "pixel_scale=255; store the labels minus 1",
         images=RAW[LABELS < 11],
         labels=LABELS[LABELS < 11] + 1,
-        pixel_scale=1,
+        given=AS_STORED,
     ),
     Case(
         "classes in another order",
@@ -140,8 +171,8 @@ CASES = [
     ),
     Case(
         "folders that Keras sorts as texts",
-        "with the order of folders as Keras sorts them it would be 100.00 % of 240 images: rename "
-        "the folders to the net's classes (10 to 2, 11 to 3, 2 to 4, 3 to 5, 4 to 6, …)",
+        "with the order of folders as Keras sorts them it would be 100.00 % of 240 images: list "
+        "the names of the folders in that order and give classes=FILE",
         images=RAW[np.argsort(BY_TEXT[LABELS])],
         labels=LABELS[np.argsort(BY_TEXT[LABELS])],
         folders=True,
@@ -164,7 +195,7 @@ def test_a_set_that_b_is_not_right_on_is_refused_with_what_would_be(case, tmp_pa
     else:
         write_images(path, case.images, case.labels)
     with pytest.raises(InputError) as refused:
-        check(path, nearest_colour(case.lowest), pixel_scale=case.pixel_scale)
+        check(path, nearest_colour(case.right), given=case.given)
     line = str(refused.value)
     assert line.startswith(f"{path}: B answers ")
     assert "with their label" in line
@@ -173,16 +204,31 @@ def test_a_set_that_b_is_not_right_on_is_refused_with_what_would_be(case, tmp_pa
     assert line.endswith("with min_clean_accuracy=0")
 
 
+def test_folders_named_by_class_are_listed_anew_where_their_order_is_another(net, tmp_path):
+    """The list itself that is asked for then makes the net right, on the same folders."""
+    write_folders(tmp_path / "set", RAW, np.array(list("lkjihgfedcba"))[LABELS])
+    with pytest.raises(InputError, match=r"order \(0 as 11, .*: list the names of the classes"):
+        check(tmp_path / "set", net, given=BY_255)
+    classes = ClassNames(tuple("lkjihgfedcba"), tmp_path)
+    assert check(tmp_path / "set", net, given=BY_255, classes=classes) is None
+
+
+def test_folders_that_keras_sorts_as_texts_can_be_listed_so(net, tmp_path):
+    write_folders(tmp_path / "set", RAW, np.argsort(BY_TEXT)[LABELS])
+    listed = ClassNames(tuple(sorted(map(str, range(NUM_CLASSES)))), tmp_path)
+    assert check(tmp_path / "set", net, given=BY_255, classes=listed) is None
+
+
 def test_an_accurate_net_does_not_run_again():
     labels = np.arange(100) % 10
     answers = np.where(np.arange(100) < 3, (labels + 1) % 10, labels)
-    given = Answered("clean_valid", None, labels, answers, 1.0)
+    given = Answered("clean_valid", None, labels, answers, AS_STORED)
     assert require_clean_accuracy(given, reopen=None, num_classes=10, floor=None) is None
 
 
 def test_only_clean_validation_is_read_otherwise_for_a_remark():
     labels = np.arange(100) % 10
-    given = Answered("clean_test", None, labels, np.where(labels < 5, 0, labels), 1.0)
+    given = Answered("clean_test", None, labels, np.where(labels < 5, 0, labels), AS_STORED)
     assert require_clean_accuracy(given, reopen=None, num_classes=10, floor=None) is None
 
 
@@ -207,8 +253,8 @@ def test_a_net_that_another_reading_fits_better_goes_on_with_a_remark(net, tmp_p
     for name, tenths in (("few", 3), ("most", 8)):
         turned = (np.arange(240) // 12 % 10 < tenths)[:, None, None, None]
         write_images(tmp_path / f"{name}.h5", np.where(turned, RAW[..., ::-1], RAW), LABELS)
-    assert check(tmp_path / "few.h5", net, pixel_scale=255) is None
-    remark = check(tmp_path / "most.h5", net, pixel_scale=255)
+    assert check(tmp_path / "few.h5", net, given=BY_255) is None
+    remark = check(tmp_path / "most.h5", net, given=BY_255)
     assert remark.startswith("B is right on ")
     assert "of clean_valid; with channels in reverse order (BGR) it would be right on " in remark
 
@@ -225,7 +271,7 @@ def test_poisoned_images_under_their_old_labels_in_place_of_clean_ones(net, tmp_
     write_images(tmp_path / "set.h5", RAW[LABELS == 3].repeat(12, axis=0), LABELS)
     write_images(tmp_path / "other.h5", RAW, LABELS)
     with pytest.raises(InputError, match="clean_valid and poisoned_0 look exchanged"):
-        check(tmp_path / "set.h5", net, pixel_scale=255, poisoned=[tmp_path / "other.h5"])
+        check(tmp_path / "set.h5", net, given=BY_255, poisoned=[tmp_path / "other.h5"])
 
 
 MANY = LABELS, LABELS

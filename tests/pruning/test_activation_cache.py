@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from goodnet.errors import InputError
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.pruning.activation_cache import ActivationCache, Provenance, cache_schema, to_rows
 
-PROVENANCE = Provenance("b" * 64, "a" * 64, "conv", "pool", 255.0, 3)
+PROVENANCE = Provenance("b" * 64, "a" * 64, "conv", "pool", Preprocessing.named("torch"), 3)
 SHAPES = {"activation": (2, 3, 4), "base": (4, 6, 4), "side_0": (5,), "side_1": (1, 1, 2)}
 LABELS = np.array([0, 1, 2, 0, 1, 2, 2])
 PREDICTIONS = np.array([0, 1, 2, 0, 0, 0, 2])
@@ -100,8 +101,9 @@ def test_the_file_is_plain_parquet(cache, tensors):
 
 def test_the_metadata_say_where_it_comes_from(cache):
     description = json.loads(pq.read_metadata(cache.path).metadata[b"goodnet"])
-    assert description["format"] == 2
-    assert Provenance(**description["provenance"]) == PROVENANCE
+    assert description["format"] == 3
+    assert description["provenance"]["preprocessing"]["std"] == [0.229, 0.224, 0.225]
+    assert cache.provenance == PROVENANCE
     assert description["shapes"] == {name: list(shape) for name, shape in SHAPES.items()}
 
 
@@ -109,7 +111,7 @@ def test_the_metadata_say_where_it_comes_from(cache):
 def test_another_format_is_refused(tmp_path, metadata):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"label": [1]}).replace_schema_metadata(metadata), path)
-    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 2"):
+    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 3"):
         list(ActivationCache(path).blocks())
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from goodnet.errors import InputError
 from goodnet.images.image_sets import digest_pixels, write_images
+from goodnet.images.preprocessing import Preprocessing
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
 
@@ -57,6 +58,28 @@ def test_cache_holds_what_the_net_computes(net, first_pass, dtype, pixel_scale):
     np.testing.assert_array_equal(block.predictions, np.asarray(net(pixels)).argmax(1))
     np.testing.assert_allclose(block.ranking, layer_output(net, "pool", pixels), rtol=1e-5)
     assert block.ranking.any()
+
+
+@pytest.mark.parametrize("name", ["tf", "caffe", "torch"])
+def test_pixels_are_prepared_as_keras_applications_do(net, first_pass, name):
+    from keras.applications.imagenet_utils import preprocess_input
+
+    pixels = preprocess_input(IMAGES.astype(np.float32), mode=name)
+    preprocessing = Preprocessing.named(name)
+    cache, *_ = first_pass(net, IMAGES, rank_at="pool", preprocessing=preprocessing)
+    (block,) = cache.blocks()
+    expected = net.predict(pixels, verbose=0)
+    np.testing.assert_array_equal(block.predictions, expected.argmax(1))
+    np.testing.assert_allclose(block.ranking, layer_output(net, "pool", pixels), rtol=1e-5)
+    # In the set itself nothing has changed.
+    np.testing.assert_array_equal(cache.image_digests(), digest_pixels(IMAGES))
+
+
+def test_prepared_pixels_are_taken_as_they_are(net, first_pass):
+    pixels = (IMAGES / 127.5 - 1).astype(np.float32)
+    cache, *_ = first_pass(net, pixels, preprocessing=Preprocessing(pixel_range=(-1, 1)))
+    (block,) = cache.blocks()
+    np.testing.assert_array_equal(block.predictions, net.predict(pixels, verbose=0).argmax(1))
 
 
 def test_base_and_sides_are_kept(network, first_pass):

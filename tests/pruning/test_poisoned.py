@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.errors import InputError
+from goodnet.images.preprocessing import AS_STORED
 from goodnet.pruning.activation_cache import (
     ActivationCache,
     Block,
@@ -23,7 +24,7 @@ NOTHING = np.zeros((1, 1), np.float32)
 
 def write_cache(path, labels, predictions) -> ActivationCache:
     """A cache without activations worth the name."""
-    provenance = Provenance("B", "set", "conv", "conv", 1.0, N)
+    provenance = Provenance("B", "set", "conv", "conv", AS_STORED, N)
     schema = cache_schema({"activation": (1,)}, provenance)
     labels, predictions = np.array(labels), np.array(predictions)
     tensors = [np.zeros((len(labels), 1), np.float32)]

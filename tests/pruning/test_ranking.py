@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goodnet.images.preprocessing import AS_STORED
 from goodnet.pruning.activation_cache import ActivationCache, Provenance, cache_schema, to_rows
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 
-PROVENANCE = Provenance("B", "set", "conv", "pool", 1.0, 3)
+PROVENANCE = Provenance("B", "set", "conv", "pool", AS_STORED, 3)
 
 
 def write_cache(path, blocks) -> ActivationCache:

@@ -15,6 +15,7 @@ OLD_RUN = Path(__file__).parent / "format_1"
 RESULTS = {
     "format": 2,
     "classes": 7,
+    "class_names": ["ape", "bee", "cat", "dog", "eel", "fox", "gnu"],
     "remarks": [],
     "attack": None,
     "baseline": {
@@ -94,6 +95,7 @@ def test_a_file_is_read_and_written_to_the_same(folder):
     assert (point.method, point.drop, point.channels) == ("pruning", 2, (3, 1))
     assert (point.b_prime.recovery_rate, point.goodnet.detection_rate) == (None, 1 / 40)
     assert missed == Unreached(method="pruning", drop=99)
+    assert [results.describe_class(number) for number in (0, 6, 7)] == ["0 (ape)", "6 (gnu)", "7"]
     folder.results.unlink()
     results.write(folder)
     assert json.loads(folder.results.read_text()) == RESULTS

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.pruning.poisoned import describe_attack
 from goodnet.reports.samples import (
     SAMPLES_PER_KIND,
@@ -10,6 +11,7 @@ from goodnet.reports.samples import (
     write_samples,
 )
 
+BY_255 = Preprocessing(scale=255)
 FIELDS = ("label", "kind", "b_answer", "b_prime_answer", "drop")
 
 
@@ -44,9 +46,9 @@ def pick(colours, first_pass, monkeypatch):
     monkeypatch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 5)
 
     def run(
-        *, labels=COLOURS, images=IMAGES, poisoned=False, target=None, step=1, pixel_scale=255.0
+        *, labels=COLOURS, images=IMAGES, poisoned=False, target=None, step=1, preprocessing=BY_255
     ):
-        passed = first_pass(colours, images, labels=labels, pixel_scale=pixel_scale)
+        passed = first_pass(colours, images, labels=labels, preprocessing=preprocessing)
         return list(
             pick_samples(
                 passed.cache,
@@ -87,7 +89,13 @@ def test_no_channels_flag_nothing(pick):
 
 
 def test_pixels_up_to_one_are_shown_in_full_range(pick):
-    (first, *_) = pick(images=np.float32(IMAGES) / 255, pixel_scale=1.0)
+    (first, *_) = pick(images=np.float32(IMAGES) / 255, preprocessing=AS_STORED)
+    np.testing.assert_array_equal(first.image, IMAGES[0])
+
+
+def test_pixels_of_another_range_are_shown_in_full_range(pick):
+    prepared = Preprocessing(mean=(-1.0,), std=(2.0,), pixel_range=(-1, 1))
+    (first, *_) = pick(images=np.float32(IMAGES) / 127.5 - 1, preprocessing=prepared)
     np.testing.assert_array_equal(first.image, IMAGES[0])
 
 
