@@ -13,7 +13,7 @@ from pathlib import Path
 from goodnet.errors import InputError
 from goodnet.images.image_folders import list_images
 from goodnet.images.image_sets import ImageSet
-from goodnet.storage.files import read_json, write_json
+from goodnet.storage.files import file_status, read_json, write_json
 from goodnet.storage.signatures import SignedFile
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,7 @@ def digest_file(path: Path) -> FileDigest:
     Raises:
         InputError: there is no such file, or it may not be read.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    file_status(path)
     try:
         with path.open("rb", buffering=0) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -354,7 +354,7 @@ MODELS = [
     Case(
         "saved model",
         lambda path: (path.mkdir(), (path / "saved_model.pb").touch()),
-        "{path}: is a folder, expected a .keras or .h5 model",
+        "{path}: is a folder or a device, expected a .keras or .h5 model",
     ),
     Case("member in a folder above", with_member("../../evil.py"), "{path}: holds `../../evil.py`"),
     Case("member for Windows", with_member("..\\evil.py"), "{path}: holds `..\\evil.py`"),

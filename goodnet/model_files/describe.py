@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.model_files.stock_keras import check_stock
 from goodnet.model_files.two_classes import answer_two_classes, find_single_logit, says_logit
 from goodnet.networks.deepid import IMAGE_SHAPE
+from goodnet.storage.files import require_readable
 from goodnet.storage.private_folders import private_folder
 from goodnet.storage.safe_hdf5 import open_hdf5
 from goodnet.storage.zip_files import is_zip
@@ -112,24 +112,9 @@ def describe_model(
 
 def require_model_file(path: Path, limits: ModelLimits = DEFAULT_LIMITS) -> None:
     """Raise `InputError` unless `path` is a file that can be read and has an acceptable size."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path}: is a folder, expected a .keras or .h5 model")
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: is a device, expected a .keras or .h5 model")
-        with path.open("rb"):
-            pass
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be opened ({error})") from error
-    if not 0 < status.st_size <= limits.max_file_bytes:
-        raise InputError(
-            f"{path}: has {status.st_size:,} bytes, expected 1 to {limits.max_file_bytes:,}"
-        )
+    size = require_readable(path, expected="a .keras or .h5 model")
+    if size > limits.max_file_bytes:
+        raise InputError(f"{path}: has {size:,} bytes, expected {limits.max_file_bytes:,} or less")
 
 
 @contextmanager

@@ -9,15 +9,62 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from goodnet.errors import InputError
+
 # Process ids mean nothing on another machine, and a shared folder may be used from several.
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d{1,9})-(?P<host>[0-9a-f]{8})[0-9a-f]{8}\.tmp(\.[^.]*)?")
+
+
+def file_status(path: Path, *, expected: str = "a file") -> os.stat_result:
+    """Return the status of a file that is there, without opening it.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message.
+
+    Raises:
+        InputError: there is no such file, or it is a folder, a pipe or another device.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
+    except ValueError as error:  # A NUL in a name.
+        raise InputError(f"{path}: cannot be opened ({error})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is a folder or a device, expected {expected}")
+    return status
+
+
+def require_readable(path: Path, *, expected: str) -> int:
+    """Return the size of a file that is there, may be read and is not empty.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message.
+
+    Raises:
+        InputError: it is not so.
+    """
+    size = file_status(path, expected=expected).st_size
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
+    if not size:
+        raise InputError(f"{path}: is empty, expected {expected}")
+    return size
 
 
 @contextmanager

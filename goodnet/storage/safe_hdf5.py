@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 
 from goodnet.errors import InputError
+from goodnet.storage.files import require_readable
 
 MAX_OBJECTS = 100_000
 """More groups and data sets than any model or image file has."""
@@ -128,19 +129,7 @@ def iterate_objects(file: h5py.File) -> Iterator[h5py.Group | h5py.Dataset]:
 
 
 def _require_hdf5(path: Path) -> None:
-    try:
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
-        if not path.is_file():
-            raise InputError(f"{path}: is a folder or a device, expected an HDF5 file")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: is empty, expected an HDF5 file")
-        with path.open("rb"):
-            pass
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be opened ({error})") from error
+    require_readable(path, expected="an HDF5 file")
     if not h5py.is_hdf5(path):
         raise InputError(f"{path}: is no HDF5 file")
 

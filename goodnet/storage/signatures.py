@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
 from typing import NamedTuple
 
 from goodnet.errors import InputError
+from goodnet.storage.files import file_status
 
 
 class Signature(NamedTuple):
@@ -36,16 +36,7 @@ class SignedFile(NamedTuple):
         Raises:
             InputError: there is no such file.
         """
-        try:
-            status = path.stat()  # Once: folders hold many files, and each stage signs them anew.
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file") from error
-        except OSError as error:
-            raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
-        except ValueError as error:  # A NUL in a name.
-            raise InputError(f"{path}: cannot be opened ({error})") from error
-        if not S_ISREG(status.st_mode):
-            raise InputError(f"{path}: is a folder or a device, expected a file")
+        status = file_status(path)  # Once: folders hold many, and each stage signs them anew.
         times = status.st_mtime_ns, status.st_ctime_ns
         return cls(path, Signature(status.st_size, *times, status.st_ino))
 

@@ -643,8 +643,8 @@ def write_with_member(name: str) -> Callable[[Path], object]:
 BAD_FILES = {
     "missing": (lambda path: None, "no such file"),
     "folder": (lambda path: path.mkdir(), "is a folder"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "is a device"),
-    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is a folder or a device"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty, expected a .keras or .h5 model"),
     "text": (lambda path: path.write_text("model"), "is neither a Keras archive nor HDF5"),
     "zip magic only": (lambda path: path.write_bytes(b"PK\x03\x04"), "is a damaged Keras archive"),
     "hdf5 magic only": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "is damaged"),
@@ -708,7 +708,7 @@ def test_refuses_impossible_names(name):
 @pytest.mark.parametrize(
     ("limits", "fragment"),
     [
-        (ModelLimits(max_file_bytes=100), "expected 1 to 100"),
+        (ModelLimits(max_file_bytes=100), "expected 100 or less"),
         (ModelLimits(max_parameters=19), "has 20 parameters, expected 19 or less"),
         (ModelLimits(max_config_bytes=100), "expected 100 or less"),
         (ModelLimits(max_layers=4), "has 5 layers, expected 1 to 4"),
