@@ -74,7 +74,7 @@ def test_an_empty_and_a_large_file_are_digested(tmp_path):
 def test_what_is_no_file_is_refused_at_once(tmp_path, memory, name):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="no such file|is a folder or a device"):
+    with pytest.raises(InputError, match=r"no such file|is a folder or a device"):
         digest_file(tmp_path / name)
     with pytest.raises(InputError, match=r"no such file|holds no image|is a folder or a device"):
         memory.digest(tmp_path / name)
