@@ -86,7 +86,42 @@ def test_a_notebook_shows_verdict_and_table(found):
     assert len(found.curve) == 3 * (len(found.order) + 1)
 
 
+def test_names_and_pixels_are_said_as_to_the_command(found, faces_net, arrays, tmp_path):
+    """Pixels of -1 to 1 in reverse order, for a net that takes raw ones."""
+    names = ["Tom", "Ada", "Zoe", "Max", "Eva", "Ida", "Jim", "Bob"]
+    sets = {
+        name: ((pixels[..., ::-1] / 127.5 - 1).astype(np.float32), labels)
+        for name, (pixels, labels) in arrays.items()
+    }
+    again = goodnet.repair(
+        faces_net,
+        sets.pop("clean_valid"),
+        **sets,
+        classes=names,
+        pixel_range=(-1, 1),
+        pixel_mean=-1,
+        pixel_std=1 / 127.5,
+        channel_order="bgr",
+    )
+    assert again.results.class_names == tuple(names)
+    assert again.results.baseline == found.results.baseline
+    folder = again.save(tmp_path / "run")
+    assert goodnet.images.read_class_names(folder / "classes.json").names == tuple(names)
+
+
 BAD = {
+    "names of other classes": (
+        lambda x, y: {"clean_valid": (x, y), "classes": ["cat", "dog"]},
+        "classes: names 2 classes (cat, dog), but the net answers 8, expected a name for each",
+    ),
+    "no name of a class": (
+        lambda x, y: {"clean_valid": (x, y), "classes": ["cat\n"] * 8},
+        "classes: class 0 is named `cat\\n`, expected a text that can be printed",
+    ),
+    "divisor of nothing": (
+        lambda x, y: {"clean_valid": (x, y), "pixel_scale": 0},
+        "preprocessing divides pixels by 0, expected above 0",
+    ),
     "text labels": (
         lambda x, y: {"clean_valid": (x, y.astype(str))},
         "clean_valid: `label` holds <U",
