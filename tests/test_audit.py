@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prefect import flow, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.settings import temporary_settings
 
 from flows.processes import is_gone, name_process
+from flows.repair_apart import repair_apart
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from goodnet.metrics import percent
 from goodnet.reports.audits import (
+    DEFAULT_ALLOWANCE,
     AuditedModel,
     audit_contents,
     audit_rows,
@@ -316,13 +322,16 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
     assert {"repair a.keras", "repair broken.keras"} <= {run["name"] for run in repairs}
 
 
-def wait_for_children(pid, number):
-    """The names of what a process has started, the latest first, once there are so many."""
+def wait_for_children(pid, number, *, seconds=3):
+    """The names of what a process has started, the latest first, once there are so many.
+
+    After some seconds more they are in the midst of their work, and at first they only import.
+    """
     deadline = time.monotonic() + 120
     while True:
         found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
         if len(found.split()) >= number:
-            time.sleep(3)  # in the midst of it
+            time.sleep(seconds)
             return [name_process(int(child)) for child in sorted(found.split(), key=int)[::-1]]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -400,11 +409,32 @@ def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
     assert parent[0]["state"]["type"] == runs[0]["state"]["type"]
 
 
+def test_a_repair_that_could_not_tell_the_server_of_its_error_is_unfinished_no_more(
+    server_settings, tmp_path, monkeypatch
+):
+    @flow
+    def auditing():
+        # Where this process has read its settings, the repair's stumbles over them.
+        monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "many")
+        with pytest.raises(InputError, match="max_retries"):
+            repair_apart({"model": tmp_path / "a.keras"}, DEFAULT_ALLOWANCE)
+        return runtime.flow_run.id
+
+    with temporary_settings(server_settings), get_client(sync_client=True) as client:
+        above = FlowRunFilterParentFlowRunId(any_=[auditing()])
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=above))
+        stands_for = client.read_task_run(run.parent_task_run_id)
+    assert (run.name, run.state_name, stands_for.state_name) == (
+        "repair a.keras", "Crashed", "Crashed",
+    )  # fmt: skip
+    assert "max_retries" in run.state.message
+
+
 @pytest.mark.parametrize(
-    ("number", "line"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ("number", "line", "seconds"),
+    [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0), (signal.SIGHUP, 129, 3)],
 )
-def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, number, line):
+def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, number, line, seconds):
     audit = subprocess.Popen(
         [
             sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
@@ -420,7 +450,7 @@ def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, numb
         # Shells let what they start in the background ignore Ctrl-C, the tests among it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    repair, server = wait_for_children(audit.pid, 2)
+    repair, server = wait_for_children(audit.pid, 2, seconds=seconds)
     os.killpg(audit.pid, number)  # as a terminal does
     output, errors = audit.communicate(timeout=60)
     assert (audit.returncode, output) == (line, "")
@@ -429,8 +459,7 @@ def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, numb
     assert is_gone(server)
     with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
         states = [state for (state,) in database.execute("select state_type from flow_run")]
-    assert len(states) == 2
-    assert not {"RUNNING", "COMPLETED"} & set(states)
+    assert states == ["CRASHED", "CRASHED"]
 
 
 def test_a_repair_ends_with_its_audit_however_that_was_killed(given, tmp_path):

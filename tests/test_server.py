@@ -10,14 +10,20 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Completed, Running
+from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
 from flows.processes import is_gone, name_process
-from flows.server import announced, find_announced, find_server, mark_crashed_runs
+from flows.server import (
+    announced,
+    find_announced,
+    find_server,
+    mark_crashed,
+    mark_crashed_runs,
+)
 from flows.temporary_server import Server, end_leftovers
 from goodnet.errors import InputError
 
@@ -229,6 +235,35 @@ def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(
         process.communicate()
         mark_crashed_runs()
         assert states() == {"stuck": "Crashed", "finish": "Completed", "hang": "Crashed"}
+
+
+@pytest.mark.parametrize(
+    ("known", "final"),
+    [
+        (Pending(), "Crashed"),
+        (Running(), "Crashed"),
+        (AwaitingRetry(), "Crashed"),
+        (Failed(), "Failed"),
+        (Completed(), "Completed"),
+    ],
+    ids=lambda state: getattr(state, "name", state),
+)
+def test_only_what_is_unfinished_of_a_run_is_marked(server_settings, known, final):
+    @task
+    def stage():
+        """A task for runs that exist on the server only."""
+
+    with temporary_settings(server_settings), get_client(sync_client=True) as client:
+        above = client.create_flow_run(anything)
+        stands_for = client.create_task_run(stage, above.id, "stands for it")
+        run = client.create_flow_run(anything, state=known, parent_task_run_id=stands_for.id)
+        of_run = client.create_task_run(stage, run.id, "of it", state=known)
+        mark_crashed(run, "It is gone.")
+        states = [
+            client.read_flow_run(run.id).state_name,
+            *(client.read_task_run(one.id).state_name for one in (of_run, stands_for)),
+        ]
+    assert states == [final] * 3
 
 
 FAILING_RUN = """
