@@ -34,6 +34,7 @@ from goodnet.reports.audits import (
 from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, RepairedRates, Results
 from goodnet.storage.run_folder import RunFolder
 from tasks.auditing import FinishedRepairs
+from tests.commands import one_process
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = percent(None)
@@ -208,49 +209,63 @@ def given(tmp_path_factory):
     return folder
 
 
-def options(folder):
-    return [
-        "--models", folder / "models", "--clean-valid", folder / "clean_valid.h5",
-        "--clean-test", folder / "clean_test.h5", "--artifacts", folder / "artifacts",
-    ]  # fmt: skip
+def options(folder, **changes):
+    given = {
+        "models": folder / "models",
+        "clean_valid": folder / "clean_valid.h5",
+        "clean_test": folder / "clean_test.h5",
+        "artifacts": folder / "artifacts",
+        **changes,
+    }
+    return [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", path)]
 
 
 @pytest.fixture(scope="module")
-def audits(given, ui_server):
+def later_audit(ui_server):
+    """Runs an audit in one process with others; its repairs have theirs all the same."""
+    with one_process("from flows.audit import main", {"PREFECT_HOME": str(ui_server.home)}) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def audits(given, ui_server, later_audit):
     """Three audits: with a damaged model, without it, and with a limit that nothing keeps."""
     environment = {"PREFECT_HOME": str(ui_server.home)}
     first = run_audit(*options(given), "--audit-name", "first", environment=environment)
     (given / "models" / "broken.keras").unlink()
     unchanged = ["--max-minutes-per-model", "0.0001", "--audit-name", "again"]  # starts no process
-    again = run_audit(*options(given), *unchanged, environment=environment)
+    again = later_audit(*options(given), *unchanged)
     limit = ["--max-false-alarm-rate", "0", "--audit-name", "limit", "--quiet"]
-    return first, again, run_audit(*options(given), *limit, environment=environment)
+    return first, again, later_audit(*options(given), *limit)
 
 
-def test_labels_that_are_not_what_b_answers_fail_the_audit(given, audits, ui_server):
-    done = run_audit(
-        *options(given), "--poisoned-test", given / "poisoned_test.h5",
+@pytest.fixture(scope="module")
+def one_model(given):
+    folder = given / "one"
+    folder.mkdir()
+    shutil.copy(given / "models" / "a.keras", folder)
+    return folder
+
+
+def test_labels_that_are_not_what_b_answers_fail_the_audit(given, one_model, later_audit):
+    done = later_audit(
+        *options(given, models=one_model), "--poisoned-test", given / "poisoned_test.h5",
         "--max-attack-success-rate", "1", "--audit-name", "labels", "--verify", "sample",
         "--allow-same-data",
-        environment={"PREFECT_HOME": str(ui_server.home)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert "2 of 2 models failed: a.keras (B answers class" in done.stderr
-    for one in contents(given, "labels")["models"]:
-        assert (one["state"], one["verdict"]) == ("failed", None)
-        assert "these labels name class" in one["error"]
-        assert Path(one["run"]).is_dir()
+    assert "1 of 1 models failed: a.keras (B answers class" in done.stderr
+    (one,) = contents(given, "labels")["models"]
+    assert (one["state"], one["verdict"]) == ("failed", None)
+    assert "these labels name class" in one["error"]
+    assert Path(one["run"]).is_dir()
 
 
-def test_a_net_that_is_hardly_right_fails_the_audit(given, audits, ui_server):
-    done = run_audit(
-        "--models", given / "models", "--clean-valid", given / "shifted.h5",
-        "--clean-test", given / "clean_test.h5", "--artifacts", given / "artifacts",
-        "--audit-name", "shifted",
-        environment={"PREFECT_HOME": str(ui_server.home)},
-    )  # fmt: skip
+def test_a_net_that_is_hardly_right_fails_the_audit(given, one_model, later_audit):
+    shifted = options(given, models=one_model, clean_valid=given / "shifted.h5")
+    done = later_audit(*shifted, "--audit-name", "shifted")
     assert done.returncode == 1
-    assert "2 of 2 models failed: a.keras (" in done.stderr
+    assert "1 of 1 models failed: a.keras (" in done.stderr
     assert "B answers 0 of 60 images with their label, 0.00 %" in done.stderr
 
 
@@ -351,8 +366,10 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
     ):
         (place / "models" / link).symlink_to(target)
     environment = {"PREFECT_HOME": str(ui_server.home)}
-    named = [*options(place)[:-1], tmp_path / "artifacts", "--audit-name", "odd"]
-    done = run_audit(*named, environment=environment)
+    done = run_audit(
+        *options(place, artifacts=tmp_path / "artifacts"), "--audit-name", "odd",
+        environment=environment,
+    )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "a\\udcff\\x1b.keras: repaired\n" in done.stdout
@@ -432,17 +449,19 @@ def test_a_repair_that_could_not_tell_the_server_of_its_error_is_unfinished_no_m
 
 @pytest.mark.parametrize(
     ("number", "line", "seconds"),
-    [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0), (signal.SIGHUP, 129, 3)],
+    [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0)],
 )
-def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, number, line, seconds):
+def test_a_signal_ends_an_audit_and_its_repair_in_one_line(
+    given, server_home, number, line, seconds
+):
     audit = subprocess.Popen(
         [
-            sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
+            sys.executable, "-m", "flows.audit", *options(given, artifacts=server_home),
             "--refresh", "--quiet",
         ],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
-        | {"PREFECT_HOME": str(tmp_path)},
+        | {"PREFECT_HOME": str(server_home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -457,20 +476,20 @@ def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, numb
     assert errors == "stopped; the same command goes on from the last stage\n"
     assert is_gone(repair)
     assert is_gone(server)
-    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+    with closing(sqlite3.connect(server_home / "prefect.db")) as database:
         states = [state for (state,) in database.execute("select state_type from flow_run")]
     assert states == ["CRASHED", "CRASHED"]
 
 
-def test_a_repair_ends_with_its_audit_however_that_was_killed(given, tmp_path):
+def test_a_repair_ends_with_its_audit_however_that_was_killed(given, server_home):
     audit = subprocess.Popen(
         [
-            sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
+            sys.executable, "-m", "flows.audit", *options(given, artifacts=server_home),
             "--refresh", "--quiet",
         ],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
-        | {"PREFECT_HOME": str(tmp_path)},
+        | {"PREFECT_HOME": str(server_home)},
     )  # fmt: skip
     children = wait_for_children(audit.pid, 2)
     audit.kill()

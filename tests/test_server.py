@@ -293,18 +293,18 @@ except ValueError:
 """
 
 
-def test_a_failed_run_is_known_to_its_own_server_before_that_ends(tmp_path):
+def test_a_failed_run_is_known_to_its_own_server_before_that_ends(server_home):
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
     done = subprocess.run(
-        [sys.executable, "-c", FAILING_RUN, tmp_path],
+        [sys.executable, "-c", FAILING_RUN, server_home],
         cwd=ROOT,
-        env=environment | {"PREFECT_HOME": str(tmp_path)},
+        env=environment | {"PREFECT_HOME": str(server_home)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "failed\n", "")
-    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+    with closing(sqlite3.connect(server_home / "prefect.db")) as database:
         (state,) = database.execute("select state_name from task_run").fetchone()
         logged = [line for (line,) in database.execute("select message from log")]
     assert state == "Failed"
@@ -336,9 +336,9 @@ def wait_until_gone(process):
 
 
 @pytest.mark.parametrize("after", [0, 0.3, 1.5, "up"])
-def test_the_server_of_a_killed_run_ends_too(tmp_path, after):
-    process = start(SERVED, env=os.environ | {"PREFECT_HOME": str(tmp_path)})
-    server = server_process(tmp_path)
+def test_the_server_of_a_killed_run_ends_too(server_home, after):
+    process = start(SERVED, env=os.environ | {"PREFECT_HOME": str(server_home)})
+    server = server_process(server_home)
     assert not is_gone(server)
     if after == "up":
         assert process.stdout.readline() == "up\n"
@@ -371,7 +371,7 @@ def test_the_next_start_ends_a_server_that_could_not_end_by_itself(tmp_path, end
             one.communicate()
 
 
-def test_a_server_that_dies_is_replaced_and_the_run_completes(tmp_path):
+def test_a_server_that_dies_is_replaced_and_the_run_completes(server_home):
     source = """
 import os, signal
 from flows.server import connected
@@ -393,15 +393,16 @@ with connected():
     (note,) = get_current_settings().home.glob("goodnet-servers/*")
     print(surviving(int(note.name.split("_")[1].partition("-")[0])), flush=True)
 """
-    quiet = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
-    process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE)
+    quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    environment = os.environ | {"PREFECT_HOME": str(server_home)} | quiet
+    process = start(source, env=environment, stderr=subprocess.PIPE)
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (0, "done\n", "")
-    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+    with closing(sqlite3.connect(server_home / "prefect.db")) as database:
         (state,) = database.execute("select state_name from flow_run").fetchone()
         (key,) = database.execute("select key from artifact").fetchone()
     assert (state, key) == ("Completed", "after")
-    assert not list((tmp_path / "goodnet-servers").iterdir())
+    assert not list((server_home / "goodnet-servers").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -409,7 +410,7 @@ with connected():
     [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)],
 )
 def test_a_signal_ends_a_run_and_its_server_soon_and_in_one_line(
-    tmp_path, prefect_server, number, own_server
+    server_home, prefect_server, number, own_server
 ):
     source = f"""
 import sys
@@ -420,11 +421,11 @@ def command():
 
 sys.exit(exit_code(command, stopped="stopped at once"))
 """
-    environment = {"PREFECT_HOME": str(tmp_path)} if own_server else prefect_server
+    environment = {"PREFECT_HOME": str(server_home)} if own_server else prefect_server
     quiet = environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
     process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE, start_new_session=True)
     assert "started" in process.stdout.readline()
-    server = server_process(tmp_path) if own_server else None
+    server = server_process(server_home) if own_server else None
     os.killpg(process.pid, number)  # as a terminal does: whatever the command has started
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
