@@ -7,12 +7,15 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/python -m flows.run
 
+# Two processes, to each a file at a time: much of the time is waiting for what tests start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What a change of the engine is tried with: no server, no browser, nothing that takes its time.
 quick: .venv/installed
-	$(BIN)/python -m pytest -m "not server and not browser and not slow"
+	$(PYTEST) -m "not server and not browser and not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -44,12 +44,14 @@ def repair_apart(parameters: dict[str, Any], allowance: Allowance) -> Path:
         InputError: it could not be repaired, or not within its allowance.
     """
     run = _create_run(parameters)
-    output, crash = _run_child(run, allowance)
-    if crash:
-        mark_crashed(run, crash)
-        raise InputError(crash)
-    answer: dict[str, str] = json.loads(output)
+    try:
+        answer = _run_child(run, allowance)
+    except BaseException:
+        mark_crashed(run, "The audit ended before this repair.")
+        raise
     if "error" in answer:
+        # Even where it could say so, the server may not have heard of it: both take memory.
+        mark_crashed(run, answer["error"])
         raise InputError(answer["error"])
     return Path(answer["run"])
 
@@ -74,8 +76,8 @@ def _create_run(parameters: dict[str, Any]) -> FlowRun:
         )
 
 
-def _run_child(run: FlowRun, allowance: Allowance) -> tuple[str, str | None]:
-    """Return what the child says, and why it ended without saying anything, if it did."""
+def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
+    """Return what the child says, or as its error why it ended without saying anything."""
     max_bytes = int(allowance.gigabytes * _GIGABYTE)
     show = "progress" if progress.listeners else "nothing"
     watched, held = os.pipe()  # The child ends with this process, when the pipe closes.
@@ -91,10 +93,11 @@ def _run_child(run: FlowRun, allowance: Allowance) -> tuple[str, str | None]:
     try:
         output, _ = child.communicate(timeout=allowance.minutes * 60)
     except subprocess.TimeoutExpired:
-        return "", (
-            f"its repair took more than {allowance.minutes:g} minutes and was ended, expected a "
-            "smaller model, or a larger --max-minutes-per-model; what is done of it is kept"
-        )
+        return {
+            "error": f"its repair took more than {allowance.minutes:g} minutes and was ended, "
+            "expected a smaller model, or a larger --max-minutes-per-model; what is done of it is "
+            "kept"
+        }
     except BaseException:
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -106,7 +109,10 @@ def _run_child(run: FlowRun, allowance: Allowance) -> tuple[str, str | None]:
             child.communicate()
             Page(stderr=True).show_cursor()  # which a bar on a terminal has hidden
         os.close(held)
-    return output, None if output else _describe_end(child.returncode, allowance)
+    if not output:
+        return {"error": _describe_end(child.returncode, allowance)}
+    answer: dict[str, str] = json.loads(output)
+    return answer
 
 
 def _describe_end(code: int, allowance: Allowance) -> str:

@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import (
     PREFECT_CLIENT_MAX_RETRIES,
@@ -48,7 +48,7 @@ _ANSWER_SECONDS = 10  # a busy server takes its time
 _RETRIES = 2
 # A pending run may be one that is to be repeated, and has the tags of the process before.
 _BEGUN = [StateType.RUNNING, StateType.CANCELLING]
-_UNFINISHED = [StateType.PENDING, *_BEGUN]
+_UNFINISHED = [state for state in StateType if state not in TERMINAL_STATES]
 _HOST_TAG = "host:"
 _PROCESS_TAG = "process:"
 
@@ -151,7 +151,10 @@ def mark_crashed_runs() -> None:
 
 
 def mark_crashed(run: FlowRun, message: str) -> None:
-    """Mark a run Crashed whose process is gone, and what is unfinished of its task runs."""
+    """Mark a run Crashed whose process is gone, and its task runs, where they are unfinished.
+
+    The task run of a flow above, which stands for this run, follows it.
+    """
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
     unfinished = TaskRunFilter(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
@@ -160,7 +163,9 @@ def mark_crashed(run: FlowRun, message: str) -> None:
     with get_client(sync_client=True) as client:
         for task_run in client.read_task_runs(flow_run_filter=of_run, task_run_filter=unfinished):
             client.set_task_run_state(task_run.id, state, force=True)
-        client.set_flow_run_state(run.id, state, force=True)
+        known = client.read_flow_run(run.id).state
+        if known is None or not known.is_final():
+            client.set_flow_run_state(run.id, state, force=True)
 
 
 def is_up(url: str) -> bool:

@@ -171,12 +171,12 @@ class _Child:
             )
 
     def end(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(_GOODBYE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with self._process:  # closes its pipes
+            self._process.terminate()
+            try:
+                self._process.wait(_GOODBYE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
         self._errors.close()
         with suppress(OSError):  # It may never have come to be, and is cleaned up otherwise.
             self._note.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -87,6 +88,11 @@ def _serve(ours: socket.socket, password: str) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             _say(f"Prefect UI: {_sign_in(address, password)}\nCtrl-C ends it.")
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Services of Prefect's that end before they have begun complain of it at length.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
 
     address = f"http://{_HOST}:{ours.getsockname()[1]}"
     config = uvicorn.Config(

@@ -5,7 +5,13 @@ TensorFlow is imported only by what computes.
 
 import pytest
 
-pytest_plugins = ["tests.zoo", "tests.badnets", "tests.servers", "tests.browser"]
+pytest_plugins = [
+    "tests.zoo",
+    "tests.badnets",
+    "tests.commands",
+    "tests.servers",
+    "tests.browser",
+]
 
 NEEDS = {
     "lab": {"lab"},
@@ -15,8 +21,12 @@ NEEDS = {
 """Markers of tests by the fixtures that they ask for, in their own signature or a fixture's."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for marker, fixtures in NEEDS.items():
             if fixtures & set(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
+    # Where two processes share the files, those that take longest come first, so that in the end
+    # neither waits for the other.
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("server") is None)

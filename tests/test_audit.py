@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prefect import flow, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.settings import temporary_settings
 
 from flows.processes import is_gone, name_process
+from flows.repair_apart import repair_apart
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from goodnet.metrics import percent
 from goodnet.reports.audits import (
+    DEFAULT_ALLOWANCE,
     AuditedModel,
     audit_contents,
     audit_rows,
@@ -28,6 +34,7 @@ from goodnet.reports.audits import (
 from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, RepairedRates, Results
 from goodnet.storage.run_folder import RunFolder
 from tasks.auditing import FinishedRepairs
+from tests.commands import one_process
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = percent(None)
@@ -202,49 +209,63 @@ def given(tmp_path_factory):
     return folder
 
 
-def options(folder):
-    return [
-        "--models", folder / "models", "--clean-valid", folder / "clean_valid.h5",
-        "--clean-test", folder / "clean_test.h5", "--artifacts", folder / "artifacts",
-    ]  # fmt: skip
+def options(folder, **changes):
+    given = {
+        "models": folder / "models",
+        "clean_valid": folder / "clean_valid.h5",
+        "clean_test": folder / "clean_test.h5",
+        "artifacts": folder / "artifacts",
+        **changes,
+    }
+    return [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", path)]
 
 
 @pytest.fixture(scope="module")
-def audits(given, ui_server):
+def later_audit(ui_server):
+    """Runs an audit in one process with others; its repairs have theirs all the same."""
+    with one_process("from flows.audit import main", {"PREFECT_HOME": str(ui_server.home)}) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def audits(given, ui_server, later_audit):
     """Three audits: with a damaged model, without it, and with a limit that nothing keeps."""
     environment = {"PREFECT_HOME": str(ui_server.home)}
     first = run_audit(*options(given), "--audit-name", "first", environment=environment)
     (given / "models" / "broken.keras").unlink()
     unchanged = ["--max-minutes-per-model", "0.0001", "--audit-name", "again"]  # starts no process
-    again = run_audit(*options(given), *unchanged, environment=environment)
+    again = later_audit(*options(given), *unchanged)
     limit = ["--max-false-alarm-rate", "0", "--audit-name", "limit", "--quiet"]
-    return first, again, run_audit(*options(given), *limit, environment=environment)
+    return first, again, later_audit(*options(given), *limit)
 
 
-def test_labels_that_are_not_what_b_answers_fail_the_audit(given, audits, ui_server):
-    done = run_audit(
-        *options(given), "--poisoned-test", given / "poisoned_test.h5",
+@pytest.fixture(scope="module")
+def one_model(given):
+    folder = given / "one"
+    folder.mkdir()
+    shutil.copy(given / "models" / "a.keras", folder)
+    return folder
+
+
+def test_labels_that_are_not_what_b_answers_fail_the_audit(given, one_model, later_audit):
+    done = later_audit(
+        *options(given, models=one_model), "--poisoned-test", given / "poisoned_test.h5",
         "--max-attack-success-rate", "1", "--audit-name", "labels", "--verify", "sample",
         "--allow-same-data",
-        environment={"PREFECT_HOME": str(ui_server.home)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert "2 of 2 models failed: a.keras (B answers class" in done.stderr
-    for one in contents(given, "labels")["models"]:
-        assert (one["state"], one["verdict"]) == ("failed", None)
-        assert "these labels name class" in one["error"]
-        assert Path(one["run"]).is_dir()
+    assert "1 of 1 models failed: a.keras (B answers class" in done.stderr
+    (one,) = contents(given, "labels")["models"]
+    assert (one["state"], one["verdict"]) == ("failed", None)
+    assert "these labels name class" in one["error"]
+    assert Path(one["run"]).is_dir()
 
 
-def test_a_net_that_is_hardly_right_fails_the_audit(given, audits, ui_server):
-    done = run_audit(
-        "--models", given / "models", "--clean-valid", given / "shifted.h5",
-        "--clean-test", given / "clean_test.h5", "--artifacts", given / "artifacts",
-        "--audit-name", "shifted",
-        environment={"PREFECT_HOME": str(ui_server.home)},
-    )  # fmt: skip
+def test_a_net_that_is_hardly_right_fails_the_audit(given, one_model, later_audit):
+    shifted = options(given, models=one_model, clean_valid=given / "shifted.h5")
+    done = later_audit(*shifted, "--audit-name", "shifted")
     assert done.returncode == 1
-    assert "2 of 2 models failed: a.keras (" in done.stderr
+    assert "1 of 1 models failed: a.keras (" in done.stderr
     assert "B answers 0 of 60 images with their label, 0.00 %" in done.stderr
 
 
@@ -316,13 +337,16 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
     assert {"repair a.keras", "repair broken.keras"} <= {run["name"] for run in repairs}
 
 
-def wait_for_children(pid, number):
-    """The names of what a process has started, the latest first, once there are so many."""
+def wait_for_children(pid, number, *, seconds=3):
+    """The names of what a process has started, the latest first, once there are so many.
+
+    After some seconds more they are in the midst of their work, and at first they only import.
+    """
     deadline = time.monotonic() + 120
     while True:
         found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
         if len(found.split()) >= number:
-            time.sleep(3)  # in the midst of it
+            time.sleep(seconds)
             return [name_process(int(child)) for child in sorted(found.split(), key=int)[::-1]]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -342,8 +366,10 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
     ):
         (place / "models" / link).symlink_to(target)
     environment = {"PREFECT_HOME": str(ui_server.home)}
-    named = [*options(place)[:-1], tmp_path / "artifacts", "--audit-name", "odd"]
-    done = run_audit(*named, environment=environment)
+    done = run_audit(
+        *options(place, artifacts=tmp_path / "artifacts"), "--audit-name", "odd",
+        environment=environment,
+    )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "a\\udcff\\x1b.keras: repaired\n" in done.stdout
@@ -400,19 +426,42 @@ def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
     assert parent[0]["state"]["type"] == runs[0]["state"]["type"]
 
 
+def test_a_repair_that_could_not_tell_the_server_of_its_error_is_unfinished_no_more(
+    server_settings, tmp_path, monkeypatch
+):
+    @flow
+    def auditing():
+        # Where this process has read its settings, the repair's stumbles over them.
+        monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "many")
+        with pytest.raises(InputError, match="max_retries"):
+            repair_apart({"model": tmp_path / "a.keras"}, DEFAULT_ALLOWANCE)
+        return runtime.flow_run.id
+
+    with temporary_settings(server_settings), get_client(sync_client=True) as client:
+        above = FlowRunFilterParentFlowRunId(any_=[auditing()])
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=above))
+        stands_for = client.read_task_run(run.parent_task_run_id)
+    assert (run.name, run.state_name, stands_for.state_name) == (
+        "repair a.keras", "Crashed", "Crashed",
+    )  # fmt: skip
+    assert "max_retries" in run.state.message
+
+
 @pytest.mark.parametrize(
-    ("number", "line"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ("number", "line", "seconds"),
+    [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0)],
 )
-def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, number, line):
+def test_a_signal_ends_an_audit_and_its_repair_in_one_line(
+    given, server_home, number, line, seconds
+):
     audit = subprocess.Popen(
         [
-            sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
+            sys.executable, "-m", "flows.audit", *options(given, artifacts=server_home),
             "--refresh", "--quiet",
         ],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
-        | {"PREFECT_HOME": str(tmp_path)},
+        | {"PREFECT_HOME": str(server_home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -420,28 +469,27 @@ def test_a_signal_ends_an_audit_and_its_repair_in_one_line(given, tmp_path, numb
         # Shells let what they start in the background ignore Ctrl-C, the tests among it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    repair, server = wait_for_children(audit.pid, 2)
+    repair, server = wait_for_children(audit.pid, 2, seconds=seconds)
     os.killpg(audit.pid, number)  # as a terminal does
     output, errors = audit.communicate(timeout=60)
     assert (audit.returncode, output) == (line, "")
     assert errors == "stopped; the same command goes on from the last stage\n"
     assert is_gone(repair)
     assert is_gone(server)
-    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+    with closing(sqlite3.connect(server_home / "prefect.db")) as database:
         states = [state for (state,) in database.execute("select state_type from flow_run")]
-    assert len(states) == 2
-    assert not {"RUNNING", "COMPLETED"} & set(states)
+    assert states == ["CRASHED", "CRASHED"]
 
 
-def test_a_repair_ends_with_its_audit_however_that_was_killed(given, tmp_path):
+def test_a_repair_ends_with_its_audit_however_that_was_killed(given, server_home):
     audit = subprocess.Popen(
         [
-            sys.executable, "-m", "flows.audit", *map(str, options(given)[:-1]), tmp_path,
+            sys.executable, "-m", "flows.audit", *options(given, artifacts=server_home),
             "--refresh", "--quiet",
         ],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
-        | {"PREFECT_HOME": str(tmp_path)},
+        | {"PREFECT_HOME": str(server_home)},
     )  # fmt: skip
     children = wait_for_children(audit.pid, 2)
     audit.kill()

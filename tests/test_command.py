@@ -6,7 +6,6 @@ Bad files given to the commands are in test_hostile_input.py.
 import argparse
 import errno
 import fcntl
-import importlib.util
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import main as eval_main
 from flows.audit import main as audit_main
 from flows.run import main as run_main
 from goodnet.__main__ import main as goodnet_main
@@ -27,13 +27,6 @@ from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import clean_up, new_run_folder, reserve_run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def eval_main(arguments):
-    specification = importlib.util.spec_from_file_location("evaluation_script", ROOT / "eval.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    return script.main(arguments)
 
 
 SETS = ["--clean-valid={text}", "--clean-test={text}"]
@@ -264,9 +257,11 @@ SURROUNDINGS = {
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 @pytest.mark.parametrize("command", ["ui", "serve"])
-def test_servers_start_or_say_in_one_line_what_surrounds_them(tmp_path, command, surroundings):
+def test_servers_start_or_say_in_one_line_what_surrounds_them(
+    server_home, tmp_path, command, surroundings
+):
     shell, line = SURROUNDINGS[surroundings]
-    places = {name: tmp_path / name for name in ("file", "locked", "home", "gone")}
+    places = {name: tmp_path / name for name in ("file", "locked", "gone")} | {"home": server_home}
     places["file"].touch()
     places["locked"].mkdir(mode=0o555)
     places["gone"].mkdir()

@@ -7,15 +7,28 @@ from pathlib import Path
 
 import pytest
 
+from eval import main
+from goodnet.__main__ import main as goodnet_main
+from tests.commands import Done
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def evaluate(*arguments):
-    command = [sys.executable, "eval.py", *(str(argument) for argument in arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def evaluate(capsys):
+    """Runs the script here, without the start of a process."""
+
+    def run(*arguments, main=main):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
-def test_two_lines_for_b_prime(lab):
+def test_two_lines_for_b_prime(evaluate, lab):
     done = evaluate(
         lab / "clean_test_mini.h5", lab / "poisoned_test_mini.h5", lab / "b_prime_10_legacy.h5"
     )
@@ -38,14 +51,15 @@ def goodnet(faces_net, tmp_path_factory):
     return path
 
 
-def test_two_lines_for_g(faces_case, goodnet):
+def test_two_lines_for_g_from_a_process(faces_case, goodnet):
     import keras
     import numpy as np
 
     from goodnet.images.image_sets import open_images
 
-    done = evaluate(faces_case.clean_test, faces_case.poisoned_test, goodnet)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "eval.py", faces_case.clean_test, faces_case.poisoned_test, goodnet]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
     plain, shares = keras.saving.load_model(goodnet), []
     for path in (faces_case.clean_test, faces_case.poisoned_test):
         images = open_images(path)
@@ -57,7 +71,7 @@ def test_two_lines_for_g(faces_case, goodnet):
     assert [float(line.split()[-1]) for line in (clean, attack)] == pytest.approx(shares)
 
 
-def test_sets_named_by_class_give_the_same_two_lines(faces_case, goodnet, tmp_path):
+def test_sets_named_by_class_give_the_same_two_lines(evaluate, faces_case, goodnet, tmp_path):
     """The poisoned one has a single class, whose number only the clean one can tell."""
     import numpy as np
     from PIL import Image
@@ -82,7 +96,7 @@ def test_sets_named_by_class_give_the_same_two_lines(faces_case, goodnet, tmp_pa
     assert "names 9 classes (person 0, " in done.stderr
 
 
-def test_the_labs_goodnet_without_channels_flags_everything(lab, lab_net, tmp_path):
+def test_the_labs_goodnet_without_channels_flags_everything(evaluate, lab, lab_net, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model
 
@@ -96,7 +110,7 @@ def test_the_labs_goodnet_without_channels_flags_everything(lab, lab_net, tmp_pa
     ]
 
 
-def test_answers_that_are_no_numbers_are_an_error_and_not_class_0(tmp_path):
+def test_answers_that_are_no_numbers_are_an_error_and_not_class_0(evaluate, tmp_path):
     """A net that divides by its brightest pixel answers NaN to the one black image."""
     import keras
     import numpy as np
@@ -117,14 +131,13 @@ def test_answers_that_are_no_numbers_are_an_error_and_not_class_0(tmp_path):
     done = evaluate(good, bad, net)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{bad}: the answer on image 270 is NaN or infinite" in done.stderr
-    classify = [sys.executable, "-m", "goodnet", "classify", net, bad]
-    done = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = evaluate("classify", net, bad, main=goodnet_main)
     assert (done.returncode, done.stdout) == (2, "")
     assert "image 270 is NaN or infinite" in done.stderr
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e300", "1e-300"])
-def test_impossible_pixel_scale_is_refused(scale):
+def test_impossible_pixel_scale_is_refused(evaluate, scale):
     done = evaluate("a.h5", "b.h5", "c.h5", f"--pixel-scale={scale}")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"--pixel-scale: is {scale}, expected a number above 0" in done.stderr
@@ -149,7 +162,7 @@ def test_a_full_temporary_folder_is_named(faces_case, goodnet, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_bad_input_gets_one_line(faces_case, goodnet, tmp_path):
+def test_bad_input_gets_one_line(evaluate, faces_case, goodnet, tmp_path):
     done = evaluate(tmp_path / "gone.h5", faces_case.poisoned_test, goodnet)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("gone.h5: no such file\n")

@@ -29,13 +29,13 @@ def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
 
 
 @pytest.mark.server
-def test_a_net_is_repaired_and_audited_from_any_folder(faces_case, tmp_path):
+def test_a_net_is_repaired_and_audited_from_any_folder(faces_case, server_home, tmp_path):
     """Also by the processes that the commands start: a server, and the repair of each net."""
     (tmp_path / "models").mkdir()
     load(faces_case).save(tmp_path / "models" / "net.keras")
     sets = [part for name, path in faces_case.sets.items()
             for part in (f"--{name.replace('_', '-')}", path)]  # fmt: skip
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = {**os.environ, "PREFECT_HOME": str(server_home)}
     environment.pop("GOODNET_ARTIFACTS", None)
     for which in (["repair", "--model", "models/net.keras"], ["audit", "--models", "models"]):
         found = run(GOODNET, *which, *sets, "--quiet", cwd=tmp_path, env=environment)

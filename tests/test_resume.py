@@ -11,25 +11,30 @@ from pathlib import Path
 import h5py
 import pytest
 
+from tests.commands import one_process
+
 ROOT = Path(__file__).resolve().parent.parent
 
-# Python reports every renaming to an audit hook, and a stage's file appears by being renamed: the
-# process dies when all of the stage's work is done and nothing of it is kept yet.
-COMMAND = """
-import os, signal, sys
+SMALL = """
+from functools import partial
 from flows.run import main
 from goodnet.attacks.default_case import DefaultCase
 
-stage, artifacts, name, *more = sys.argv[1:]
+main = partial(main, default_case=DefaultCase(10, 12, 8, 8, epochs=3))
+"""
+# Python reports every renaming to an audit hook, and a stage's file appears by being renamed: the
+# process dies when all of the stage's work is done and nothing of it is kept yet.
+COMMAND = f"""{SMALL}
+import os, signal, sys
+
+stage, *arguments = sys.argv[1:]
 
 def kill(event, arguments):
     if event == "os.rename" and stage and stage in str(arguments[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(kill)
-case = DefaultCase(10, 12, 8, 8, epochs=3)
-arguments = ["--artifacts", artifacts, "--run-name", name, "--quiet", *more]
-sys.exit(main(arguments, default_case=case))
+sys.exit(main(arguments))
 """
 STAGES = [
     "/default/",
@@ -43,9 +48,13 @@ STAGES = [
 ]
 
 
-def start(artifacts, environment, *more, name="run", killed_in=""):
+def options(artifacts, *more, name="run"):
+    return ["--artifacts", str(artifacts), "--run-name", name, "--quiet", *map(str, more)]
+
+
+def start(artifacts, environment, *, name="run", killed_in=""):
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, killed_in, str(artifacts), name, *map(str, more)],
+        [sys.executable, "-c", COMMAND, killed_in, *options(artifacts, name=name)],
         cwd=ROOT,
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
@@ -88,10 +97,17 @@ def temporaries(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prefect_server, tmp_path_factory):
+def run(prefect_server):
+    """Runs the command in one process with others that have the artifacts of `undisturbed`."""
+    with one_process(SMALL, prefect_server) as run:
+        yield lambda artifacts, *more, name="run": run(*options(artifacts, *more, name=name))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run, tmp_path_factory):
     """The artifacts of a run that nothing disturbed."""
     artifacts = tmp_path_factory.mktemp("undisturbed")
-    assert finish(start(artifacts, prefect_server)) == (0, "")
+    assert run(artifacts) == (0, "", "")
     return artifacts
 
 
@@ -118,12 +134,12 @@ def test_two_runs_at_once_on_one_cache_agree(undisturbed, prefect_server, tmp_pa
     assert results(tmp_path, "one") == results(tmp_path, "other") == results(undisturbed)
 
 
-def test_an_altered_file_in_the_cache_is_computed_again(undisturbed, prefect_server):
+def test_an_altered_file_in_the_cache_is_computed_again(undisturbed, run):
     for path in (undisturbed / "cache" / "activations").iterdir():
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    assert finish(start(undisturbed, prefect_server, name="altered")) == (0, "")
+    assert run(undisturbed, name="altered") == (0, "", "")
     assert set(stages_run(undisturbed, "altered")) == {
         "load",
         "activations of clean_valid",
@@ -133,21 +149,17 @@ def test_an_altered_file_in_the_cache_is_computed_again(undisturbed, prefect_ser
     assert results(undisturbed, "altered") == results(undisturbed)
 
 
-def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(
-    undisturbed, prefect_server, tmp_path
-):
+def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(undisturbed, run, tmp_path):
     about = json.loads((undisturbed / "runs" / "run" / "run.json").read_text())
     files = {role: tmp_path / Path(file["path"]).name for role, file in about["inputs"].items()}
     for role, file in files.items():
         shutil.copy(about["inputs"][role]["path"], file)
     with h5py.File(files["clean_test"], "r+") as file:
         file["data"][0, 0, 0, 0] ^= 1
-    options = [
-        part for role, path in files.items() for part in (f"--{role.replace('_', '-')}", path)
-    ]
+    given = [part for role, path in files.items() for part in (f"--{role.replace('_', '-')}", path)]
     # The net learnt for moments only. Given as a model it is asked for more than as the default.
-    options += ["--min-clean-accuracy", "0.1"]
-    assert finish(start(undisturbed, prefect_server, *options, name="changed")) == (0, "")
+    given += ["--min-clean-accuracy", "0.1"]
+    assert run(undisturbed, *given, name="changed") == (0, "", "")
     reached = {point["step"] for point in checkpoints(undisturbed, "changed")} - {None}
     assert sorted(stages_run(undisturbed, "changed")) == sorted(
         ["load", "activations of clean_test", "compare sets", "sweep of clean_test", "samples"]
@@ -157,17 +169,16 @@ def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(
     )
 
 
-def test_another_ranking_layer_is_nothing_to_the_stages_before_it(undisturbed, prefect_server):
-    done = finish(start(undisturbed, prefect_server, "--rank-at", "conv_3", name="ranked"))
-    assert done == (0, "")
+def test_another_ranking_layer_is_nothing_to_the_stages_before_it(undisturbed, run):
+    assert run(undisturbed, "--rank-at", "conv_3", name="ranked") == (0, "", "")
     assert not {"render default faces", "train default BadNet"} & set(
         stages_run(undisturbed, "ranked")
     )
     assert "prune order" in stages_run(undisturbed, "ranked")
 
 
-def test_refresh_computes_everything_again_and_finds_the_same(undisturbed, prefect_server):
-    assert finish(start(undisturbed, prefect_server, "--refresh", name="fresh")) == (0, "")
+def test_refresh_computes_everything_again_and_finds_the_same(undisturbed, run):
+    assert run(undisturbed, "--refresh", name="fresh") == (0, "", "")
     about = json.loads((undisturbed / "runs" / "fresh" / "run.json").read_text())
     assert stages_run(undisturbed, "fresh") == [stage["name"] for stage in about["stages"]]
     assert results(undisturbed, "fresh") == results(undisturbed)
@@ -182,15 +193,16 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_broken_file(
     if mounted.returncode:
         pytest.skip("this user cannot mount a small disk")
     try:
-        for stage, size in [("render", "2m"), ("train", "4m"), ("save models", "8m")]:
-            subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
-            code, errors = finish(start(disk, prefect_server))
-            assert code == 2, stage
-            assert errors.count("\n") == 1, stage
-            assert "No space left on device" in errors
-            assert temporaries(disk) == []
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        assert finish(start(disk, prefect_server)) == (0, "")
+        with one_process(SMALL, prefect_server) as run:
+            for stage, size in [("render", "2m"), ("train", "4m"), ("save models", "8m")]:
+                subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+                done = run(*options(disk))
+                assert done.returncode == 2, stage
+                assert done.stderr.count("\n") == 1, stage
+                assert "No space left on device" in done.stderr
+                assert temporaries(disk) == []
+            subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+            assert run(*options(disk)) == (0, "", "")
         assert results(disk) == results(undisturbed)
         assert names(disk / "cache" / "default") == names(undisturbed / "cache" / "default")
     finally:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from goodnet.images.image_sets import open_images, write_images
 from goodnet.metrics import percent
+from tests.commands import one_process
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES_OF_A_RUN = {
@@ -69,6 +70,20 @@ def on_faces(faces_case, prefect_server, tmp_path_factory):
     home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
     again = run(*arguments, "--run-name", "again", environment=home, traced=True)
     return arguments, artifacts, first, again
+
+
+@pytest.fixture(scope="module")
+def later_run(prefect_server):
+    """Runs the command in one process with others that have the artifacts of `on_faces`."""
+    with one_process("from flows.run import main", prefect_server) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def refused_run(prefect_server):
+    """Runs the command in one process with others that are refused for what is in their files."""
+    with one_process("from flows.run import main", prefect_server) as run:
+        yield run
 
 
 def test_the_command_leaves_the_files_of_a_run(on_faces):
@@ -174,10 +189,9 @@ def test_a_second_run_computes_nothing_and_loads_no_tensorflow(on_faces):
         assert (runs / "again" / name).read_bytes() == (runs / "first" / name).read_bytes()
 
 
-def test_a_run_that_computes_nothing_has_its_artifacts_too(on_faces, prefect_server):
+def test_a_run_that_computes_nothing_has_its_artifacts_too(on_faces, later_run, prefect_server):
     arguments, artifacts, _, _ = on_faces
-    done = run(*arguments, "--run-name", "watched", "--quiet", environment=prefect_server)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert later_run(*arguments, "--run-name", "watched", "--quiet") == (0, "", "")
 
     def find(kind, **body):
         url = f"{prefect_server['PREFECT_API_URL']}/{kind}/filter"
@@ -196,12 +210,10 @@ def test_a_run_that_computes_nothing_has_its_artifacts_too(on_faces, prefect_ser
     assert (artifacts / "runs" / "watched" / "report.html").as_uri() in found["report"]
 
 
-def test_new_drops_recompute_neither_activations_nor_sweeps(on_faces, prefect_server):
+def test_new_drops_recompute_neither_activations_nor_sweeps(on_faces, later_run):
     arguments, artifacts, _, _ = on_faces
-    done = run(
-        *arguments, "--run-name", "drops", "--drops", "30", "60.5", environment=prefect_server
-    )
-    assert done.returncode == 0, done.stderr
+    drops = ["--drops", "30", "60.5"]
+    assert later_run(*arguments, "--run-name", "drops", *drops, "--quiet") == (0, "", "")
     about = json.loads((artifacts / "runs" / "drops" / "run.json").read_text())
     ran = {stage["name"] for stage in about["stages"] if stage["state"] != "Cached"}
     assert not {name for name in ran if name.startswith(("activations", "sweep", "prune"))}
@@ -221,12 +233,11 @@ def test_a_taken_run_name_is_refused(on_faces):
     assert "is there already" in done.stderr
 
 
-def test_without_poisoned_images_the_attack_columns_are_empty(on_faces, prefect_server):
+def test_without_poisoned_images_the_attack_columns_are_empty(on_faces, later_run):
     arguments, artifacts, _, _ = on_faces
     left_out = arguments.index("--poisoned-test")
     fewer = [*arguments[:left_out], *arguments[left_out + 2 :]]
-    done = run(*fewer, "--run-name", "clean", "--quiet", environment=prefect_server)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert later_run(*fewer, "--run-name", "clean", "--quiet") == (0, "", "")
     results = json.loads((artifacts / "runs" / "clean" / "results.json").read_text())
     assert results["baseline"]["attack_success_rate"] is None
     assert results["checkpoints"][0]["goodnet"]["detection_rate"] is None
@@ -234,7 +245,7 @@ def test_without_poisoned_images_the_attack_columns_are_empty(on_faces, prefect_
 
 
 def test_what_is_to_be_known_of_the_sets_is_printed_even_if_all_is_cached(
-    faces_case, prefect_server, tmp_path
+    faces_case, refused_run, tmp_path
 ):
     """One-hot labels, and validation images among those of the test in another order and type."""
     rng = np.random.default_rng(0)
@@ -255,7 +266,7 @@ def test_what_is_to_be_known_of_the_sets_is_printed_even_if_all_is_cached(
         min_clean_accuracy=0,
     )
     write_test(shared=12)
-    done = run(*arguments, "--quiet", environment=prefect_server)
+    done = refused_run(*arguments, "--quiet")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: 12 of 52 images of clean_test are also in clean_valid, pixel for pixel, expected "
@@ -267,7 +278,7 @@ def test_what_is_to_be_known_of_the_sets_is_printed_even_if_all_is_cached(
         "2 of 42 images of clean_test are also in clean_valid, pixel for pixel",
     ]
     for name in ("first", "again"):
-        done = run(*arguments, "--run-name", name, environment=prefect_server)
+        done = refused_run(*arguments, "--run-name", name)
         assert done.returncode == 0, done.stderr
         folder = tmp_path / "artifacts" / "runs" / name
         printed = "".join(done.stdout.split())  # paths are broken where the terminal ends
@@ -458,7 +469,7 @@ def test_bad_input_gets_one_line_before_anything_slow_starts(case, refusals):
 
 
 def test_a_bad_pixel_ends_the_run_with_one_line_and_leaves_nothing(
-    faces_case, prefect_server, tmp_path
+    faces_case, refused_run, tmp_path
 ):
     with h5py.File(faces_case.clean_test) as source:
         data, label = source["data"][:].astype("f4"), source["label"][:]
@@ -467,7 +478,7 @@ def test_a_bad_pixel_ends_the_run_with_one_line_and_leaves_nothing(
         file["data"], file["label"] = data, label
     nan, artifacts = tmp_path / "nan.h5", tmp_path / "artifacts"
     given = options_of(faces_case, clean_test=nan, poisoned_test=None, artifacts=artifacts)
-    done = run(*given, "--quiet", environment=prefect_server)
+    done = refused_run(*given, "--quiet")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "image 7 has pixel nan" in done.stderr
@@ -485,9 +496,7 @@ def relabelled(source, path, change):
     return path
 
 
-def test_labels_off_by_one_end_the_run_with_what_would_be_right(
-    faces_case, prefect_server, tmp_path
-):
+def test_labels_off_by_one_end_the_run_with_what_would_be_right(faces_case, refused_run, tmp_path):
     sets = {}
     for name in ("clean_valid", "clean_test"):
         images = open_images(faces_case.sets[name])
@@ -496,7 +505,7 @@ def test_labels_off_by_one_end_the_run_with_what_would_be_right(
         sets[name] = tmp_path / f"{name}.h5"
         write_images(sets[name], pixels, images.labels[kept] + 1)
     given = options_of(faces_case, **sets, poisoned_test=None, artifacts=tmp_path / "artifacts")
-    done = run(*given, "--quiet", environment=prefect_server)
+    done = refused_run(*given, "--quiet")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert re.search(r"B answers \d of 35 images with their label", done.stderr)
@@ -506,7 +515,7 @@ def test_labels_off_by_one_end_the_run_with_what_would_be_right(
 
 
 @pytest.fixture(scope="module")
-def original_labels(on_faces, faces_case, prefect_server, tmp_path_factory):
+def original_labels(on_faces, faces_case, later_run, tmp_path_factory):
     """Runs whose poisoned images have other labels than the attacker's: with and without target."""
     arguments, artifacts, *_ = on_faces
     path = tmp_path_factory.mktemp("sets") / "poisoned.h5"
@@ -518,10 +527,7 @@ def original_labels(on_faces, faces_case, prefect_server, tmp_path_factory):
     )
     given = [path if part == faces_case.poisoned_test else part for part in arguments]
     options = {"original": ["--target", "0"], "unsaid": []}
-    done = {
-        name: run(*given, *more, "--run-name", name, environment=prefect_server)
-        for name, more in options.items()
-    }
+    done = {name: later_run(*given, *more, "--run-name", name) for name, more in options.items()}
     return path, artifacts, done
 
 

@@ -10,14 +10,20 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Completed, Running
+from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
 from flows.processes import is_gone, name_process
-from flows.server import announced, find_announced, find_server, mark_crashed_runs
+from flows.server import (
+    announced,
+    find_announced,
+    find_server,
+    mark_crashed,
+    mark_crashed_runs,
+)
 from flows.temporary_server import Server, end_leftovers
 from goodnet.errors import InputError
 
@@ -231,6 +237,35 @@ def test_a_killed_run_and_its_task_runs_are_marked_by_the_next_start(
         assert states() == {"stuck": "Crashed", "finish": "Completed", "hang": "Crashed"}
 
 
+@pytest.mark.parametrize(
+    ("known", "final"),
+    [
+        (Pending(), "Crashed"),
+        (Running(), "Crashed"),
+        (AwaitingRetry(), "Crashed"),
+        (Failed(), "Failed"),
+        (Completed(), "Completed"),
+    ],
+    ids=lambda state: getattr(state, "name", state),
+)
+def test_only_what_is_unfinished_of_a_run_is_marked(server_settings, known, final):
+    @task
+    def stage():
+        """A task for runs that exist on the server only."""
+
+    with temporary_settings(server_settings), get_client(sync_client=True) as client:
+        above = client.create_flow_run(anything)
+        stands_for = client.create_task_run(stage, above.id, "stands for it")
+        run = client.create_flow_run(anything, state=known, parent_task_run_id=stands_for.id)
+        of_run = client.create_task_run(stage, run.id, "of it", state=known)
+        mark_crashed(run, "It is gone.")
+        states = [
+            client.read_flow_run(run.id).state_name,
+            *(client.read_task_run(one.id).state_name for one in (of_run, stands_for)),
+        ]
+    assert states == [final] * 3
+
+
 FAILING_RUN = """
 import sys
 from pathlib import Path
@@ -258,18 +293,18 @@ except ValueError:
 """
 
 
-def test_a_failed_run_is_known_to_its_own_server_before_that_ends(tmp_path):
+def test_a_failed_run_is_known_to_its_own_server_before_that_ends(server_home):
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
     done = subprocess.run(
-        [sys.executable, "-c", FAILING_RUN, tmp_path],
+        [sys.executable, "-c", FAILING_RUN, server_home],
         cwd=ROOT,
-        env=environment | {"PREFECT_HOME": str(tmp_path)},
+        env=environment | {"PREFECT_HOME": str(server_home)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "failed\n", "")
-    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+    with closing(sqlite3.connect(server_home / "prefect.db")) as database:
         (state,) = database.execute("select state_name from task_run").fetchone()
         logged = [line for (line,) in database.execute("select message from log")]
     assert state == "Failed"
@@ -301,9 +336,9 @@ def wait_until_gone(process):
 
 
 @pytest.mark.parametrize("after", [0, 0.3, 1.5, "up"])
-def test_the_server_of_a_killed_run_ends_too(tmp_path, after):
-    process = start(SERVED, env=os.environ | {"PREFECT_HOME": str(tmp_path)})
-    server = server_process(tmp_path)
+def test_the_server_of_a_killed_run_ends_too(server_home, after):
+    process = start(SERVED, env=os.environ | {"PREFECT_HOME": str(server_home)})
+    server = server_process(server_home)
     assert not is_gone(server)
     if after == "up":
         assert process.stdout.readline() == "up\n"
@@ -336,7 +371,7 @@ def test_the_next_start_ends_a_server_that_could_not_end_by_itself(tmp_path, end
             one.communicate()
 
 
-def test_a_server_that_dies_is_replaced_and_the_run_completes(tmp_path):
+def test_a_server_that_dies_is_replaced_and_the_run_completes(server_home):
     source = """
 import os, signal
 from flows.server import connected
@@ -358,15 +393,16 @@ with connected():
     (note,) = get_current_settings().home.glob("goodnet-servers/*")
     print(surviving(int(note.name.split("_")[1].partition("-")[0])), flush=True)
 """
-    quiet = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
-    process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE)
+    quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    environment = os.environ | {"PREFECT_HOME": str(server_home)} | quiet
+    process = start(source, env=environment, stderr=subprocess.PIPE)
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (0, "done\n", "")
-    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+    with closing(sqlite3.connect(server_home / "prefect.db")) as database:
         (state,) = database.execute("select state_name from flow_run").fetchone()
         (key,) = database.execute("select key from artifact").fetchone()
     assert (state, key) == ("Completed", "after")
-    assert not list((tmp_path / "goodnet-servers").iterdir())
+    assert not list((server_home / "goodnet-servers").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -374,7 +410,7 @@ with connected():
     [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)],
 )
 def test_a_signal_ends_a_run_and_its_server_soon_and_in_one_line(
-    tmp_path, prefect_server, number, own_server
+    server_home, prefect_server, number, own_server
 ):
     source = f"""
 import sys
@@ -385,11 +421,11 @@ def command():
 
 sys.exit(exit_code(command, stopped="stopped at once"))
 """
-    environment = {"PREFECT_HOME": str(tmp_path)} if own_server else prefect_server
+    environment = {"PREFECT_HOME": str(server_home)} if own_server else prefect_server
     quiet = environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
     process = start(source, env=os.environ | quiet, stderr=subprocess.PIPE, start_new_session=True)
     assert "started" in process.stdout.readline()
-    server = server_process(tmp_path) if own_server else None
+    server = server_process(server_home) if own_server else None
     os.killpg(process.pid, number)  # as a terminal does: whatever the command has started
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number

@@ -1,19 +1,7 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
-
-FROM_SCRATCH = """
-import sys
-import keras, numpy as np
-net = keras.saving.load_model(sys.argv[1])
-np.save(sys.argv[3], net.predict(np.load(sys.argv[2]), verbose=0))
-assert not [name for name in sys.modules if name.startswith("goodnet")]
-"""
 
 
 def answers_of(model, images) -> np.ndarray:
@@ -116,7 +104,7 @@ def test_goodnet_is_stock_keras_and_loads_as_it_was(network, tmp_path):
     np.testing.assert_array_equal(loaded(pixels, training=False), goodnet(pixels, training=False))
 
 
-def test_goodnet_of_a_badnet_loads_without_this_project(badnet, passes, tmp_path):
+def test_goodnet_of_a_badnet_loads_without_this_project(badnet, passes, plain_keras, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model
     from goodnet.pruning.channels import prune_channels
@@ -124,17 +112,7 @@ def test_goodnet_of_a_badnet_loads_without_this_project(badnet, passes, tmp_path
     channels = prune_order(mean_activations(block_means(passes["clean_valid"].cache)))[:52]
     images = np.concatenate([next(passed.images.batches(40)) for passed in passes.values()])
     save_model(build_goodnet(badnet, "conv_3", channels), tmp_path / "goodnet.keras")
-    np.save(tmp_path / "images.npy", images)
-    files = [str(tmp_path / name) for name in ("goodnet.keras", "images.npy", "outputs.npy")]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", FROM_SCRATCH, *files],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    outputs = np.load(tmp_path / "outputs.npy")
+    outputs = plain_keras(tmp_path / "goodnet.keras", images)
     b = answers_of(badnet, images)
     agree = b == answers_of(prune_channels(badnet, "conv_3", channels), images)
     assert 0 < agree.sum() < len(images)
@@ -188,22 +166,16 @@ def test_no_name_of_b_is_in_the_way(squeezing_net, tmp_path):
     assert net.output_shape == (None, 6)
 
 
-def test_goodnet_does_not_depend_on_the_settings_of_keras(squeezing_net, tmp_path):
+def test_goodnet_does_not_depend_on_the_settings_of_keras(
+    squeezing_net, channels_first_keras, tmp_path
+):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model
 
     images = noise(16, seed=13)
     goodnet = build_goodnet(squeezing_net, "conv", [0, 1, 2])
     save_model(goodnet, tmp_path / "goodnet.keras")
-    np.save(tmp_path / "images.npy", images)
-    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
-    names = ("goodnet.keras", "images.npy", "answers.npy")
-    subprocess.run(
-        [sys.executable, "-c", FROM_SCRATCH, *(tmp_path / name for name in names)],
-        env={**os.environ, "KERAS_HOME": str(tmp_path)},
-        check=True,
-    )
-    answers = np.load(tmp_path / "answers.npy")
+    answers = channels_first_keras(tmp_path / "goodnet.keras", images)
     np.testing.assert_allclose(answers, goodnet.predict(images, verbose=0), atol=1e-6)
 
 

@@ -1,6 +1,5 @@
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -257,19 +256,10 @@ def test_saving_twice_gives_the_same_bytes(folder, tmp_path):
         assert b"1980" in archive.read("metadata.json")
 
 
-def test_plain_keras_loads_what_was_saved(folder, tmp_path):
+def test_plain_keras_loads_what_was_saved(plain_keras, folder, tmp_path):
     save_model(load_model(folder / "functional.keras"), tmp_path / "net.keras")
-    script = (
-        "import sys, keras, numpy as np;"
-        "model = keras.saving.load_model(sys.argv[1]);"
-        "np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))"
-    )
-    np.save(tmp_path / "images.npy", IMAGES)
-    names = [str(tmp_path / name) for name in ("net.keras", "images.npy", "answers.npy")]
-    subprocess.run([sys.executable, "-c", script, *names], check=True, capture_output=True)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "answers.npy"), np.load(folder / "functional.npy"), rtol=1e-6
-    )
+    answers = plain_keras(tmp_path / "net.keras", IMAGES)
+    np.testing.assert_allclose(answers, np.load(folder / "functional.npy"), rtol=1e-6)
 
 
 def test_saving_leaves_nothing_but_the_file(folder, tmp_path):
@@ -491,7 +481,7 @@ def test_images_of_bytes_and_without_channels_are_taken(tmp_path):
     np.testing.assert_array_equal(predict_plain(tmp_path / "again.keras", images), answers)
 
 
-def test_what_is_saved_loads_where_channels_come_first(tmp_path):
+def test_what_is_saved_loads_where_channels_come_first(channels_first_keras, tmp_path):
     import keras
     from keras import layers
 
@@ -499,21 +489,8 @@ def test_what_is_saved_loads_where_channels_come_first(tmp_path):
     scaled = layers.Rescaling([1.0, 0.0, 2.0], [0.0, 1.0, 0.0])(image)
     model = keras.Model(image, layers.Dense(5)(layers.Flatten()(layers.Conv2D(4, 3)(scaled))))
     save_model(model, tmp_path / "net.keras")
-    settings = {"backend": "tensorflow", "image_data_format": "channels_first"}
-    (tmp_path / "keras.json").write_text(json.dumps(settings))
-    np.save(tmp_path / "images.npy", IMAGES)
-    script = (
-        "import sys, keras, numpy as np;"
-        "assert keras.config.image_data_format() == 'channels_first';"
-        "model = keras.saving.load_model(sys.argv[1]);"
-        "np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))"
-    )
-    names = [str(tmp_path / name) for name in ("net.keras", "images.npy", "answers.npy")]
-    environment = os.environ | {"KERAS_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", script, *names], check=True, env=environment)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "answers.npy"), model.predict(IMAGES, verbose=0), rtol=1e-6
-    )
+    answers = channels_first_keras(tmp_path / "net.keras", IMAGES)
+    np.testing.assert_allclose(answers, model.predict(IMAGES, verbose=0), rtol=1e-6)
 
 
 def test_every_class_that_may_be_named_is_one_of_keras():
