@@ -73,28 +73,32 @@ def test_too_few_images_hold_the_least_that_they_can():
     assert held == pytest.approx(1 - 0.05 ** (1 / 40))
 
 
-def test_the_joined_score_is_the_largest_on_a_common_scale():
+def test_the_joined_score_counts_from_the_tail_of_each_score():
     generator = np.random.default_rng(5)
-    clean = {"one": generator.normal(7, 2, 1000), "other": 100 * generator.random(1000)}
+    clean = {"one": generator.exponential(2, 5000), "other": 100 * generator.exponential(1, 5000)}
     clean = {name: values.astype(np.float32) for name, values in clean.items()}
     found = calibrate(clean, budget=0.03)
     assert found.names == ("one", "other")
-    for name, values in clean.items():
-        scaled = np.quantile(values, [0.5, 0.97])
-        place = found.names.index(name)
-        assert found.medians[place] == pytest.approx(scaled[0], rel=1e-5)
-        assert found.spreads[place] == pytest.approx(scaled[1] - scaled[0], rel=1e-4)
-    fresh = {"one": np.float32([7, 40, 7]), "other": np.float32([50, 50, 148.5])}
-    np.testing.assert_allclose(found.join(fresh)[1:], [33 / found.spreads[0], 2.1], rtol=0.05)
-    assert found.above == (found.join(clean) > np.float32(found.threshold)).sum() == 20
-    assert (found.budget, found.held, found.images) == (0.03, 0.03, 1000)
+    np.testing.assert_allclose(found.starts, [2 * np.log(10), 100 * np.log(10)], rtol=0.1)
+    np.testing.assert_allclose(found.excesses, [2, 100], rtol=0.1)
+    starts, excesses = np.array([found.starts, found.excesses])
+    fresh = starts + excesses * np.array([[0, 0], [9, -9], [-9, 30], [4, 4]])
+    joined = found.join(dict(zip(found.names, np.float32(fresh.T), strict=True)))
+    np.testing.assert_allclose(joined, [np.log(2), 9, 30, 4 + np.log(2)], rtol=1e-3)
+    assert abs(found.above - 5000 * 0.03) < 35
+    assert found.above == most_above(5000, budget=0.03)
+    assert (found.budget, found.held, found.images) == (0.03, 0.03, 5000)
 
 
-def test_a_joined_score_of_scores_that_never_vary_is_a_number():
-    clean = {"one": np.zeros(200, np.float32), "other": np.float32([0] * 199 + [5])}
+@pytest.mark.parametrize("num_images", [1, 2, 7, 200])
+def test_scores_that_hardly_vary_are_joined_to_numbers(num_images):
+    same = np.zeros(num_images, np.float32)
+    clean = {"one": same, "other": np.append(same[1:], np.float32(5))}
     found = calibrate(clean, budget=0.03)
     assert np.isfinite(found.join(clean)).all()
-    assert found.above <= 2
+    assert np.isfinite(found.threshold)
+    far = found.join({"one": np.float32([1e6]), "other": np.float32([0])})
+    assert np.isfinite(far).all()
 
 
 @settings(max_examples=6, deadline=None)

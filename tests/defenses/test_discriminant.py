@@ -63,7 +63,12 @@ def test_what_is_called_by_another_class_is_suspicious():
     wrong_own, wrong_other = fitted.scores(features, (labels + 1) % 3)
     assert (wrong_own > np.quantile(own, 0.97)).mean() > 0.9
     assert (wrong_other > np.quantile(other, 0.97)).mean() > 0.97
-    assert other[fitted.answers(features) == labels].max() == 0
+    np.testing.assert_array_equal(other > 0, fitted.answers(features) != labels)
+    apart = np.sort(distances(fitted, features), axis=1)
+    right = other < 0
+    np.testing.assert_allclose(
+        -other[right], (apart[:, 1] - apart[:, 0])[right], rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
