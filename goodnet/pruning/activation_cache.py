@@ -18,7 +18,8 @@ from goodnet.errors import InputError
 from goodnet.images.preprocessing import Preprocessing
 
 _METADATA_KEY = b"goodnet"
-_FORMAT = 3
+_FORMAT = 4
+_FEATURES = "features_"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class ActivationCache:
     """One Parquet file: a row for each image, a row group for each block of images.
 
     The columns are `image`, `label`, `digest` (of its pixels), `prediction`, `activation` (a
-    fixed-size list of float32: the ranked layer's output, flattened with the channel last) and,
-    where the graph of the net needs them, `base` and `side_0` ….
+    fixed-size list of float32: the ranked layer's output, flattened with the channel last),
+    where the graph of the net needs them `base` and `side_0` …, and `features_0` …, the features at
+    the depths of the net.
 
     Blocks hold the same images whoever reads them, in any order and any number at a time. So
     nothing that is computed from them depends on batch size or sharding.
@@ -109,9 +111,25 @@ class ActivationCache:
         """Read blocks one at a time: those of the given numbers, or all in order."""
         sizes = [self._metadata.row_group(n).num_rows for n in range(self.num_blocks)]
         firsts = np.cumsum([0, *sizes])
+        # What a sweep has no use for, the features, is mostly the larger part of the file.
+        columns = ["label", "prediction", *self._swept]
         with pq.ParquetFile(self.path) as file:
             for number in range(self.num_blocks) if numbers is None else numbers:
-                yield self._block(file.read_row_group(number, use_threads=False), firsts[number])
+                rows = file.read_row_group(number, columns=columns, use_threads=False)
+                yield self._block(rows, firsts[number])
+
+    @property
+    def num_depths(self) -> int:
+        """Depths of the net whose features are kept."""
+        return len(self._description["shapes"]) - len(self._swept)
+
+    def features(self, depth: int) -> Iterator[FloatArray]:
+        """Read the features at one depth, (n, F) for each block, in the order of the blocks."""
+        name = feature_column(depth)
+        with pq.ParquetFile(self.path) as file:
+            for number in range(self.num_blocks):
+                rows = file.read_row_group(number, columns=[name], use_threads=False)
+                yield _flat(rows[name]).reshape(len(rows), -1)
 
     def image_digests(self) -> DigestArray:
         """Return (N,) what `digest_pixels` gives for the images, in their order."""
@@ -125,12 +143,18 @@ class ActivationCache:
     def _block(self, rows: pa.Table, first: int) -> Block:
         tensors = {
             name: _flat(rows[name]).reshape(len(rows), *shape)
-            for name, shape in self._description["shapes"].items()
+            for name, shape in self._swept.items()
         }
         ranking = tensors.pop("activation")
         start = tensors.pop("base", ranking)
         labels, predictions = (rows[name].to_numpy() for name in ("label", "prediction"))
         return Block(int(first), labels, predictions, ranking, start, tuple(tensors.values()))
+
+    @property
+    def _swept(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors that a sweep reads, by column."""
+        shapes = self._description["shapes"].items()
+        return {name: shape for name, shape in shapes if not name.startswith(_FEATURES)}
 
     @cached_property
     def _metadata(self) -> Any:
@@ -144,12 +168,17 @@ class ActivationCache:
         return dict(description)
 
 
+def feature_column(depth: int) -> str:
+    """Return the name of the column with the features at a depth, numbered from 0."""
+    return f"{_FEATURES}{depth}"
+
+
 def cache_schema(shapes: Mapping[str, tuple[int, ...]], provenance: Provenance) -> pa.Schema:
     """Return the schema of a cache file.
 
     Args:
         shapes: the shape of one image's tensor by column name: `activation`, then `base` if it
-            differs, then `side_0` ….
+            differs, then `side_0` …, then `features_0` ….
         provenance: goes into the file's metadata.
     """
     description = {"format": _FORMAT, "provenance": asdict(provenance), "shapes": dict(shapes)}

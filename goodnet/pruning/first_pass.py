@@ -15,10 +15,17 @@ from goodnet.arrays import DigestArray, FloatArray, Pixels
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet, digest_pixels
 from goodnet.images.preprocessing import Preprocessing
+from goodnet.networks.depths import Depth
 from goodnet.networks.evaluation import require_finite
-from goodnet.networks.graph import calls, replay, scores
+from goodnet.networks.graph import calls, free_names, replay, scores
 from goodnet.networks.rounding import TOLERANCE, explains, largest_difference
-from goodnet.pruning.activation_cache import ActivationCache, Provenance, cache_schema, to_rows
+from goodnet.pruning.activation_cache import (
+    ActivationCache,
+    Provenance,
+    cache_schema,
+    feature_column,
+    to_rows,
+)
 from goodnet.pruning.frontier import Frontier
 from goodnet.storage.files import atomic_path
 from goodnet.threads import mapped, prefetched
@@ -57,6 +64,7 @@ def write_activations(
     forward = _compile_forward(frontier, images.shape, images.dtype, provenance.preprocessing)
     tensors = _cached_tensors(frontier)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
+    shapes |= {name: (depth.num_features,) for name, depth in _depths(frontier).items()}
     schema = cache_schema(shapes, provenance)
 
     def answer(batch: Pixels) -> tuple[list[FloatArray], DigestArray]:
@@ -78,8 +86,7 @@ def write_activations(
         # its smaller layers leave on the cores (8 % of the time).
         pixels = prefetched(images.batches(_batch_size(frontier)))
         for (answers, *values), digests in mapped(answer, pixels):
-            for name, value in zip(tensors, values, strict=True):
-                layer = tensors[name]._keras_history.operation.name
+            for layer, value in zip(_cached_layers(frontier), values, strict=True):
                 require_finite(value, f"{images.path}: layer {layer}", first=done)
             require_finite(answers, f"{images.path}: the answer", first=done)
             if done == 0:
@@ -104,7 +111,8 @@ def write_activations(
 
 def image_bytes(frontier: Frontier) -> int:
     """Return how much of the activation cache one image takes, at most: it is compressed."""
-    return _FLOAT_BYTES * sum(_size(tensor) for tensor in _cached_tensors(frontier).values())
+    kept = sum(_size(tensor) for tensor in _cached_tensors(frontier).values())
+    return _FLOAT_BYTES * (kept + sum(depth.num_features for depth in frontier.depths))
 
 
 def block_size(frontier: Frontier) -> int:
@@ -138,6 +146,18 @@ def _cached_tensors(frontier: Frontier) -> dict[str, Any]:
     return {"activation": frontier.ranking, **start, **skips}
 
 
+def _depths(frontier: Frontier) -> dict[str, Depth]:
+    """Return the depths whose features are kept, by column name."""
+    return {feature_column(number): depth for number, depth in enumerate(frontier.depths)}
+
+
+def _cached_layers(frontier: Frontier) -> list[str]:
+    """Return the layers whose output, or its features, each of the columns holds."""
+    tensors = _cached_tensors(frontier).values()
+    depths = [depth.layer for depth in frontier.depths]
+    return [*(tensor._keras_history.operation.name for tensor in tensors), *depths]
+
+
 @lru_cache(maxsize=4)
 def _compile_forward(
     frontier: Frontier,
@@ -154,7 +174,9 @@ def _compile_forward(
         inputs = tf.cast(inputs, frontier.model.inputs[0].dtype)
         values = replay(frontier.model, {id(frontier.model.inputs[0]): inputs})
         kept = [values[id(tensor)] for tensor in _cached_tensors(frontier).values()]
-        return [scores(frontier.model, values), *kept]
+        name = free_names(frontier.model)
+        features = [depth.features(values[id(depth.tensor)], name) for depth in frontier.depths]
+        return [scores(frontier.model, values), *kept, *features]
 
     function = tf.function(run, input_signature=[tf.TensorSpec((None, *shape), dtype)])
     return lambda pixels: [np.asarray(tensor) for tensor in function(pixels)]
@@ -179,17 +201,19 @@ def _require_plain(
     import keras
 
     model, tensors = frontier.model, list(_cached_tensors(frontier).values())
+    name = free_names(model)
+    tensors += [depth.features(depth.tensor, name) for depth in frontier.depths]
     pixels = next(images.batches(min(_CHECKED_IMAGES, len(answers))))
     plain = keras.Model(model.inputs[0], [*tensors, model.outputs[0]])
     inputs = preprocessing.apply(pixels.astype(np.float32))
     *expected, plain_answers = map(np.asarray, plain(inputs, training=False))
     answers, *values = (value[: len(pixels)] for value in (answers, *values))
     sample = f"on the first {len(pixels)} images of {images.path}"
-    for tensor, value, plain_value in zip(tensors, values, expected, strict=True):
+    for layer, value, plain_value in zip(_cached_layers(frontier), values, expected, strict=True):
         difference = largest_difference(value, plain_value)
         if difference > TOLERANCE:
             raise InputError(
-                f"layer `{tensor._keras_history.operation.name}` gives {sample} up to "
+                f"layer `{layer}` gives {sample} up to "
                 f"{difference:.2%} of its largest value more or less than the same layer in plain "
                 f"Keras, expected {TOLERANCE:.2%} or less; please report this net"
             )

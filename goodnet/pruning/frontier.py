@@ -18,6 +18,7 @@ import numpy as np
 
 from goodnet.arrays import FloatArray
 from goodnet.errors import InputError
+from goodnet.networks.depths import Depth, find_depths
 from goodnet.networks.graph import (
     Tensors,
     calls,
@@ -94,6 +95,11 @@ class Frontier:
     def is_linear(self) -> bool:
         """Whether every channel reaches the head through linear layers alone."""
         return all(head_input.layer is not None for head_input in self.head_inputs)
+
+    @cached_property
+    def depths(self) -> tuple[Depth, ...]:
+        """The depths of B, whose features the first pass keeps too."""
+        return find_depths(self.model)
 
     @cached_property
     def sources(self) -> tuple[Any, ...]:

@@ -4,20 +4,46 @@ The pre-activations at the linear frontier (see `goodnet.pruning.frontier`) are 
 The sweep goes from the last step to the first: it starts from what is there without any channel,
 the same for every image, and gives back one channel after the other. Each adds one term, and only
 for the images on which that channel is not silent anyway. The head runs on those alone.
+
+The sweep from the other end keeps the first k channels of the order and removes the others: the
+expert E_k. To keep the first k is to remove the first C - k of the reversed order, so it is the
+same sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from goodnet.arrays import BoolArray, FloatArray, IntArray
+from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts
 from goodnet.pruning.frontier import Frontier
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ExpertMargins:
+    """How sure the experts are, image by image, of the class that B answers.
+
+    A margin is what a net gives B's class less what it gives the best other class, both before
+    softmax.
+
+    Attributes:
+        total: (n,), the sum of the margins in E_0 … E_C, in float64.
+        agreeing: (n,), how many of E_0 … E_C answer as B does.
+        chosen: (len(steps), n), the margins in the experts that were asked for.
+    """
+
+    total: DoubleArray
+    agreeing: IntArray
+    chosen: FloatArray
 
 
 def sweep(
@@ -41,24 +67,110 @@ def sweep(
         num_threads: blocks worked on at a time; it changes nothing but the time.
         on_progress: called with the numbers of images done and in the set.
     """
-    numbers = range(cache.num_blocks) if blocks is None else blocks
     scorer = count or count_answers
+
+    def count_block(block: Block) -> Counts:
+        return scorer(block, sweep_block(block, frontier=frontier, order=order))
+
+    counted = _map_blocks(count_block, cache, blocks, num_threads, on_progress)
+    return sum(counted, _no_counts(len(order)))
+
+
+def sweep_experts(
+    cache: ActivationCache,
+    *,
+    frontier: Frontier,
+    order: Sequence[int],
+    steps: Sequence[int] = (),
+    blocks: Iterable[int] | None = None,
+    num_threads: int = 2,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Counts, ExpertMargins]:
+    """Map: sweep a shard of a set from the other end, E_0 without a channel to E_C, which is B.
+
+    Of the margins of a block, (C + 1, n), only what is asked for is kept, so that memory does not
+    grow with the channels of the net times the images of the set.
+
+    Args:
+        cache: the set's activations.
+        frontier: of the same model at the same layers.
+        order: all channels in prune order; E_k has the first k of them and no other.
+        steps: the k of which the margins are wanted one by one.
+        blocks: the shard's block numbers, or all.
+        num_threads: blocks worked on at a time; it changes nothing but the time.
+        on_progress: called with the numbers of images done and in the set.
+
+    Returns:
+        How many images E_0 … E_C answer how, and the margins of the images in their order.
+    """
+
+    def score_block(block: Block) -> tuple[Counts, ExpertMargins]:
+        answers, margins = expert_block(block, frontier=frontier, order=order)
+        kept = ExpertMargins(
+            margins.sum(axis=0, dtype=np.float64),
+            np.count_nonzero(answers == block.predictions, axis=0),
+            margins[list(steps)],
+        )
+        return count_answers(block, answers), kept
+
+    counts, parts = _no_counts(len(order)), [_no_margins(len(steps))]
+    for counted, margins in _map_blocks(score_block, cache, blocks, num_threads, on_progress):
+        counts += counted
+        parts.append(margins)
+    names = [field.name for field in fields(ExpertMargins)]
+    joined = (np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names)
+    return counts, ExpertMargins(*joined)
+
+
+def choose_expert(counts: Counts, *, share: float) -> int:
+    """Return the largest k of those E_k that agree with B on at most a share of clean images.
+
+    Agreement grows from next to nothing (an expert of quiet channels knows no clean image) to all,
+    though not evenly: k is the last one before agreement first exceeds the share, so that a later
+    dip, where channels that work against each other are apart, is not taken for it.
+
+    Args:
+        counts: of E_0 … E_C on clean validation.
+        share: 0 … 1.
+    """
+    agreeing = counts.images - counts.flagged
+    beyond = np.flatnonzero(agreeing > share * counts.images)
+    return max(int(beyond[0]) - 1, 0) if beyond.size else len(agreeing) - 1
+
+
+def _map_blocks(
+    function: Callable[[Block], Result],
+    cache: ActivationCache,
+    blocks: Iterable[int] | None,
+    num_threads: int,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[Result]:
+    """Yield what a function makes of blocks, in their order, several of them worked on at a time.
+
+    The arguments are those of `sweep`.
+    """
+    numbers = range(cache.num_blocks) if blocks is None else blocks
     done = 0
 
-    def count_block(number: int) -> tuple[int, Counts]:
+    def run(number: int) -> tuple[int, Result]:
         (block,) = cache.blocks([number])
-        answers = sweep_block(block, frontier=frontier, order=order)
-        return len(block), scorer(block, answers)
+        return len(block), function(block)
 
-    nothing = np.zeros(len(order) + 1, np.int64)
-    total = Counts(0, nothing, nothing, nothing)
     # Each worker keeps one core busy; BLAS threads of its own would only get in the way.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_threads) as threads:
-        for num_images, counts in threads.map(count_block, numbers):
-            total += counts
+        for num_images, result in threads.map(run, numbers):
+            yield result
             done += num_images
             on_progress(done, cache.num_images)
-    return total
+
+
+def _no_counts(num_channels: int) -> Counts:
+    nothing = np.zeros(num_channels + 1, np.int64)
+    return Counts(0, nothing, nothing, nothing)
+
+
+def _no_margins(num_steps: int) -> ExpertMargins:
+    return ExpertMargins(np.zeros(0), np.zeros(0, np.int64), np.zeros((num_steps, 0), np.float32))
 
 
 def count_answers(block: Block, answers: IntArray) -> Counts:
@@ -98,6 +210,56 @@ def sweep_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> In
     answers[0] = block.predictions
     np.copyto(answers[1:], block.predictions, where=~affected)
     return answers
+
+
+def expert_block(
+    block: Block, *, frontier: Frontier, order: Sequence[int]
+) -> tuple[IntArray, FloatArray]:
+    """Return what the experts E_0 … E_C answer, and how sure they are of B's class.
+
+    Args:
+        block: n images.
+        frontier: of the same model at the same layers.
+        order: all C channels in prune order.
+
+    Returns:
+        (C + 1, n) classes, and (C + 1, n) margins of the class that B answers.
+    """
+    state = _BlockState(block, frontier, list(reversed(order)))
+    answers = np.empty((len(order) + 1, len(block)), np.int64)
+    margins = np.empty((len(order) + 1, len(block)), np.float32)
+    removed = state.score(state.tensors, slice(None))
+    answers[0], margins[0] = removed.argmax(axis=1), margins_of(removed, block.predictions)
+    for kept in range(1, len(order) + 1):
+        answers[kept], margins[kept] = answers[kept - 1], margins[kept - 1]
+        place = len(order) - kept
+        rows = np.flatnonzero(state.matters[place])
+        if rows.size:
+            scores = state.score(state.restore(place, rows), rows)
+            answers[kept, rows] = scores.argmax(axis=1)
+            margins[kept, rows] = margins_of(scores, block.predictions[rows])
+    # As in `sweep_block`: what no removed channel changes is what B answers, to the last bit.
+    affected = np.logical_or.accumulate(state.matters)[::-1]
+    answers[-1] = block.predictions
+    np.copyto(answers[:-1], block.predictions, where=~affected)
+    return answers, margins
+
+
+def margins_of(scores: FloatArray, classes: IntArray) -> FloatArray:
+    """Return what scores give a class less what they give the best other one: (n,).
+
+    Args:
+        scores: (n, N), before softmax; they stay as they are.
+        classes: (n,), the class of each row.
+    """
+    rows, best = np.arange(len(scores)), scores.argmax(axis=1)
+    margins = scores[rows, classes] - scores[rows, best]
+    # Only where the class is the best one is the second needed, which takes longer to find.
+    sure = np.flatnonzero(best == classes)
+    if sure.size:
+        second, first = np.partition(scores[sure], -2, axis=1)[:, -2:].T
+        margins[sure] = first - second
+    return np.asarray(margins, np.float32)
 
 
 def answers_at(block: Block, *, frontier: Frontier, order: Sequence[int], step: int) -> IntArray:

@@ -101,7 +101,7 @@ def test_the_file_is_plain_parquet(cache, tensors):
 
 def test_the_metadata_say_where_it_comes_from(cache):
     description = json.loads(pq.read_metadata(cache.path).metadata[b"goodnet"])
-    assert description["format"] == 3
+    assert description["format"] == 4
     assert description["provenance"]["preprocessing"]["std"] == [0.229, 0.224, 0.225]
     assert cache.provenance == PROVENANCE
     assert description["shapes"] == {name: list(shape) for name, shape in SHAPES.items()}

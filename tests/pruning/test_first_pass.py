@@ -90,6 +90,7 @@ def test_base_and_sides_are_kept(network, first_pass):
     kept = ["activation"]
     kept += ["base"] * (network.start != network.rank_at)
     kept += [f"side_{number}" for number in range(len(network.skips))]
+    kept += [f"features_{number}" for number in range(len(passed.frontier.depths))]
     assert pq.read_schema(passed.cache.path).names == [
         "image",
         "label",
@@ -105,6 +106,19 @@ def test_base_and_sides_are_kept(network, first_pass):
         if name != "max":
             expected = layer_output(model, name, pixels)
             np.testing.assert_allclose(tensor, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_kept_at_each_depth(network, first_pass):
+    import keras
+
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    depths = passed.frontier.depths
+    assert passed.cache.num_depths == len(depths)
+    pixels = network.images / np.float32(255)
+    for number, depth in enumerate(depths):
+        part = keras.Model(passed.frontier.model.inputs[0], depth.features(depth.tensor, str))
+        (found,) = passed.cache.features(number)
+        np.testing.assert_allclose(found, np.asarray(part(pixels)), rtol=1e-4, atol=1e-5)
 
 
 def test_small_blocks_hold_the_same_rows(net, first_pass, monkeypatch):
@@ -271,8 +285,8 @@ def random_net():
         image = keras.Input((4, 4, 3))
         x = Jitter()(image) if early else image
         x = layers.Conv2D(4, 2, activation="relu", name="conv")(x)
-        x = x if early else Jitter(name="jitter")(x)
-        return keras.Model(image, layers.Dense(50)(layers.Flatten()(x)))
+        x = layers.Dense(50)(layers.Flatten()(x))
+        return keras.Model(image, x if early else Jitter(name="jitter")(x))
 
     return build
 

@@ -4,9 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goodnet.pruning.activation_cache import Block
+from goodnet.pruning.counts import Counts
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from goodnet.pruning.stop_rule import find_checkpoint
-from goodnet.pruning.sweep import answers_at, count_answers, sweep, sweep_block
+from goodnet.pruning.sweep import (
+    answers_at,
+    choose_expert,
+    count_answers,
+    expert_block,
+    margins_of,
+    sweep,
+    sweep_block,
+    sweep_experts,
+)
 from tests.badnets import LAYERS
 
 LAB_COUNTS = {
@@ -204,3 +214,88 @@ def test_shards_in_any_order_count_the_same(many_blocks, shard_of, shuffle, num_
     np.testing.assert_array_equal(counts.correct, expected.correct)
     np.testing.assert_array_equal(counts.flagged, expected.flagged)
     np.testing.assert_array_equal(counts.goodnet_correct, expected.goodnet_correct)
+
+
+def plain_scores(net, images) -> np.ndarray:
+    """What a net gives the classes before a closing softmax, by plain Keras alone: (n, N)."""
+    import keras
+
+    last = net.layers[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        last.activation = keras.activations.linear
+    elif isinstance(last, keras.layers.Softmax):
+        net = keras.Model(net.inputs[0], last.input)
+    return np.asarray(net(images, training=False))
+
+
+def test_an_expert_answers_what_the_net_with_its_channels_alone_answers(network, first_pass):
+    from goodnet.pruning.channels import prune_channels
+
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    order = order_of(passed.cache)
+    (block,) = passed.cache.blocks()
+    answers, margins = expert_block(block, frontier=passed.frontier, order=order)
+    pixels = network.images / np.float32(255)
+    for kept in range(0, len(order) + 1, 1 + len(order) // 25):
+        net = prune_channels(network.model, network.layer, order[kept:])
+        np.testing.assert_array_equal(
+            answers[kept], np.asarray(net(pixels, training=False)).argmax(1)
+        )
+        scores = plain_scores(net, pixels)
+        expected = margins_of(scores, block.predictions)
+        largest = np.abs(scores).max()
+        np.testing.assert_allclose(margins[kept], expected, atol=1e-4 * largest)
+    np.testing.assert_array_equal(answers[-1], block.predictions)
+    assert len(np.unique(margins, axis=0)) >= 3
+
+
+def test_experts_of_the_lab_net_agree_with_b_on_poisoned_images(lab_passes):
+    order = order_of(lab_passes["clean_valid"].cache)
+    agreeing = {}
+    for name, passed in lab_passes.items():
+        counts, _ = sweep_experts(passed.cache, frontier=passed.frontier, order=order)
+        found = counts.images - counts.flagged
+        agreeing[name] = {k: int(found[k]) for k in (46, 51, 54)}
+    assert agreeing == {
+        "clean_valid": {46: 0, 51: 8, 54: 16},
+        "clean_test": {46: 1, 51: 5, 54: 10},
+        "poisoned_test": {46: 0, 51: 36, 54: 36},
+    }
+
+
+def test_margins_of_experts_are_kept_as_sums_and_at_steps(many_blocks):
+    passed, order, _ = many_blocks
+    counts, kept = sweep_experts(passed.cache, frontier=passed.frontier, order=order, steps=[40, 7])
+    parts = [
+        expert_block(block, frontier=passed.frontier, order=order)
+        for block in passed.cache.blocks()
+    ]
+    answers, margins = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    same = answers == answers[-1]
+    np.testing.assert_allclose(kept.chosen, margins[[40, 7]], atol=1e-4)
+    np.testing.assert_allclose(kept.total, margins.sum(axis=0, dtype=float), atol=1e-3)
+    np.testing.assert_array_equal(kept.agreeing, same.sum(axis=0))
+    np.testing.assert_array_equal(counts.images - counts.flagged, same.sum(axis=1))
+    shards = [
+        sweep_experts(passed.cache, frontier=passed.frontier, order=order, blocks=blocks)[1]
+        for blocks in ([], [0], range(1, 6))
+    ]
+    found = np.concatenate([shard.total for shard in shards])
+    np.testing.assert_allclose(found, kept.total, atol=1e-3)
+
+
+def test_margins_by_hand():
+    scores = np.array([[1, 4, 2], [1, 4, 2], [3, 3, 0], [-5, -1, -9]], np.float32)
+    before = scores.copy()
+    found = margins_of(scores, np.array([1, 2, 0, 0]))
+    np.testing.assert_array_equal(found, [2, -2, 0, -4])
+    np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize(
+    ("share", "expert"), [(0.0, 0), (0.05, 0), (0.1, 1), (0.29, 1), (0.3, 3), (0.99, 3), (1, 5)]
+)
+def test_the_expert_is_the_last_before_agreement_exceeds_a_share(share, expert):
+    agreeing = np.array([0, 1, 3, 2, 10, 10])
+    nothing = np.zeros(6, np.int64)
+    assert choose_expert(Counts(10, nothing, 10 - agreeing, nothing), share=share) == expert

@@ -1,0 +1,148 @@
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from goodnet.defenses.calibration import calibrate
+from goodnet.defenses.guard import Guard, build_guarded, chosen_depths, fit_guard
+from goodnet.defenses.seam import CleanPass
+from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+
+FROM_SCRATCH = """
+import sys
+import keras, numpy as np
+net = keras.saving.load_model(sys.argv[1])
+np.save(sys.argv[3], net.predict(np.load(sys.argv[2]), verbose=0))
+assert not [name for name in sys.modules if name.startswith("goodnet")]
+"""
+
+
+class Guarded(NamedTuple):
+    clean: CleanPass
+    guard: Guard
+    held_out: dict[str, np.ndarray]
+    calibration: Any
+    net: Any
+
+
+def guard_of(passed, *, budget=0.03) -> Guarded:
+    clean = CleanPass(passed.frontier, passed.images, passed.cache)
+    order = prune_order(mean_activations(block_means(clean.cache)))
+    guard, held_out = fit_guard(clean, order)
+    calibration = calibrate(held_out, budget=budget)
+    net = build_guarded(clean.frontier, guard, calibration)
+    return Guarded(clean, guard, held_out, calibration, net)
+
+
+def pixels_of(passed) -> np.ndarray:
+    scale = np.float32(passed.cache.provenance.pixel_scale)
+    return next(passed.images.batches(passed.images.num_images)).astype(np.float32) / scale
+
+
+def check_flags(guarded, passed, outputs) -> np.ndarray:
+    """Compare a net's outputs with the scores in memory; return what is flagged."""
+    calibration = guarded.calibration
+    scores = guarded.guard.scores(passed.cache, passed.frontier)
+    assert list(scores) == list(calibration.names)
+    joined = calibration.join(scores)
+    _, predictions = passed.cache.answers()
+    num_classes = passed.cache.provenance.num_classes
+    flagged = joined > np.float32(calibration.threshold)
+    # An image whose score is the threshold itself may be seen on either side of it.
+    certain = np.abs(joined - calibration.threshold) > 1e-3 * max(1, abs(calibration.threshold))
+    assert certain.mean() >= 0.5
+    expected = np.where(flagged, num_classes, predictions)
+    np.testing.assert_array_equal(outputs.argmax(1)[certain], expected[certain])
+    np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
+    assert outputs.shape == (len(joined), num_classes + 1)
+    assert set(outputs[:, -1].tolist()) <= {0.0, 1.0}
+    return flagged
+
+
+def test_the_net_flags_what_the_scores_flag(network, first_pass):
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    guarded = guard_of(passed, budget=0.5)
+    depths = [fitted.depth for fitted in guarded.guard.discriminants]
+    assert depths == chosen_depths(len(passed.frontier.depths))
+    for values in guarded.held_out.values():
+        assert values.shape == (24,)
+        assert np.isfinite(values).all()
+    check_flags(guarded, passed, guarded.net.predict(pixels_of(passed), verbose=0))
+
+
+def test_the_net_loads_without_this_project_and_is_what_was_saved(badnet, passes, tmp_path):
+    from goodnet.model_files.load import load_model, save_model
+
+    guarded = guard_of(passes["clean_valid"])
+    path = tmp_path / "goodnet.keras"
+    save_model(guarded.net, path)
+    load_model(path)
+    flagged = {}
+    for name, passed in passes.items():
+        np.save(tmp_path / "pixels.npy", pixels_of(passed))
+        files = [str(tmp_path / part) for part in ("goodnet.keras", "pixels.npy", "outputs.npy")]
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", FROM_SCRATCH, *files],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        flagged[name] = check_flags(guarded, passed, np.load(tmp_path / "outputs.npy")).mean()
+    assert flagged["poisoned_test"] > 0.8
+    assert flagged["clean_test"] < 0.25
+    assert guarded.calibration.held > 0.03  # 40 images are too few for it
+
+
+def test_the_same_images_give_the_same_guard(faces_passes):
+    one, other = (guard_of(faces_passes["clean_valid"]) for _ in range(2))
+    assert one.calibration == other.calibration
+    assert one.guard.expert == other.guard.expert
+    for name, values in one.held_out.items():
+        np.testing.assert_array_equal(values, other.held_out[name])
+
+
+def test_held_out_scores_come_from_images_not_fitted_to(faces_passes):
+    from goodnet.defenses.calibration import share_out
+    from goodnet.defenses.guard import fit_rows
+
+    passed = faces_passes["clean_valid"]
+    guarded = guard_of(passed)
+    seen = guarded.guard.scores(passed.cache, passed.frontier)
+    for name in ("margin", "expert"):
+        np.testing.assert_allclose(seen[name], guarded.held_out[name], rtol=1e-4, atol=1e-3)
+    labels, predictions = passed.cache.answers()
+    part = share_out(labels).parts[2]
+    depth = guarded.guard.discriminants[-1].depth
+    without = fit_rows(guarded.clean, depth, part.fit)
+    (features,) = passed.cache.features(depth)
+    own, _ = without.scores(features[part.held_out], predictions[part.held_out])
+    np.testing.assert_allclose(guarded.held_out[f"own_{depth}"][part.held_out], own, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("num_depths", "chosen"), [(0, []), (1, [0]), (2, [0, 1]), (4, [0, 2, 3]), (6, [0, 3, 5])]
+)
+def test_depths_are_the_first_a_middle_and_the_last(num_depths, chosen):
+    assert chosen_depths(num_depths) == chosen
+
+
+def test_a_net_without_softmax_answers_in_the_place_of_its_class(first_pass):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(3)
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(image)
+    x = layers.MaxPooling2D(2, name="best_class")(x)
+    net = keras.Model(image, layers.Dense(4, name="scores")(layers.Flatten()(x)))
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
+    passed = first_pass(net, pixels, rank_at="best_class")
+    guarded = guard_of(passed)
+    outputs = guarded.net.predict(pixels_of(passed), verbose=0)
+    flagged = check_flags(guarded, passed, outputs)
+    believed = outputs[~flagged, :-1]
+    np.testing.assert_array_equal(np.sort(believed, axis=1)[:, -1], 1)
