@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.paths import AnyPath
-from flows.repair import Drops, Means, PixelScale, Range, Share, Verify
+from flows.repair import Drops, FalseAlarms, Means, PixelScale, Range, Share, Verify
 from flows.repair_apart import repair_apart
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
@@ -53,6 +53,7 @@ def audit(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    false_alarms: FalseAlarms = 3,
     preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
     pixel_mean: Means = [],  # noqa: B006
@@ -97,6 +98,8 @@ def audit(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
+            threshold holds that with 95 % confidence.
         preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
             caffe or torch; in place of the five below.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
@@ -138,6 +141,7 @@ def audit(
         "layer": layer,
         "rank_at": rank_at,
         "drops": drops,
+        "false_alarms": false_alarms,
         "preprocessing": preprocessing,
         "pixel_scale": pixel_scale,
         "pixel_mean": pixel_mean,

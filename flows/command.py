@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
+from goodnet.choices import MOST_FALSE_ALARMS
 from goodnet.command import add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
 
@@ -90,6 +91,14 @@ def add_method(group: Any) -> None:
         help="drops of clean validation accuracy to stop at, in percentage points "
         "(default: 2 4 10)",
     )
+    group.add_argument(
+        "--false-alarms",
+        type=_budget,
+        default=3.0,
+        metavar="X",
+        help="most clean images that the calibrated GoodNet may flag, in percent; its threshold "
+        "holds that with 95 %% confidence (default: 3)",
+    )
     add_preprocessing(group)
     group.add_argument(
         "--allow-same-data",
@@ -150,6 +159,13 @@ def _class(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"is {text}, expected the number of a class, 0 or above")
     return int(text)
+
+
+def _budget(text: str) -> float:
+    value = positive(text)
+    if value > MOST_FALSE_ALARMS:
+        raise argparse.ArgumentTypeError(f"is {text}, expected at most {MOST_FALSE_ALARMS} percent")
+    return value
 
 
 def _drop(text: str) -> float:

@@ -29,7 +29,7 @@ from goodnet.command import silence
 from goodnet.errors import printable
 from goodnet.reports.about import About, StageRun, stage_times
 from goodnet.reports.results import Results
-from goodnet.reports.results_table import printed_rows, unreached
+from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.tables import format_table
 from goodnet.reports.verdict import remarks
 from goodnet.storage.run_folder import RunFolder
@@ -131,13 +131,21 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     run = RunFolder(folder)
     results, about = Results.read(run), About.read(run)
     _print_whole(console, _table(printed_rows(results)))
-    for line in (*unreached(results), verdict, *remarks(results), *_layers(about)):
+    if results.detectors:
+        _print_whole(console, _table(detector_rows(results)))
+    said = (*unreached(results), verdict, *_recommended(results), *remarks(results))
+    for line in (*said, *_layers(about)):
         console.print(_wrapped(line, console.width), markup=False, highlight=False)
     console.print()
     console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
     console.print()
     for line in _times(about.stages):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _recommended(results: Results) -> list[str]:
+    found = results.recommended
+    return [] if found is None else [f"Recommended, {found.verdict}: {found.why}"]
 
 
 def _layers(about: About) -> list[str]:
@@ -166,9 +174,11 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in rows[0]:
         words = title.replace(" ", "\n")
-        table.add_column(words, justify="left" if title == "net" else "right", no_wrap=True)
+        first = title == next(iter(rows[0]))
+        table.add_column(words, justify="left" if first else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.values(), end_section=not row["net"].startswith("B'"))
+        ends = not row.get("net", "B'").startswith("B'")
+        table.add_row(*row.values(), end_section=ends)
     return table
 
 

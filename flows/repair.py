@@ -14,7 +14,7 @@ from flows.paths import AnyPath
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.default_case import DefaultCase
-from goodnet.choices import Choices
+from goodnet.choices import MOST_FALSE_ALARMS, Choices
 from goodnet.command import FLOAT32
 from goodnet.images.preprocessing import (
     RAW,
@@ -31,6 +31,7 @@ from tasks.caching import read_records_alone
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
+from tasks.guarding import fit_scores, save_guarded, score_images, verify_guarded
 from tasks.loading import load_inputs
 from tasks.publishing import publish_artifacts, write_run
 from tasks.ranking import rank_channels
@@ -43,6 +44,7 @@ Drops = list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]]
 Means = list[Annotated[float, Field(ge=-FLOAT32[1], le=FLOAT32[1], allow_inf_nan=False)]]
 PixelScale = Annotated[float, Field(ge=FLOAT32[0], le=FLOAT32[1], allow_inf_nan=False)]
 Range = Annotated[Means, Field(min_length=2, max_length=2)]
+FalseAlarms = Annotated[float, Field(gt=0, le=MOST_FALSE_ALARMS, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
@@ -59,6 +61,7 @@ def repair(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    false_alarms: FalseAlarms = 3,
     preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
     pixel_mean: Means = [],  # noqa: B006
@@ -96,6 +99,8 @@ def repair(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
+            threshold holds that with 95 % confidence.
         preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
             caffe or torch; in place of the five below.
         pixel_scale: Divides the pixels: 255 for nets that take 0 to 1.
@@ -122,6 +127,7 @@ def repair(
         layer=layer,
         rank_at=rank_at,
         drops=tuple(drops),
+        false_alarms=false_alarms,
         preprocessing=chosen_preprocessing(
             {
                 "preprocessing": preprocessing,
@@ -201,6 +207,21 @@ def repair(
                 network, every, saved[step], order, full=full, artifacts=artifacts
             )
             remarks.extend(verified.remarks)
+        budget = choices.false_alarm_budget
+        fitted = fit_scores(network, valid, order, artifacts=artifacts)
+        scores = tuple(score_images(network, one, fitted, artifacts=artifacts) for one in every)
+        guarded = save_guarded(network, fitted, budget, artifacts=artifacts)
+        checked = verify_guarded(
+            network,
+            every,
+            scores,
+            fitted,
+            guarded,
+            budget,
+            full=choices.verify == "full",
+            artifacts=artifacts,
+        )
+        remarks.extend(checked.remarks)
         samples = None
         if reached:
             step, drop = max(reached.items())
@@ -226,6 +247,10 @@ def repair(
             sweeps=(valid_sweep, *sweeps),
             steps=steps,
             saved=saved,
+            fitted=fitted,
+            scores=scores,
+            guarded=guarded,
+            budget=budget,
             samples=samples,
         )
         publish_artifacts(run)

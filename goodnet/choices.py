@@ -10,6 +10,9 @@ from typing import Any, Literal
 from goodnet.images.preprocessing import AS_STORED, Preprocessing, chosen_preprocessing
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 
+MOST_FALSE_ALARMS = 50
+"""In percent: who lets more than half of the clean images be flagged wants no detector."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
@@ -20,6 +23,7 @@ class Choices:
         layer: whose channels are pruned; None for the default.
         rank_at: the layer whose mean activation ranks the channels; None for the default.
         drops: of clean validation accuracy to stop at, in points.
+        false_alarms: the share of clean images that the calibrated GoodNet may flag, in percent.
         classes: a file with the names of the net's classes; None where the folders of clean
             validation say them, or classes have numbers only.
         preprocessing: what is done to pixels before the net takes them.
@@ -34,6 +38,7 @@ class Choices:
     layer: str | None = None
     rank_at: str | None = None
     drops: tuple[float, ...] = (2.0, 4.0, 10.0)
+    false_alarms: float = 3.0
     classes: Path | None = None
     preprocessing: Preprocessing = AS_STORED
     allow_same_data: bool = False
@@ -41,6 +46,11 @@ class Choices:
     min_clean_accuracy: float | None = None
     verify: Literal["sample", "full"] = "sample"
     limits: ModelLimits = DEFAULT_LIMITS
+
+    @property
+    def false_alarm_budget(self) -> float:
+        """The share of clean images that may be flagged, 0 … 1."""
+        return self.false_alarms / 100
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Choices:

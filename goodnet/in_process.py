@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from goodnet.arrays import IntArray
+    from goodnet.defenses.calibration import Calibration
+    from goodnet.defenses.guard import Guard
     from goodnet.images.image_sets import ImageSet
     from goodnet.pruning.activation_cache import ActivationCache
     from goodnet.pruning.frontier import Frontier
@@ -53,6 +55,7 @@ def repair(
     poisoned_test: Images | None = None,
     poisoned_valid: Images | None = None,
     drops: Sequence[float] = (2, 4, 10),
+    false_alarms: float = 3,
     layer: str | None = None,
     rank_at: str | None = None,
     classes: Sequence[str] | Path | None = None,
@@ -80,6 +83,7 @@ def repair(
             their own, for evaluation only.
         poisoned_valid: more of them.
         drops: of clean validation accuracy to stop at, in points.
+        false_alarms: most clean images that the calibrated G may flag, in percent.
         layer: whose channels are pruned; by default the last hidden one with spatial features that
             every path goes through.
         rank_at: the layer whose mean activation ranks the channels; by default the pooling behind.
@@ -109,6 +113,7 @@ def repair(
         layer=layer,
         rank_at=rank_at,
         drops=tuple(map(float, drops)),
+        false_alarms=float(false_alarms),
         preprocessing=chosen_preprocessing(
             {
                 "preprocessing": preprocessing,
@@ -143,11 +148,15 @@ class Repair:
         results: the rates of B and of each checkpoint.
         order: all channels in prune order.
         sweep: the counts of each set at each step, the rows of sweep.parquet.
+        scores: of every image of every set, the rows of scores.parquet.
     """
 
     results: Results
     order: Sequence[int]
     sweep: pa.Table
+    scores: pa.Table
+    _guard: Guard
+    _calibration: Calibration
     _passed: _Passed
 
     @property
@@ -204,14 +213,17 @@ class Repair:
 
         return prune_channels(self._passed.frontier.model, self.layer, self._at(drop).channels)
 
-    def goodnet(self, drop: float) -> keras.Model:
-        """Return G of the checkpoint at `drop` points, a net of N + 1 classes.
+    def goodnet(self, drop: float | None = None) -> keras.Model:
+        """Return the calibrated G, or that of the checkpoint at `drop` points: N + 1 classes.
 
         Raises:
             InputError: there is none.
         """
         from goodnet.defenses.goodnet import build_goodnet
+        from goodnet.defenses.guard import build_guarded
 
+        if drop is None:
+            return build_guarded(self._passed.frontier, self._guard, self._calibration)
         return build_goodnet(self._passed.frontier.model, self.layer, self._at(drop).channels)
 
     def save(self, folder: str | Path) -> Path:
@@ -231,6 +243,7 @@ class Repair:
             results=self.results,
             about=_about(self._passed, folder.name),
             sweep=self.sweep,
+            scores=self.scores,
             samples=list(_pick_samples(self)),
             write_nets=self._write_nets,
         )
@@ -242,14 +255,13 @@ class Repair:
 
     def _repr_html_(self) -> str:
         """Show the verdict and the table in a notebook."""
-        from goodnet.reports.results_table import printed_rows
+        from goodnet.reports.results_table import detector_rows, printed_rows
 
-        rows = printed_rows(self.results)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-        lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row.values()) for row in rows)
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        said = "".join(f"<p>{html.escape(text)}</p>" for text in (self.verdict, *self.remarks))
-        return f"{said}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        recommended = self.results.recommended
+        texts = [self.verdict, *([] if recommended is None else [recommended.why]), *self.remarks]
+        said = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
+        tables = printed_rows(self.results), detector_rows(self.results)
+        return said + "".join(map(_html_table, tables))
 
     def _at(self, drop: float) -> Checkpoint:
         for point in self.results.reached:
@@ -267,6 +279,8 @@ class Repair:
             save_model(self.b_prime(point.drop), b_prime)
             save_model(self.goodnet(point.drop), goodnet)
             _verify(self, point, b_prime, goodnet)
+        save_model(self.goodnet(), folder.calibrated)
+        _verify_calibrated(self, folder.calibrated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,12 +412,21 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     """Rank the channels, sweep every set and find the checkpoints."""
     import pyarrow as pa
 
+    from goodnet.defenses.guard import fit_guard
+    from goodnet.defenses.seam import CleanPass
     from goodnet.pruning.counts import Counts, curve_table
     from goodnet.pruning.poisoned import attack_counter, describe_attack
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
     from goodnet.pruning.stop_rule import find_checkpoint
     from goodnet.pruning.sweep import sweep
     from goodnet.reports.counted_results import make_results
+    from goodnet.reports.detection import (
+        JOINED,
+        ScoredSet,
+        calibrate_all,
+        measure_detectors,
+        scores_table,
+    )
 
     means = {name: mean_activations(block_means(one)) for name, one in passed.caches.items()}
     order = prune_order(means["clean_valid"])
@@ -421,19 +444,29 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         find_checkpoint(valid.correct.tolist(), images=valid.images, drop=drop)
         for drop in passed.choices.drops
     ]
+    images = passed.checked.sets["clean_valid"]
+    clean = CleanPass(passed.frontier, images, passed.caches["clean_valid"])
+    guard, held = fit_guard(clean, order)
+    calibrations = calibrate_all(held, budget=passed.choices.false_alarm_budget)
+    scored: dict[str, ScoredSet] = {
+        name: ScoredSet(cache, guard.scores(cache, passed.frontier), passed.target_of(name))
+        for name, cache in passed.caches.items()
+    }
     results = make_results(
         counts,
         checkpoints,
         order=order,
         num_classes=passed.num_classes,
         attack=None if attacked is None else describe_attack(attacked, passed.choices.target),
+        detectors=measure_detectors(scored, calibrations),
         remarks=remarks,
         class_names=() if passed.checked.classes is None else passed.checked.classes.names,
     )
     curve = pa.concat_tables(
         curve_table(name, counts[name], order=order, means=means[name]) for name in means
     )
-    return Repair(results, order, curve, passed)
+    scores = scores_table(scored, calibrations)
+    return Repair(results, order, curve, scores, guard, calibrations[JOINED], passed)
 
 
 def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> None:
@@ -451,6 +484,22 @@ def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> N
             full=False,
         )
         agreement.remark(name, step=point.step)  # raises if they disagree
+
+
+def _verify_calibrated(found: Repair, path: Path) -> None:
+    from goodnet.defenses.guard_check import check_guarded
+    from goodnet.pruning.verification import load_saved
+
+    net, passed = load_saved(path), found._passed
+    for name, images in passed.checked.sets.items():
+        check_guarded(
+            net,
+            cache=passed.caches[name],
+            images=images,
+            scores=found._guard.scores(passed.caches[name], passed.frontier),
+            calibration=found._calibration,
+            full=False,
+        )
 
 
 def _pick_samples(found: Repair) -> Iterator[Sample]:
@@ -505,6 +554,13 @@ def _about(passed: _Passed, name: str) -> About:
         git_commit=git_commit(),
         stages=(),
     )
+
+
+def _html_table(rows: Sequence[Mapping[str, str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row.values()) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _as_frame(table: pa.Table) -> Any:

@@ -20,13 +20,21 @@ from prefect.artifacts import (
 )
 from pydantic_core import to_jsonable_python
 
+from goodnet.defenses.guard_files import read_guard, read_scores
 from goodnet.errors import printable
+from goodnet.inputs import POISONED_SETS
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from goodnet.pruning.poisoned import describe_attack
 from goodnet.pruning.stop_rule import Checkpoint
 from goodnet.reports.about import About, Input, StageRun, how_chosen
 from goodnet.reports.counted_results import make_results
+from goodnet.reports.detection import (
+    ScoredSet,
+    calibrate_all,
+    measure_detectors,
+    scores_table,
+)
 from goodnet.reports.plots import curve_png
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import printed_rows, unreached
@@ -37,9 +45,13 @@ from goodnet.reports.verdict import verdict
 from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
 from tasks.records import (
+    ActivationsRecord,
     CheckpointSteps,
     CleanValidationActivations,
     EvaluationActivations,
+    FittedGuard,
+    GuardedNet,
+    ImageScores,
     Inputs,
     PruneOrder,
     PublishedRun,
@@ -65,6 +77,10 @@ def write_run(
     sweeps: tuple[SweepRecord, ...],
     steps: CheckpointSteps,
     saved: Mapping[int, SavedCheckpoint],
+    fitted: FittedGuard,
+    scores: tuple[ImageScores, ...],
+    guarded: GuardedNet,
+    budget: float,
     samples: Samples | None,
 ) -> PublishedRun:
     """Write all files of a run; its folder appears once it is complete.
@@ -82,8 +98,23 @@ def write_run(
         sweeps: of all sets.
         steps: of the checkpoints.
         saved: B' and G by step.
+        fitted: the scores that calibrate the last G.
+        scores: of the images of all sets.
+        guarded: that calibrated G.
+        budget: the share of clean images that it may flag.
         samples: images for the report, if any checkpoint was reached.
     """
+    _, held = read_guard(fitted.file.path)
+    calibrations = calibrate_all(held, budget=budget)
+    every: tuple[ActivationsRecord, ...] = (activations, *evaluation)
+    scored: dict[str, ScoredSet] = {
+        one.images.role: ScoredSet(
+            ActivationCache(one.file.path),
+            read_scores(its.file.path),
+            target if one.images.role in POISONED_SETS else None,
+        )
+        for one, its in zip(every, scores, strict=True)
+    }
     poisoned = [one.file.path for one in evaluation if one.images.role == "poisoned_test"]
     attacks = [describe_attack(ActivationCache(path), target) for path in poisoned]
     results = make_results(
@@ -92,6 +123,7 @@ def write_run(
         order=order.channels,
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
         attack=next(iter(attacks), None),
+        detectors=measure_detectors(scored, calibrations),
         remarks=remarks,
         class_names=inputs.classes or (),
     )
@@ -102,8 +134,9 @@ def write_run(
         results=results,
         about=about,
         sweep=table,
+        scores=scores_table(scored, calibrations),
         samples=read_samples(samples.file.path) if samples else (),
-        write_nets=partial(_copy_nets, saved, steps),
+        write_nets=partial(_copy_nets, saved, steps, guarded),
     )
     return PublishedRun(folder=folder, verdict=verdict(results))
 
@@ -135,8 +168,12 @@ def _input(file: StoredFile, num_images: int | None = None) -> Input:
 
 
 def _copy_nets(
-    saved: Mapping[int, SavedCheckpoint], steps: CheckpointSteps, folder: RunFolder
+    saved: Mapping[int, SavedCheckpoint],
+    steps: CheckpointSteps,
+    guarded: GuardedNet,
+    folder: RunFolder,
 ) -> None:
+    shutil.copyfile(guarded.file.path, folder.calibrated)
     for drop, step in steps.steps:
         b_prime, goodnet = folder.b_prime(PRUNING, drop), folder.goodnet(PRUNING, drop)
         if step is not None:

@@ -159,6 +159,25 @@ class SavedCheckpoint(Record):
     goodnet: StoredFile
 
 
+class FittedGuard(Record):
+    """What scores are computed with, and the scores that calibrate them."""
+
+    file: StoredFile
+
+
+class ImageScores(Record):
+    """The scores of the images of a set."""
+
+    role: Literal["clean_valid"] | EvaluationRole
+    file: StoredFile
+
+
+class GuardedNet(Record):
+    """The calibrated GoodNet."""
+
+    file: StoredFile
+
+
 class Verification(Record):
     """How many images the saved files answered, and on how many rounding decides the answer."""
 

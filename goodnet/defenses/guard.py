@@ -281,7 +281,9 @@ class _GuardGraph:
         """Return 1 where the joined score is above the threshold, else 0: (n, 1)."""
         from keras import ops
 
-        beyond = self._named(ops.greater(joined, np.array([[threshold]], np.float32)), "beyond_threshold")
+        beyond = self._named(
+            ops.greater(joined, np.array([[threshold]], np.float32)), "beyond_threshold"
+        )
         return self._named(ops.cast(beyond, "float32"), "backdoored")
 
     def answer(self, suspicious: Any) -> Any:

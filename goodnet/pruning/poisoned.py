@@ -71,6 +71,13 @@ def describe_attack(cache: ActivationCache, target: int | None) -> Attack:
     )
 
 
+def counted_images(cache: ActivationCache, target: int | None) -> BoolArray:
+    """Return which images of a poisoned set show the attack, (n,): see the module's description."""
+    labels, _ = cache.answers()
+    original = _are_original(labels, target, cache.provenance.num_classes)
+    return _counted(labels, target, original=original)
+
+
 def attack_counter(
     cache: ActivationCache, target: int | None
 ) -> Callable[[Block, IntArray], Counts]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from goodnet.pruning import stop_rule
 from goodnet.pruning.counts import Counts
 from goodnet.pruning.poisoned import Attack
+from goodnet.reports.recommendation import recommend
 from goodnet.reports.results import (
     RATES,
     Checkpoint,
+    DetectorRates,
     GoodNetRates,
     Rates,
     RepairedRates,
@@ -26,6 +29,7 @@ def make_results(
     order: Sequence[int],
     num_classes: int,
     attack: Attack | None = None,
+    detectors: Sequence[DetectorRates] = (),
     remarks: Sequence[str] = (),
     class_names: Sequence[str] = (),
 ) -> Results:
@@ -37,17 +41,20 @@ def make_results(
         order: the channels in prune order.
         num_classes: B's classes N.
         attack: what B answers to the poisoned test images, if there are any.
+        detectors: what the scores are worth, if there are any.
         remarks: sentences that whoever reads the rates should know.
         class_names: of B's classes, by their numbers, if they are known.
     """
-    return Results(
+    results = Results(
         classes=num_classes,
         baseline=_accuracies(curves, "correct", 0),
         checkpoints=tuple(_checkpoint(curves, one, order) for one in checkpoints),
         attack=attack,
+        detectors=tuple(detectors),
         remarks=tuple(remarks),
         class_names=tuple(class_names),
     )
+    return replace(results, recommended=recommend(results))
 
 
 def _checkpoint(

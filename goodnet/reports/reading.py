@@ -53,12 +53,12 @@ def as_whole(value: object) -> int:
     return value
 
 
-def as_number(value: object, *, most: float) -> float:
-    """Return a number in 0 … most; raise TypeError or ValueError if it is none."""
+def as_number(value: object, *, least: float = 0, most: float) -> float:
+    """Return a number in least … most; raise TypeError or ValueError if it is none."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{type(value).__name__} found, expected a number")
-    if not 0 <= value <= most:  # NaN is not either
-        raise ValueError(f"{value} found, expected a number of 0 to {most:g}")
+    if not least <= value <= most:  # NaN is not either
+        raise ValueError(f"{value} found, expected a number of {least:g} to {most:g}")
     return value
 
 

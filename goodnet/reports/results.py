@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, fields
+from math import inf
 from typing import Literal, NamedTuple, TypeVar
 
 from goodnet.pruning.poisoned import Attack
@@ -118,6 +119,52 @@ class Unreached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectorRates:
+    """What a detector is worth at its threshold.
+
+    Attributes:
+        name: of the score, or `joined`.
+        control: whether it is what anybody has without a repair.
+        false_alarm_budget: the share of clean images that it may flag, as was asked.
+        held_budget: the share that the threshold holds with 95 % confidence.
+        images: of clean validation, that calibrated it.
+        threshold: above it an image is flagged.
+        auc: area under the ROC curve, clean test against poisoned test.
+        detection_rate: share of poisoned test images that are flagged.
+        false_alarm_rate: share of clean test images that are flagged.
+        goodnet: rates of B guarded by it.
+    """
+
+    name: str
+    control: bool
+    false_alarm_budget: float
+    held_budget: float
+    images: int
+    threshold: float
+    auc: float | None
+    detection_rate: float | None
+    false_alarm_rate: float | None
+    goodnet: GoodNetRates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """What to use of a run.
+
+    Attributes:
+        goodnet: the file of the GoodNet.
+        repaired: the file of the repaired net, if one is worth it.
+        verdict: stopped, weakened, not stopped, not measured, no sign of a backdoor.
+        why: in a sentence or two.
+    """
+
+    goodnet: str
+    repaired: str | None
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """What a run found.
 
@@ -128,6 +175,9 @@ class Results:
         attack: what B answers to the poisoned test images, if there are any.
         remarks: sentences that whoever reads the rates should know.
         class_names: of B's classes, by their numbers; nothing where they are not known.
+        detectors: the control first, the one of the calibrated GoodNet last; nothing in runs from
+            before there were any.
+        recommended: what to use; None in such runs.
     """
 
     classes: int
@@ -136,6 +186,8 @@ class Results:
     attack: Attack | None = None
     remarks: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    detectors: tuple[DetectorRates, ...] = ()
+    recommended: Recommendation | None = None
 
     @property
     def reached(self) -> list[Checkpoint]:
@@ -172,6 +224,8 @@ class Results:
                 attack=optional(found.get("attack"), _read_attack),
                 remarks=as_list(found.get("remarks", ()), as_text),
                 class_names=as_list(found.get("class_names", ()), as_text),
+                detectors=as_list(found.get("detectors", ()), _read_detector),
+                recommended=optional(found.get("recommended"), _read_recommendation),
             )
 
     def write(self, folder: RunFolder) -> None:
@@ -184,6 +238,8 @@ class Results:
             "attack": None if self.attack is None else asdict(self.attack),
             "baseline": asdict(self.baseline),
             "checkpoints": [checkpoint_contents(point) for point in self.checkpoints],
+            "detectors": [asdict(detector) for detector in self.detectors],
+            "recommended": None if self.recommended is None else asdict(self.recommended),
         }
         write_json(folder.results, contents)
 
@@ -243,6 +299,32 @@ def _read_checkpoint(value: object) -> Checkpoint | Unreached:
         channels=as_list(found["channels"], as_whole),
         b_prime=_read_rates(RepairedRates, found["b_prime"]),
         goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+    )
+
+
+def _read_detector(value: object) -> DetectorRates:
+    found = as_mapping(value)
+    return DetectorRates(
+        name=as_text(found["name"]),
+        control=as_flag(found["control"]),
+        false_alarm_budget=_as_fraction(found["false_alarm_budget"]),
+        held_budget=_as_fraction(found["held_budget"]),
+        images=as_whole(found["images"]),
+        threshold=as_number(found["threshold"], least=-inf, most=inf),
+        auc=optional(found["auc"], _as_fraction),
+        detection_rate=optional(found["detection_rate"], _as_fraction),
+        false_alarm_rate=optional(found["false_alarm_rate"], _as_fraction),
+        goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+    )
+
+
+def _read_recommendation(value: object) -> Recommendation:
+    found = as_mapping(value)
+    return Recommendation(
+        goodnet=as_text(found["goodnet"]),
+        repaired=optional(found["repaired"], as_text),
+        verdict=as_text(found["verdict"]),
+        why=as_text(found["why"]),
     )
 
 

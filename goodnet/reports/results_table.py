@@ -57,6 +57,19 @@ def _printed(rates: Rates, names: list[str]) -> dict[str, str]:
     return {RATES[name].title: percent(found[name]) if name in found else "" for name in names}
 
 
+def detector_rows(results: Results) -> list[dict[str, str]]:
+    """Return the table of detectors as it is printed, the control first, that of G last."""
+    return [
+        {
+            "detector": f"{one.name} (control)" if one.control else one.name,
+            "detection": percent(one.detection_rate),
+            "false alarms": percent(one.false_alarm_rate),
+            "AUC": percent(None) if one.auc is None else f"{one.auc:.3f}",
+        }
+        for one in results.detectors
+    ]
+
+
 def unreached(results: Results) -> list[str]:
     """Return a sentence for each drop that no step reaches."""
     return [

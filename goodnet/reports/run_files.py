@@ -23,6 +23,7 @@ def write_run_files(
     results: Results,
     about: About,
     sweep: pa.Table,
+    scores: pa.Table,
     samples: Sequence[Sample],
     write_nets: Callable[[RunFolder], None],
 ) -> None:
@@ -33,9 +34,10 @@ def write_run_files(
         results: what was found.
         about: what was given.
         sweep: the rows of sweep.parquet.
+        scores: the rows of scores.parquet.
         samples: images for the report.
-        write_nets: writes B' and G of each checkpoint into a folder that it is given, under the
-            names that this has for them.
+        write_nets: writes B' and G of each checkpoint and the calibrated G into a folder that it is
+            given, under the names that this has for them.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
@@ -46,6 +48,7 @@ def write_run_files(
         if results.class_names:
             write_json(unfinished.classes, results.class_names)
         pq.write_table(sweep, unfinished.sweep)
+        pq.write_table(scores, unfinished.scores)
         unfinished.checkpoints.mkdir()
         write_nets(unfinished)
         write_report(unfinished, results=results, about=about, sweep=sweep, samples=samples)

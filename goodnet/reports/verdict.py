@@ -124,6 +124,12 @@ def remarks(results: Results) -> list[str]:
     return lines
 
 
+def shows_no_backdoor(results: Results) -> bool:
+    """Return whether B answers poisoned images with the attacker's label hardly ever."""
+    attack = results.baseline.attack_success_rate
+    return attack is not None and attack <= _chance(results.classes)
+
+
 def best_checkpoint(results: Results) -> Checkpoint | None:
     """Return the checkpoint that the verdict speaks of, or None if no step drops that far.
 

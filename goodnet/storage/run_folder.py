@@ -63,6 +63,16 @@ class RunFolder:
         return self.path / "sweep.parquet"
 
     @property
+    def scores(self) -> Path:
+        """The scores of every image of every set."""
+        return self.path / "scores.parquet"
+
+    @property
+    def calibrated(self) -> Path:
+        """The calibrated GoodNet, the one to use."""
+        return self.path / "goodnet.keras"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"

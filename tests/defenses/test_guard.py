@@ -37,8 +37,8 @@ def guard_of(passed, *, budget=0.03) -> Guarded:
 
 
 def pixels_of(passed) -> np.ndarray:
-    scale = np.float32(passed.cache.provenance.pixel_scale)
-    return next(passed.images.batches(passed.images.num_images)).astype(np.float32) / scale
+    pixels = next(passed.images.batches(passed.images.num_images)).astype(np.float32)
+    return passed.cache.provenance.preprocessing.apply(pixels)
 
 
 def check_flags(guarded, passed, outputs) -> np.ndarray:

@@ -111,7 +111,7 @@ def test_the_metadata_say_where_it_comes_from(cache):
 def test_another_format_is_refused(tmp_path, metadata):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"label": [1]}).replace_schema_metadata(metadata), path)
-    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 3"):
+    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 4"):
         list(ActivationCache(path).blocks())
 
 

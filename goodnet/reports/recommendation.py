@@ -1,0 +1,67 @@
+"""Which file of a run to use, in a word and a sentence, from rules in one place."""
+
+from __future__ import annotations
+
+from goodnet.metrics import percent
+from goodnet.reports.results import DetectorRates, Recommendation, Results, measured
+from goodnet.reports.verdict import STOPPED, WEAKENED, attack_doubt, shows_no_backdoor
+
+_FILE = "goodnet.keras"
+
+
+def recommend(results: Results) -> Recommendation | None:
+    """Return what to use: the calibrated GoodNet; None in runs that have none.
+
+    Args:
+        results: of a run.
+    """
+    if not results.detectors:
+        return None
+    joined = results.detectors[-1]
+    verdict, said = _judge(results, joined)
+    return Recommendation(goodnet=_FILE, repaired=None, verdict=verdict, why=said + _held(joined))
+
+
+def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
+    alarms = (
+        ""
+        if joined.false_alarm_rate is None
+        else f"; it flags {percent(joined.false_alarm_rate)} of the clean test images"
+    )
+    if results.baseline.attack_success_rate is None:
+        return "not measured", (
+            f"{_FILE} is the GoodNet to use, but no poisoned images were given, so that nothing "
+            f"can be said of attacks{alarms}."
+        )
+    if attack_doubt(results) is not None:
+        return "not measured", (
+            f"{_FILE} is the GoodNet to use, but these poisoned images do not measure an "
+            f"attack{alarms}."
+        )
+    if shows_no_backdoor(results):
+        return "no sign of a backdoor", (
+            f"These images show no backdoor; {_FILE} flags {percent(joined.detection_rate)} of the "
+            f"poisoned ones and {percent(joined.false_alarm_rate)} of the clean ones."
+        )
+    through = measured(joined.goodnet.attack_success_rate)
+    word = "stopped" if through <= STOPPED else "weakened" if through < WEAKENED else "not stopped"
+    control = next((one for one in results.detectors if one.control), joined)
+    return word, (
+        f"{_FILE} lets {percent(through)} of the poisoned images through and flags "
+        f"{percent(joined.detection_rate)} of them{alarms}; B's margin alone would flag "
+        f"{percent(control.detection_rate)}."
+    )
+
+
+def _held(joined: DetectorRates) -> str:
+    """Return what the threshold holds on clean images, and that it is not what was asked for."""
+    budget = f"{100 * joined.false_alarm_budget:g} %"
+    if joined.held_budget <= joined.false_alarm_budget:
+        return (
+            f" Its threshold holds {budget} of false alarms with 95 % confidence, by "
+            f"{joined.images:,} clean validation images."
+        )
+    return (
+        f" {joined.images:,} clean validation images are too few to hold {budget} of false alarms "
+        f"with 95 % confidence: its threshold holds {percent(joined.held_budget)}."
+    )
