@@ -30,7 +30,7 @@ from goodnet.networks.graph import (
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.channels import without_channels
 from goodnet.pruning.frontier import Frontier
-from goodnet.pruning.sweep import choose_expert, sweep_experts
+from goodnet.pruning.sweep import choose_expert, margins_at, sweep_experts
 
 if TYPE_CHECKING:
     import keras
@@ -136,10 +136,10 @@ def expert_scores(
         num_threads: blocks worked on at a time.
     """
     steps = [len(order), expert]
-    _, margins = sweep_experts(
+    margins = margins_at(
         cache, frontier=frontier, order=order, steps=steps, num_threads=num_threads
     )
-    return dict(zip(("margin", "expert"), margins.chosen, strict=True))
+    return dict(zip(("margin", "expert"), margins, strict=True))
 
 
 def discriminant_scores(
