@@ -157,7 +157,7 @@ def _join(
     values: Sequence[FloatArray], starts: Sequence[float], excesses: Sequence[float]
 ) -> FloatArray:
     scaled = [
-        (column - np.float32(start)) * np.float32(1 / excess)
+        (column - np.float32(start)) * (np.float32(1) / np.float32(excess))
         for column, start, excess in zip(values, starts, excesses, strict=True)
     ]
     largest = np.max(scaled, axis=0)

@@ -5,16 +5,19 @@ A backdoor is made in depth: what a shallow part of B says of an image may contr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from goodnet.arrays import DoubleArray, FloatArray, IntArray
+from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from goodnet.defenses.seam import CleanPass
 from goodnet.networks.depths import Depth
-from goodnet.networks.graph import as_functional, free_names
+from goodnet.networks.graph import as_functional, copy_model, free_names
+from goodnet.pruning.activation_cache import ActivationCache
 
 if TYPE_CHECKING:
     import keras
@@ -129,6 +132,37 @@ def fit_discriminant(
         return _fit(features, labels, depth, num_classes)
 
 
+def fit_rows(clean: CleanPass, depth: int, rows: BoolArray) -> Discriminant:
+    """Fit a discriminant to some images of clean validation.
+
+    Args:
+        clean: B and its pass over clean validation.
+        depth: the number of a depth of B.
+        rows: (n,), whether each image counts.
+    """
+    labels, _ = clean.cache.answers()
+    return fit_discriminant(
+        partial(rows_of, clean.cache, depth, rows),
+        labels[rows],
+        depth=depth,
+        num_classes=clean.cache.provenance.num_classes,
+    )
+
+
+def rows_of(cache: ActivationCache, depth: int, rows: BoolArray) -> Iterator[FloatArray]:
+    """Yield the features of some images, block by block.
+
+    Args:
+        cache: of the set.
+        depth: the number of a depth of B.
+        rows: (n,), whether each image counts.
+    """
+    first = 0
+    for block in cache.features(depth):
+        yield block[rows[first : first + len(block)]]
+        first += len(block)
+
+
 def _fit(
     features: Callable[[], Iterable[FloatArray]], labels: IntArray, depth: int, num_classes: int
 ) -> Discriminant:
@@ -218,8 +252,6 @@ def build_head(model: keras.Model, depth: Depth, discriminant: Discriminant) -> 
     """
     import keras
     from keras import layers
-
-    from goodnet.networks.graph import copy_model
 
     name = free_names(model)
     features = depth.features(depth.tensor, name)

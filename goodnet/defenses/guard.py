@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from goodnet.arrays import BoolArray, FloatArray, IntArray
+from goodnet.arrays import FloatArray, IntArray
 from goodnet.defenses.calibration import Calibration, Folds, share_out
-from goodnet.defenses.discriminant import Discriminant, fit_discriminant
+from goodnet.defenses.discriminant import Discriminant, fit_rows, rows_of
 from goodnet.defenses.seam import CleanPass
 from goodnet.networks.graph import (
     Namer,
     as_functional,
     calls,
     closes_with_softmax,
+    dependents,
     free_names,
     output_of,
     replay,
@@ -30,7 +30,7 @@ from goodnet.networks.graph import (
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.channels import without_channels
 from goodnet.pruning.frontier import Frontier
-from goodnet.pruning.sweep import choose_expert, sweep_experts
+from goodnet.pruning.sweep import choose_expert, margins_at, sweep_experts
 
 if TYPE_CHECKING:
     import keras
@@ -112,35 +112,10 @@ def _fit_depth(clean: CleanPass, folds: Folds, depth: int) -> tuple[Discriminant
         same = part.fit is folds.final
         without = fitted if same else fit_rows(clean, depth, part.fit)
         rows = part.held_out
-        features = _rows_of(clean.cache, depth, rows)
+        features = rows_of(clean.cache, depth, rows)
         for name, values in discriminant_scores(features, predictions[rows], without).items():
             pooled[name][rows] = values
     return fitted, {name: values[folds.calibrating] for name, values in pooled.items()}
-
-
-def fit_rows(clean: CleanPass, depth: int, rows: BoolArray) -> Discriminant:
-    """Fit a discriminant to some images of clean validation.
-
-    Args:
-        clean: B and its pass over clean validation.
-        depth: the number of a depth of B.
-        rows: (n,), whether each image counts.
-    """
-    labels, _ = clean.cache.answers()
-    return fit_discriminant(
-        partial(_rows_of, clean.cache, depth, rows),
-        labels[rows],
-        depth=depth,
-        num_classes=clean.cache.provenance.num_classes,
-    )
-
-
-def _rows_of(cache: ActivationCache, depth: int, rows: BoolArray) -> Iterator[FloatArray]:
-    """Yield the features of some images, block by block."""
-    first = 0
-    for block in cache.features(depth):
-        yield block[rows[first : first + len(block)]]
-        first += len(block)
 
 
 def expert_scores(
@@ -161,10 +136,10 @@ def expert_scores(
         num_threads: blocks worked on at a time.
     """
     steps = [len(order), expert]
-    _, margins = sweep_experts(
+    margins = margins_at(
         cache, frontier=frontier, order=order, steps=steps, num_threads=num_threads
     )
-    return dict(zip(("margin", "expert"), margins.chosen, strict=True))
+    return dict(zip(("margin", "expert"), margins, strict=True))
 
 
 def discriminant_scores(
@@ -238,7 +213,10 @@ class _GuardGraph:
         self.model, self.name = model, name
         self._last = _last_layer(model)
         self._scores_layer: Any = None
-        self.logits = self._before_softmax({id(x): x for x in model.inputs})
+        # B's own tensors, so that nothing of it is computed twice.
+        nodes = calls(model)
+        self._tensors = {id(x): x for node in nodes for x in (*node.input_tensors, *node.outputs)}
+        self.logits = self._before_softmax(self._tensors)
         best = self._named(ops.argmax(self.logits, axis=-1), "best_class")
         one_hot = ops.one_hot(best, self.logits.shape[-1], dtype="float32")
         self.chosen = self._named(one_hot, "chosen_class")
@@ -248,12 +226,10 @@ class _GuardGraph:
         """Return the scores by name, (n, 1) each."""
         activation = output_of(self.model, frontier.layer)
         others = guard.order[guard.expert :]
-        expert = self._before_softmax(
-            {
-                **{id(x): x for x in self.model.inputs},
-                id(activation): without_channels(activation, others, self.name),
-            }
-        )
+        behind = dependents(self.model, activation)
+        shared = {key: tensor for key, tensor in self._tensors.items() if key not in behind}
+        pruned = without_channels(activation, others, self.name)
+        expert = self._before_softmax({**shared, id(activation): pruned})
         found = {
             "margin": self._lead(self.logits, "margin"),
             "expert": self._lead(expert, "expert"),
@@ -272,7 +248,7 @@ class _GuardGraph:
             layers.Concatenate(name=self.name("scores"))(scores) if len(scores) > 1 else scores[0]
         )
         starts = np.array([calibration.starts], np.float32)
-        factors = np.array([[1 / excess for excess in calibration.excesses]], np.float32)
+        factors = np.float32(1) / np.array([calibration.excesses], np.float32)
         beyond = self._named(ops.subtract(together, starts), "scores_beyond")
         scaled = self._named(ops.multiply(beyond, factors), "scaled_scores")
         return self._named(ops.logsumexp(scaled, axis=-1, keepdims=True), "joined_score")
@@ -282,7 +258,7 @@ class _GuardGraph:
         from keras import ops
 
         beyond = self._named(
-            ops.greater(joined, np.array([[threshold]], np.float32)), "beyond_threshold"
+            ops.greater(joined, np.full((1, 1), threshold, np.float32)), "beyond_threshold"
         )
         return self._named(ops.cast(beyond, "float32"), "backdoored")
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from goodnet.defenses.detectors import disagreement, margin
 from goodnet.defenses.fine_tuning import fine_tune
+from goodnet.defenses.heads import discriminate
 from goodnet.defenses.pruning import prune
 from goodnet.defenses.seam import Detector, Repair
 
-REPAIRS: dict[str, Repair] = {"pruning": prune, "finetuning": fine_tune}
+REPAIRS: dict[str, Repair] = {
+    "pruning": prune,
+    "discriminant": discriminate,
+    "finetuning": fine_tune,
+}
 
 DETECTORS: dict[str, Detector] = {"margin": margin, "disagreement": disagreement}
 

@@ -122,6 +122,39 @@ def sweep_experts(
     return counts, ExpertMargins(*joined)
 
 
+def margins_at(
+    cache: ActivationCache,
+    *,
+    frontier: Frontier,
+    order: Sequence[int],
+    steps: Sequence[int],
+    num_threads: int = 2,
+) -> FloatArray:
+    """Return the margins of B's class in some experts alone: (len(steps), N).
+
+    What `sweep_experts` keeps of them, but the head runs once a step instead of once a channel.
+
+    Args:
+        cache: the set's activations.
+        frontier: of the same model at the same layers.
+        order: all channels in prune order.
+        steps: the k of the experts E_k; that of all channels is B.
+        num_threads: blocks worked on at a time.
+    """
+    others_first = list(reversed(order))
+
+    def score_block(block: Block) -> FloatArray:
+        removed = [len(order) - kept for kept in steps]
+        scores = [
+            scores_at(block, frontier=frontier, order=others_first, step=step)[0]
+            for step in removed
+        ]
+        return np.stack([margins_of(found, block.predictions) for found in scores])
+
+    parts = _map_blocks(score_block, cache, None, num_threads, lambda done, total: None)
+    return np.concatenate(list(parts), axis=1)
+
+
 def choose_expert(counts: Counts, *, share: float) -> int:
     """Return the largest k of those E_k that agree with B on at most a share of clean images.
 
@@ -254,11 +287,12 @@ def margins_of(scores: FloatArray, classes: IntArray) -> FloatArray:
     """
     rows, best = np.arange(len(scores)), scores.argmax(axis=1)
     margins = scores[rows, classes] - scores[rows, best]
-    # Only where the class is the best one is the second needed, which takes longer to find.
+    # Only where the class is the best one is the second needed: these rows are gone through again.
     sure = np.flatnonzero(best == classes)
     if sure.size:
-        second, first = np.partition(scores[sure], -2, axis=1)[:, -2:].T
-        margins[sure] = first - second
+        others = scores[sure]
+        others[np.arange(len(sure)), best[sure]] = -np.inf
+        margins[sure] = scores[sure, best[sure]] - others.max(axis=1)
     return np.asarray(margins, np.float32)
 
 

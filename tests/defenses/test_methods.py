@@ -57,7 +57,9 @@ class TestEveryRepair:
             assert net is not model
             assert (net.input_shape, net.output_shape) == (model.input_shape, model.output_shape)
             right = net.predict(pixels, verbose=0).argmax(1) == clean.images.labels
-            assert candidate.clean_accuracy == right.mean()
+            # What images say to which a repair was not fitted is near, not equal.
+            held_out = candidate.details.get("accuracy_images") == "held out"
+            assert abs(candidate.clean_accuracy - right.mean()) <= (0.1 if held_out else 0)
 
     def test_leaves_b_as_it_is(self, name, clean):
         before = [weights.copy() for weights in clean.frontier.model.get_weights()]
@@ -89,6 +91,23 @@ def test_the_last_candidate_of_pruning_has_no_channel_left(offered, clean):
     last = offered["pruning"][-1]
     assert last.details["step"] == clean.frontier.num_channels
     assert not any(weights.any() for weights in last.build().get_layer("conv").get_weights())
+
+
+def test_heads_lie_at_the_depths_the_deepest_first(first_pass):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(2)
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(image)
+    x = layers.Conv2D(6, 3, activation="relu", name="late")(x)
+    net = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(x)))
+    images = np.random.default_rng(1).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    for labels, expected in ((np.arange(40) % 3, ["late", "conv"]), (np.zeros(40, int), [])):
+        passed = first_pass(net, images, labels=labels, rank_at="conv")
+        clean = CleanPass(passed.frontier, passed.images, passed.cache)
+        found = list(REPAIRS["discriminant"](clean))
+        assert [candidate.details["layer"] for candidate in found] == expected
 
 
 def test_fine_tuning_learns(offered):

@@ -12,6 +12,7 @@ from goodnet.pruning.sweep import (
     choose_expert,
     count_answers,
     expert_block,
+    margins_at,
     margins_of,
     sweep,
     sweep_block,
@@ -273,6 +274,8 @@ def test_margins_of_experts_are_kept_as_sums_and_at_steps(many_blocks):
     answers, margins = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
     same = answers == answers[-1]
     np.testing.assert_allclose(kept.chosen, margins[[40, 7]], atol=1e-4)
+    alone = margins_at(passed.cache, frontier=passed.frontier, order=order, steps=[60, 40, 0])
+    np.testing.assert_allclose(alone, margins[[60, 40, 0]], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(kept.total, margins.sum(axis=0, dtype=float), atol=1e-3)
     np.testing.assert_array_equal(kept.agreeing, same.sum(axis=0))
     np.testing.assert_array_equal(counts.images - counts.flagged, same.sum(axis=1))
