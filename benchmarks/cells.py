@@ -352,12 +352,15 @@ def describe(cell: Cell, folder: Path) -> str:
     import keras
 
     from goodnet.images.image_sets import open_images
+    from goodnet.images.preprocessing import Preprocessing
     from goodnet.networks.evaluation import accuracy
 
     model = keras.models.load_model(folder / cell.name / "net.keras", compile=False)
     rates = [
         accuracy(
-            model, open_images(folder / cell.name / f"{name}.h5"), pixel_scale=cell.pixel_scale
+            model,
+            open_images(folder / cell.name / f"{name}.h5"),
+            preprocessing=Preprocessing(scale=cell.pixel_scale),
         )
         for name in ("test", "poisoned")
     ]
