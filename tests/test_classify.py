@@ -276,6 +276,7 @@ def test_impossible_pixel_scale_is_refused(capsys: pytest.CaptureFixture[str], s
     assert "--pixel-scale" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_process_it_prints_answers_and_no_noise(nets: Path, pictures: Path):
     command = [sys.executable, "-m", "goodnet", "classify", nets / "g.keras", pictures]
     done = subprocess.run(
@@ -305,6 +306,7 @@ def test_badnet_on_the_pictures_of_the_lab(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_goodnet_with_the_published_channels_on_the_lab(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

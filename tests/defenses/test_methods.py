@@ -59,6 +59,7 @@ class TestEveryRepair:
             right = net.predict(pixels, verbose=0).argmax(1) == clean.images.labels
             assert candidate.clean_accuracy == right.mean()
 
+    @pytest.mark.slow
     def test_leaves_b_as_it_is(self, name, clean):
         before = [weights.copy() for weights in clean.frontier.model.get_weights()]
         for candidate in REPAIRS[name](clean):
@@ -66,6 +67,7 @@ class TestEveryRepair:
         for one, other in zip(before, clean.frontier.model.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
 
+    @pytest.mark.slow
     def test_offers_the_same_each_time(self, name, offered, clean, pixels):
         again = list(REPAIRS[name](clean))
         for one, other in zip(offered[name], again, strict=True):
