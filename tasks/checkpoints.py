@@ -34,7 +34,7 @@ def find_checkpoints(sweep: CleanValidationSweep, drops: tuple[float, ...]) -> C
     return CheckpointSteps(steps=tuple((point.drop, point.step) for point in found))
 
 
-@task(name="save checkpoint", **cached(version=2))
+@task(name="save checkpoint", **cached(version=3))
 def save_checkpoint(
     network: Network, channels: tuple[int, ...], *, artifacts: Path
 ) -> SavedCheckpoint:

@@ -59,14 +59,19 @@ def _result_shape(layer: dict[str, Any], feeding: list[Shape]) -> Shape:
     if is_op or first == ():
         return None
     match class_name:
+        case "Conv2D" if first is not None and first[:-1] == (1, 1):  # as MobileNetV3 ends
+            return (1, 1, _whole(config.get("filters")))
         case "Conv2D" | "SeparableConv2D" | "Conv2DTranspose":
             return (None, None, _whole(config.get("filters")))
         case "DepthwiseConv2D":
             return (None, None, None)
+        case "Flatten" if first is not None and first[:-1] == (1, 1):
+            return first[-1:]
         case "Flatten":
             return (None,)
-        case "GlobalAveragePooling2D" | "GlobalMaxPooling2D" if not config.get("keepdims"):
-            return (first[-1] if first else None,)
+        case "GlobalAveragePooling2D" | "GlobalMaxPooling2D":
+            channels = first[-1] if first else None
+            return (1, 1, channels) if config.get("keepdims") else (channels,)
         case "Reshape":
             target = config.get("target_shape")
             return tuple(_whole(size) for size in target) if isinstance(target, list) else None
@@ -75,16 +80,23 @@ def _result_shape(layer: dict[str, Any], feeding: list[Shape]) -> Shape:
         case "Dense":
             return (*first[:-1], _whole(config.get("units")))
         case "Concatenate" if config.get("axis") in (-1, len(first)) and None not in feeding:
-            channels = [shape[-1] if shape else None for shape in feeding]
-            known = [size for size in channels if size is not None]
-            return (*first[:-1], sum(known) if len(known) == len(channels) else None)
+            known = [shape[-1] for shape in feeding if shape and shape[-1] is not None]
+            return (*first[:-1], sum(known) if len(known) == len(feeding) else None)
         case name if name in MERGES:
-            return first if all(shape == first for shape in feeding) else None
+            return _broadcast(feeding)
         case name if name in _SHAPE_KEEPING:
             return first
         case name if name in _CHANNEL_KEEPING:
             return (None, None, first[-1])
     return None
+
+
+def _broadcast(shapes: list[Shape]) -> Shape:
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes) or len(set(map(len, known))) > 1:
+        return None
+    axes = [set(sizes) - {1} or {1} for sizes in zip(*known, strict=True)]
+    return tuple(sizes.pop() if len(sizes) == 1 else None for sizes in axes)
 
 
 def _whole(value: Any) -> int | None:
