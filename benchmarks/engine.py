@@ -42,14 +42,13 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     from goodnet.images.image_sets import ImageSet, open_images
     from goodnet.images.preprocessing import AS_STORED
     from goodnet.model_files.load import load_model
-    from goodnet.networks.graph import as_functional
     from goodnet.pruning.activation_cache import ActivationCache, Provenance
     from goodnet.pruning.first_pass import write_activations
     from goodnet.pruning.frontier import find_frontier
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
     from goodnet.pruning.sweep import sweep
 
-    model = as_functional(load_model(badnet))
+    model = load_model(badnet)
     on_disk = open_images(faces)
     pixels = np.concatenate(list(on_disk.batches(BATCH)))
     images = ImageSet(

@@ -234,6 +234,11 @@ def softmax_activation(layers, x):
     return layers.Activation("softmax")(_classify(layers, x, activation=None))
 
 
+def log_softmax(layers, x):
+    x = layers.Flatten()(_pooled(layers, x))
+    return layers.Activation("log_softmax")(_classify(layers, x, activation=None))
+
+
 def logits(layers, x):
     return _classify(layers, layers.Flatten()(_pooled(layers, x)), activation=None)
 
@@ -397,6 +402,7 @@ ARCHITECTURES = (
     Architecture(depthwise, linear="answer"),
     Architecture(softmax_layer, linear="answer"),
     Architecture(softmax_activation, linear="mix"),
+    Architecture(log_softmax, linear="answer"),
     Architecture(logits, linear="answer"),
     Architecture(averaged_maps, linear="mix"),
     Architecture(channels_are_answers, activations="rank"),

@@ -28,7 +28,7 @@ LayerPath = tuple[str, ...]
 _OUTSIDE: Reference = ("", 0, 0)
 """What feeds a Sequential model that has no input layer; no layer has an empty name."""
 
-_MAX_VALUES = 4_000_000
+_MAX_VALUES = 1_000_000
 """In what all calls of the flat graph pass. A model that is called often repeats the constants that
 its layers are called with; a thousandth is usual."""
 

@@ -71,12 +71,16 @@ def _result_shape(layer: dict[str, Any], feeding: list[Shape]) -> Shape:
             return (None, None, _times(first[-1], config.get("depth_multiplier", 1)))
         case "other sizes":
             return (None, None, first[-1])
+        case "filters" if class_name == "Conv2D" and first[:-1] == (1, 1):  # as MobileNetV3 ends
+            return (1, 1, _whole(config.get("filters")))
         case "filters":
             return (None, None, _whole(config.get("filters")))
         case "units":
             return (*first[:-1], _whole(config.get("units")))
         case "pooled":
-            return (None, None, first[-1]) if config.get("keepdims") else (first[-1],)
+            return (1, 1, first[-1]) if config.get("keepdims") else (first[-1],)
+        case "flat" if first[:-1] == (1, 1):
+            return first[-1:]
         case "flat":
             return (None,)
         case "target":

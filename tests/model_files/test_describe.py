@@ -15,7 +15,13 @@ from goodnet.model_files.describe import describe_model
 from goodnet.model_files.limits import ModelLimits
 from goodnet.pruning.layer_choice import choose_layers
 from tests.badnets import LAB
-from tests.model_files.descriptions import Config, make_functional, make_layer
+from tests.model_files.descriptions import (
+    Config,
+    describe,
+    make_functional,
+    make_layer,
+    write_archive,
+)
 
 
 def make_net() -> Config:
@@ -39,35 +45,11 @@ def make_chain(*layers: tuple[str, str] | tuple[str, str, dict[str, Any]]) -> Co
     return make_functional(items)
 
 
-def write_weights(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file["layers/dense/vars/0"] = np.zeros((4, 5), "f4")
-    return path
-
-
-def write_archive(path: Path, config: object, **members: bytes) -> Path:
-    weights = write_weights(path.with_suffix(".weights.h5"))
-    text = config if isinstance(config, bytes) else json.dumps(config).encode()
-    content = {
-        "metadata.json": b'{"keras_version": "3.15.1"}',
-        "config.json": text,
-        "model.weights.h5": weights.read_bytes(),
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in {**content, **members}.items():
-            archive.writestr(name, data)
-    return path
-
-
 def write_hdf5(path: Path, config: object) -> Path:
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = json.dumps(config) if isinstance(config, dict) else config
         file["model_weights/answer/kernel"] = np.zeros((4, 5), "f4")
     return path
-
-
-def describe(tmp_path: Path, config: object, **options: Any):
-    return describe_model(write_archive(tmp_path / "net.keras", config), **options)
 
 
 def choose(tmp_path: Path, config: Config, layer: str | None = None, rank_at: str | None = None):

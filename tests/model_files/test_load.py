@@ -627,6 +627,65 @@ def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
         np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
 
 
+def keras_2_nested():
+    """A base in a Sequential model that its first images built, as tf_keras 2.21 wrote it."""
+    base = [
+        keras_2_layer("InputLayer", "input_1", batch_input_shape=[None, 8, 6, 3], ragged=False),
+        keras_2_layer("Conv2D", "conv", [["input_1", 0, 0, {}]], filters=4, kernel_size=[3, 3]),
+        keras_2_layer("BatchNormalization", "norm", [["conv", 0, 0, {}]], axis=[3]),
+    ]
+    ends = {"input_layers": [["input_1", 0, 0]], "output_layers": [["norm", 0, 0]]}
+    flip = {"name": "flip", "mode": "horizontal", "rng_type": "stateful", "dtype": "float32"}
+    layers = [
+        {"class_name": "RandomFlip", "config": flip | {"batch_input_shape": [None, 8, 6, 3]}},
+        {"class_name": "Functional", "config": {"name": "base", "layers": base, **ends}},
+        {"class_name": "GlobalAveragePooling2D", "config": {"name": "gather"}},
+        {"class_name": "Dense", "config": {"name": "answer", "units": 5}},
+    ]
+    config = {"name": "net", "layers": layers, "build_input_shape": [None, 8, 6, 3]}
+    return {"class_name": "Sequential", "config": config}
+
+
+def nested_twin():
+    import keras
+    from keras import layers
+
+    pixels = keras.Input((8, 6, 3))
+    features = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(pixels))
+    base = keras.Model(pixels, features, name="base")
+    closing = [layers.GlobalAveragePooling2D(), layers.Dense(5, name="answer")]
+    model = keras.Sequential([keras.Input((8, 6, 3)), layers.RandomFlip(), base, *closing])
+    random = np.random.default_rng(3)
+    model.set_weights([random.uniform(0.1, 1, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def test_models_in_models_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
+    twin = nested_twin()
+    answers = twin.predict(IMAGES, verbose=0)
+    twin.save(tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "a") as file:
+        file.attrs["model_config"] = json.dumps(keras_2_nested())
+        file.attrs["keras_version"] = "2.21.0"
+    twin.save(tmp_path / "twin.keras")
+    config = keras_2_nested() | {"module": "keras", "registered_name": None}
+    engine = {"module": "tf_keras.src.engine.functional", "registered_name": "Functional"}
+    config["config"]["layers"][1] |= engine
+    with (
+        zipfile.ZipFile(tmp_path / "twin.keras") as old,
+        zipfile.ZipFile(tmp_path / "net.keras", "w") as new,
+    ):
+        new.writestr("metadata.json", '{"keras_version": "2.21.0"}')
+        new.writestr("config.json", json.dumps(config))
+        new.writestr("model.weights.h5", old.read("model.weights.h5"))
+    names = ["flip_input", "flip", "base.conv", "base.norm", "gather", "answer"]
+    for name in ("net.h5", "net.keras"):
+        loaded = load_model(tmp_path / name)
+        assert [item.name for item in describe_model(tmp_path / name).layers] == names
+        assert [layer.name for layer in loaded.layers] == names
+        np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
+
+
 @pytest.mark.lab
 def test_loads_the_labs_badnet():
     model = load_model(LAB / "bd_weights.h5", architecture="deepid")
