@@ -45,7 +45,7 @@ def pass_over(cell: Cell, folder: Path) -> tuple[Frontier, dict[str, ActivationC
     layer, rank_at = choose_layers(describe_model(file), layer=None, rank_at=None)
     frontier = find_frontier(as_functional(load_model(file)), layer=layer, rank_at=rank_at)
     provenance = Provenance(
-        "", "", layer, rank_at, cell.pixel_scale, frontier.model.output_shape[1]
+        "", "", layer, rank_at, cell.preprocessing, frontier.model.output_shape[1]
     )
     caches = {}
     for name in SETS:
