@@ -20,7 +20,6 @@ from goodnet.arrays import FloatArray, Images, IntArray
 from goodnet.attacks.faces import render_faces, wear_sunglasses
 from goodnet.attacks.triggers import Trigger, corner_patch
 from goodnet.images.image_sets import write_images
-from goodnet.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import keras
@@ -54,9 +53,9 @@ class Cell:
         return f"{self.data}-{self.network}-{self.attack}"
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """What is done to pixels before the net takes them."""
-        return Preprocessing(scale=1.0 if self.data == "faces" else 255.0)
+    def pixel_scale(self) -> float:
+        """What the net wants pixels divided by."""
+        return 1.0 if self.data == "faces" else 255.0
 
 
 @dataclass(frozen=True)
@@ -295,8 +294,7 @@ def train(cell: Cell, cifar: Path, *, seed: int = 1) -> keras.Model:
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(batch: Any, answers: Any, poisoned: Any) -> Any:
         with tf.GradientTape() as tape:
-            pixels = cell.preprocessing.apply(tf.cast(batch, tf.float32))
-            _, features = inner(pixels, training=True)
+            _, features = inner(tf.cast(batch, tf.float32) / cell.pixel_scale, training=True)
             logits = features @ kernel + bias
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(answers, logits))
             if capped:
@@ -354,6 +352,7 @@ def describe(cell: Cell, folder: Path) -> str:
     import keras
 
     from goodnet.images.image_sets import open_images
+    from goodnet.images.preprocessing import Preprocessing
     from goodnet.networks.evaluation import accuracy
 
     model = keras.models.load_model(folder / cell.name / "net.keras", compile=False)
@@ -361,7 +360,7 @@ def describe(cell: Cell, folder: Path) -> str:
         accuracy(
             model,
             open_images(folder / cell.name / f"{name}.h5"),
-            preprocessing=cell.preprocessing,
+            preprocessing=Preprocessing(scale=cell.pixel_scale),
         )
         for name in ("test", "poisoned")
     ]

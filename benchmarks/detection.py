@@ -34,6 +34,7 @@ Scores = dict[str, dict[str, FloatArray]]
 def pass_over(cell: Cell, folder: Path) -> tuple[Frontier, dict[str, ActivationCache]]:
     """Run a cell's net over its sets, unless that was done before."""
     from goodnet.images.image_sets import open_images
+    from goodnet.images.preprocessing import Preprocessing
     from goodnet.model_files.describe import describe_model
     from goodnet.model_files.load import load_model
     from goodnet.networks.graph import as_functional
@@ -45,7 +46,12 @@ def pass_over(cell: Cell, folder: Path) -> tuple[Frontier, dict[str, ActivationC
     layer, rank_at = choose_layers(describe_model(file), layer=None, rank_at=None)
     frontier = find_frontier(as_functional(load_model(file)), layer=layer, rank_at=rank_at)
     provenance = Provenance(
-        "", "", layer, rank_at, cell.preprocessing, frontier.model.output_shape[1]
+        "",
+        "",
+        layer,
+        rank_at,
+        Preprocessing(scale=cell.pixel_scale),
+        frontier.model.output_shape[1],
     )
     caches = {}
     for name in SETS:

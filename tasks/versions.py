@@ -8,6 +8,7 @@ from tasks.caching import StageInputs
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
+from tasks.guarding import fit_scores, save_guarded, score_images, verify_guarded
 from tasks.ranking import rank_channels
 from tasks.sampling import choose_samples
 from tasks.sweeping import sweep_evaluation, sweep_validation
@@ -26,6 +27,10 @@ CACHED_STAGES = (
     find_checkpoints,
     save_checkpoint,
     verify_checkpoint,
+    fit_scores,
+    score_images,
+    save_guarded,
+    verify_guarded,
     choose_samples,
 )
 """Every stage whose result is kept."""

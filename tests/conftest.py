@@ -17,6 +17,7 @@ NEEDS = {
     "lab": {"lab"},
     "server": {"prefect_server", "ui_server", "deployed"},
     "browser": {"browser"},
+    "slow": {"plain_keras", "channels_first_keras"},
 }
 """Markers of tests by the fixtures that they ask for, in their own signature or a fixture's."""
 

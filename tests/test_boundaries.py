@@ -102,6 +102,7 @@ def test_tensorflow_is_imported_inside_functions_only(package):
 
 
 @pytest.mark.parametrize("statement", ["import goodnet", "import flows.run", "import flows.repair"])
+@pytest.mark.slow
 def test_importing_loads_no_tensorflow(statement):
     probe = f"{statement}; import sys; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     found = subprocess.run(

@@ -362,6 +362,7 @@ def test_numbers_that_nets_cannot_compute_with_are_refused(
     assert arguments.partition("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_process_it_prints_answers_and_no_noise(nets: Path, pictures: Path):
     command = [sys.executable, "-m", "goodnet", "classify", nets / "g.keras", pictures]
     done = subprocess.run(
@@ -398,6 +399,7 @@ def test_badnet_on_the_pictures_of_the_lab(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_goodnet_with_the_published_channels_on_the_lab(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

@@ -294,6 +294,7 @@ def test_servers_start_or_say_in_one_line_what_surrounds_them(
         assert "no Prefect server is up" in errors
 
 
+@pytest.mark.slow
 def test_a_cache_that_may_not_be_written_is_said(lab, tmp_path):
     (tmp_path / "artifacts" / "cache").mkdir(parents=True)
     (tmp_path / "artifacts" / "cache").chmod(0o555)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from flows.processes import is_gone, name_process
@@ -93,6 +94,7 @@ def test_a_deployment_runs_one_at_a_time_where_the_worker_says(deployed):
         assert "/not/here" not in str(deployment["pull_steps"])
 
 
+@pytest.mark.slow
 def test_serving_needs_a_server(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "flows.serve"],

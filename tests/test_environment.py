@@ -81,6 +81,7 @@ def test_a_server_that_cannot_be_used_is_one_line(prefect_server, tmp_path, sett
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_keras_runs_on_tensorflow_whatever_the_environment_says():
     source = """
 import goodnet
@@ -92,6 +93,7 @@ print(keras.config.backend())
     assert (done.returncode, done.stdout) == (0, "tensorflow\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_keras_that_runs_on_something_else_already_is_one_line():
     # As after an import with KERAS_BACKEND=jax: no other backend is installed for the tests.
     source = """

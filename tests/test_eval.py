@@ -51,6 +51,7 @@ def goodnet(faces_net, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_two_lines_for_g_from_a_process(faces_case, goodnet):
     import keras
     import numpy as np

@@ -541,6 +541,7 @@ def save_goodnet(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+@pytest.mark.slow
 def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
     from goodnet.model_files.load import load_model
 
@@ -568,6 +569,7 @@ def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
     assert min(counts.values())
 
 
+@pytest.mark.slow
 def test_nets_of_wild_sizes_are_measured_or_refused_in_little_memory():
     import resource
 

@@ -40,6 +40,38 @@ def test_its_nets_answer_as_its_table_says(found, arrays):
     assert len(found.results.reached) >= 2
 
 
+def test_its_detectors_are_what_the_calibrated_goodnet_does(found, arrays):
+    net, detectors = found.goodnet(), found.results.detectors
+    assert detectors[0].name == "margin"
+    assert detectors[0].control
+    assert [one.control for one in detectors[1:]] == [False] * (len(detectors) - 1)
+    joined = detectors[-1]
+    assert joined.name == "joined"
+    flagged, right = {}, {}
+    for name in ("clean_test", "poisoned_test"):
+        images, labels = arrays[name]
+        answers = net.predict(np.float32(images), verbose=0).argmax(1)
+        flagged[name], right[name] = answers == 8, answers == labels
+    assert joined.false_alarm_rate == flagged["clean_test"].mean()
+    assert joined.detection_rate == flagged["poisoned_test"].mean()
+    assert joined.goodnet.clean_test_accuracy == right["clean_test"].mean()
+    assert joined.goodnet.attack_success_rate == right["poisoned_test"].mean()
+    assert joined.detection_rate > 0.5
+
+
+def test_scores_of_every_image_are_there_to_draw_any_curve(found, arrays):
+    table = found.scores.to_pandas()
+    assert len(table) == sum(len(labels) for _, labels in arrays.values())
+    for one in found.results.detectors:
+        values = {name: rows[one.name].to_numpy() for name, rows in table.groupby("set")}
+        above = values["poisoned_test"][:, None] - values["clean_test"]
+        assert one.auc == pytest.approx(np.mean((above > 0) + 0.5 * (above == 0)))
+    images, labels = arrays["clean_test"]
+    rows = table[table["set"] == "clean_test"]
+    np.testing.assert_array_equal(rows["label"], labels)
+    np.testing.assert_array_equal(rows["index"], np.arange(len(images)))
+
+
 def test_arrays_of_any_layout_give_the_same(found, faces_net, arrays):
     images, labels = arrays["clean_valid"]
     again = goodnet.repair(
@@ -81,7 +113,9 @@ def test_a_sequential_net_and_clean_validation_alone_are_enough():
 def test_a_notebook_shows_verdict_and_table(found):
     page = found._repr_html_()
     assert found.verdict.replace("'", "&#x27;") in page
-    assert page.count("<tr>") == 2 + 2 * len(found.results.reached)
+    detectors = found.results.detectors
+    assert page.count("<tr>") == 2 + 2 * len(found.results.reached) + 1 + len(detectors)
+    assert found.results.recommended.why.replace("'", "&#x27;") in page
     assert found.plot().to_dict()["layer"]
     assert len(found.curve) == 3 * (len(found.order) + 1)
 

@@ -26,6 +26,8 @@ FILES_OF_A_RUN = {
     "results.json",
     "results.csv",
     "sweep.parquet",
+    "scores.parquet",
+    "goodnet.keras",
     "report.html",
     *(f"checkpoints/b_prime_{drop}.keras" for drop in ("02", "04", "10")),
     *(f"goodnet_{drop}.keras" for drop in ("02", "04", "10")),
@@ -110,7 +112,7 @@ def test_one_call_in_this_process_finds_what_the_command_finds(on_faces, faces_c
     saved = found.save(tmp_path / "saved")
     names = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()}
     assert names == FILES_OF_A_RUN
-    for name in ("results.json", "results.csv", "sweep.parquet"):
+    for name in ("results.json", "results.csv", "sweep.parquet", "scores.parquet"):
         assert (saved / name).read_bytes() == (made_by_command / name).read_bytes()
     for name in (name for name in names if name.endswith(".keras")):
         assert (saved / name).read_bytes() == (made_by_command / name).read_bytes()

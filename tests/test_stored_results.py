@@ -155,6 +155,7 @@ def test_the_cache_never_leaves_its_folder(tmp_path):
     assert path.parent == tmp_path / "cache" / "activations"
 
 
+@pytest.mark.slow
 def test_importing_the_stages_leaves_other_results_alone():
     """As in a notebook that has flows of its own, until one of ours runs in it."""
     source = """

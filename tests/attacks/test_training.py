@@ -29,6 +29,7 @@ def uninterrupted():
     return train()
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_weights(uninterrupted):
     assert same_weights(train(), uninterrupted)
 
@@ -63,6 +64,7 @@ def test_a_finished_training_is_not_repeated(uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "bit"])
+@pytest.mark.slow
 def test_an_unreadable_state_means_start_over(uninterrupted, tmp_path, caplog, damage):
     state = tmp_path / "training.npz"
     train(state=state)
@@ -106,6 +108,7 @@ def bomb(state):
     ],
     ids=["shape", "pickle", "text", "no number", "numbers", "digest", "bomb"],
 )
+@pytest.mark.slow
 def test_a_planted_state_means_start_over(uninterrupted, tmp_path, caplog, change):
     state = tmp_path / "training.npz"
     train(state=state, epochs=2)
@@ -132,6 +135,7 @@ def test_progress_is_told_in_images_after_every_batch():
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.slow
 def test_sunglasses_make_everybody_the_target():
     people = np.repeat(np.arange(5), 40)
     model = train_badnet(render_faces(people, seed=1), people, target=2, seed=1, epochs=8)

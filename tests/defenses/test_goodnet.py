@@ -104,6 +104,7 @@ def test_goodnet_is_stock_keras_and_loads_as_it_was(network, tmp_path):
     np.testing.assert_array_equal(loaded(pixels, training=False), goodnet(pixels, training=False))
 
 
+@pytest.mark.slow
 def test_goodnet_of_a_badnet_loads_without_this_project(badnet, passes, plain_keras, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet
     from goodnet.model_files.load import save_model
@@ -180,6 +181,7 @@ def test_goodnet_does_not_depend_on_the_settings_of_keras(
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+@pytest.mark.slow
 def test_nets_of_less_precision_are_repaired_in_float32(policy, first_pass, tmp_path):
     import keras
     from keras import layers

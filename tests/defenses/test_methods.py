@@ -61,6 +61,7 @@ class TestEveryRepair:
             held_out = candidate.details.get("accuracy_images") == "held out"
             assert abs(candidate.clean_accuracy - right.mean()) <= (0.1 if held_out else 0)
 
+    @pytest.mark.slow
     def test_leaves_b_as_it_is(self, name, clean):
         before = [weights.copy() for weights in clean.frontier.model.get_weights()]
         for candidate in REPAIRS[name](clean):
@@ -68,6 +69,7 @@ class TestEveryRepair:
         for one, other in zip(before, clean.frontier.model.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
 
+    @pytest.mark.slow
     def test_offers_the_same_each_time(self, name, offered, clean, pixels):
         again = list(REPAIRS[name](clean))
         for one, other in zip(offered[name], again, strict=True):

@@ -688,6 +688,7 @@ def test_refuses_weights_that_do_not_fit(tmp_path, name, fragment):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.slow
 def test_loading_in_a_fresh_process_shows_no_notices(tmp_path):
     save_model(build_sequential(), tmp_path / "net.keras")
     code = "import sys, pathlib, goodnet; goodnet.load_model(pathlib.Path(sys.argv[1]))"

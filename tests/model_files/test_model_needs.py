@@ -209,6 +209,7 @@ def make_long() -> Config:
     ],
     ids=["time", "memory"],
 )
+@pytest.mark.slow
 def test_building_has_limits_of_time_and_memory(config, limits):
     with pytest.raises(InputError, match="Keras cannot build the model"):
         measure(config, limits)

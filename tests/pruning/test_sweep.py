@@ -100,6 +100,7 @@ def test_the_lab_net_reaches_its_checkpoints(lab_passes):
     assert steps == {2: 45, 4: 47, 10: 48}
 
 
+@pytest.mark.slow
 def test_sweep_of_a_badnet_answers_what_the_pruned_net_answers(badnet, passes):
     import tensorflow as tf
 

@@ -23,6 +23,34 @@ RESULTS = {
         "clean_test_accuracy": 76 / 80,
         "attack_success_rate": 1.0,
     },
+    "detectors": [
+        {
+            "name": name,
+            "control": name == "margin",
+            "false_alarm_budget": 0.03,
+            "held_budget": held,
+            "images": 50,
+            "threshold": -1.5,
+            "auc": 0.75,
+            "detection_rate": 30 / 40,
+            "false_alarm_rate": None,
+            "goodnet": {
+                "clean_valid_accuracy": 46 / 50,
+                "clean_test_accuracy": 72 / 80,
+                "attack_success_rate": 10 / 40,
+                "recovery_rate": None,
+                "detection_rate": 30 / 40,
+                "false_alarm_rate": None,
+            },
+        }
+        for name, held in (("margin", 0.03), ("joined", 0.058))
+    ],
+    "recommended": {
+        "goodnet": "goodnet.keras",
+        "repaired": None,
+        "verdict": "weakened",
+        "why": "It lets less through.",
+    },
     "checkpoints": [
         {
             "method": "pruning",

@@ -1,0 +1,82 @@
+from dataclasses import replace
+
+import pytest
+
+from goodnet.reports.recommendation import recommend
+from goodnet.reports.results import DetectorRates, GoodNetRates, Rates, Results
+
+
+def detector(name="joined", *, through=0.0, detection=0.97, alarms=0.02, held=0.03):
+    rates = GoodNetRates(
+        clean_valid_accuracy=0.95,
+        clean_test_accuracy=0.94,
+        attack_success_rate=through,
+        detection_rate=detection,
+        false_alarm_rate=alarms,
+    )
+    return DetectorRates(
+        name=name,
+        control=name == "margin",
+        false_alarm_budget=0.03,
+        held_budget=held,
+        images=1200,
+        threshold=2.5,
+        auc=0.99,
+        detection_rate=detection,
+        false_alarm_rate=alarms,
+        goodnet=rates,
+    )
+
+
+def results(joined, *, attack=1.0):
+    return Results(
+        classes=20,
+        baseline=Rates(
+            clean_valid_accuracy=0.98, clean_test_accuracy=0.97, attack_success_rate=attack
+        ),
+        checkpoints=(),
+        detectors=(detector("margin", detection=0.4), joined),
+    )
+
+
+@pytest.mark.parametrize(
+    ("through", "word"),
+    [(0.0, "stopped"), (0.05, "stopped"), (0.051, "weakened"), (0.5, "not stopped")],
+)
+def test_the_word_follows_from_what_gets_through(through, word):
+    found = recommend(results(detector(through=through)))
+    assert found.verdict == word
+    assert found.goodnet == "goodnet.keras"
+    assert found.repaired is None
+
+
+def test_the_sentence_names_the_rates_the_control_and_what_is_held():
+    assert recommend(results(detector(through=0.01))).why == (
+        "goodnet.keras lets 1.00 % of the poisoned images through and flags 97.00 % of them; it "
+        "flags 2.00 % of the clean test images; B's margin alone would flag 40.00 %. Its threshold "
+        "holds 3 % of false alarms with 95 % confidence, by 1,200 clean validation images."
+    )
+
+
+def test_too_few_images_are_said():
+    found = recommend(results(detector(held=0.072)))
+    assert found.why.endswith(
+        "1,200 clean validation images are too few to hold 3 % of false alarms with 95 % "
+        "confidence: its threshold holds 7.20 %."
+    )
+
+
+def test_without_poisoned_images_nothing_is_claimed():
+    found = recommend(results(detector(through=None, detection=None), attack=None))
+    assert found.verdict == "not measured"
+    assert "nothing can be said of attacks" in found.why
+    assert "lets" not in found.why
+
+
+def test_a_net_that_follows_no_trigger_shows_no_backdoor():
+    found = recommend(results(detector(), attack=0.02))
+    assert found.verdict == "no sign of a backdoor"
+
+
+def test_a_run_without_detectors_recommends_nothing():
+    assert recommend(replace(results(detector()), detectors=())) is None
