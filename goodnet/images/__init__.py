@@ -1,4 +1,4 @@
-"""Image sets: HDF5 files and folders of pictures, with their labels."""
+"""Image sets: arrays in files, folders of pictures, names of classes, preparing of pixels."""
 
 from __future__ import annotations
 
