@@ -133,7 +133,7 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
     _print_whole(console, _table(printed_rows(results)))
     if results.detectors:
         _print_whole(console, _table(detector_rows(results)))
-    said = (*unreached(results), verdict, *_recommended(results), *remarks(results))
+    said = (*_recommended(results), *unreached(results), verdict, *remarks(results))
     for line in (*said, *_layers(about)):
         console.print(_wrapped(line, console.width), markup=False, highlight=False)
     console.print()
