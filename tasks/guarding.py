@@ -26,7 +26,7 @@ from tasks.records import (
 )
 
 
-@task(name="fit scores", **cached(version=1))
+@task(name="fit scores", **cached(version=4))
 def fit_scores(
     network: Network, activations: CleanValidationActivations, order: PruneOrder, *, artifacts: Path
 ) -> FittedGuard:
@@ -58,7 +58,7 @@ def score_images(
     return ImageScores(role=activations.images.role, file=StoredFile.of(path))
 
 
-@task(name="save calibrated GoodNet", **cached(version=1))
+@task(name="save calibrated GoodNet", **cached(version=2))
 def save_guarded(
     network: Network, fitted: FittedGuard, budget: float, *, artifacts: Path
 ) -> GuardedNet:
@@ -75,7 +75,7 @@ def save_guarded(
     return GuardedNet(file=StoredFile.of(path))
 
 
-@task(name="verify calibrated GoodNet", **cached(version=1))
+@task(name="verify calibrated GoodNet", **cached(version=2))
 def verify_guarded(
     network: Network,
     activations: tuple[ActivationsRecord, ...],

@@ -276,7 +276,10 @@ def operators(layers, x):
     skip = layers.Conv2D(8, 3, activation="relu", name="before")(x)
     x = layers.Conv2D(8, 3, activation="sigmoid", name="conv")(x) - skip
     x = layers.MaxPooling2D(2, name="pool")(x * 2.0)
-    x = ops.relu(x) + ops.max(skip, axis=(1, 2), keepdims=True)
+    largest = ops.max(skip, axis=(1, 2), keepdims=True)
+    # Keras numbers such names over all nets of a process.
+    largest._keras_history.operation.name = "max"
+    x = ops.relu(x) + largest
     return _classify(layers, layers.Flatten()(x))
 
 

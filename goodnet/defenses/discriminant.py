@@ -17,6 +17,7 @@ from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from goodnet.defenses.seam import CleanPass
 from goodnet.networks.depths import Depth
 from goodnet.networks.graph import as_functional, copy_model, free_names
+from goodnet.networks.rounding import TOLERANCE
 from goodnet.pruning.activation_cache import ActivationCache
 
 if TYPE_CHECKING:
@@ -170,14 +171,16 @@ def _fit(
     counts = np.bincount(labels, minlength=num_classes)
     sums = _class_sums(features(), labels, num_classes)
     centre = sums.sum(axis=0) / len(labels)
-    components = _principal_components(features, centre, len(labels))
+    # Two ways to the same features end so far apart; what varies less is nothing but that.
+    rounding = (TOLERANCE * max(float(np.abs(block).max()) for block in features())) ** 2
+    components = _principal_components(features, centre, len(labels), rounding=rounding)
     projected = np.concatenate([(block - centre) @ components for block in features()])
     seen = counts > 0
     if len(labels) < _FREEDOM * np.count_nonzero(seen):
         seen[:] = False
     means = np.zeros((num_classes, components.shape[1]))
     means[seen] = (sums[seen] / counts[seen, None] - centre) @ components
-    whitening = _whitening(projected - means[labels])
+    whitening = _whitening(projected - means[labels], rounding=rounding)
     kernel = components @ whitening
     return Discriminant(
         depth,
@@ -199,7 +202,11 @@ def _class_sums(blocks: Iterable[FloatArray], labels: IntArray, num_classes: int
 
 
 def _principal_components(
-    features: Callable[[], Iterable[FloatArray]], centre: DoubleArray, num_images: int
+    features: Callable[[], Iterable[FloatArray]],
+    centre: DoubleArray,
+    num_images: int,
+    *,
+    rounding: float,
 ) -> DoubleArray:
     """Return the principal components that are more than rounding, (F, p), at least one."""
     from scipy.linalg import eigh
@@ -217,7 +224,8 @@ def _principal_components(
             products += centred.T @ centred
     largest = [len(products) - most, len(products) - 1]
     variances, directions = eigh(products, subset_by_index=largest)
-    enough = max(np.count_nonzero(variances > _LEAST_VARIANCE * variances[-1]), 1)
+    least = max(_LEAST_VARIANCE * variances[-1], num_images * rounding)
+    enough = max(np.count_nonzero(variances > least), 1)
     chosen = directions[:, ::-1][:, :enough]
     if num_images < len(centre):
         chosen = all_images.T @ chosen
@@ -225,14 +233,14 @@ def _principal_components(
     return np.asarray(chosen)
 
 
-def _whitening(residuals: DoubleArray) -> DoubleArray:
+def _whitening(residuals: DoubleArray, *, rounding: float) -> DoubleArray:
     """Return W with WᵀΣW = 1 for the shrunk covariance Σ of residuals (n, p): (p, p)."""
     from sklearn.covariance import ledoit_wolf
 
     covariance, _ = ledoit_wolf(residuals, assume_centered=True)
     variances, directions = np.linalg.eigh(covariance)
     # Nothing varies where all images are alike; then no direction weighs more than another.
-    least = max(_LEAST_VARIANCE * variances[-1], np.finfo(np.float32).tiny)
+    least = max(_LEAST_VARIANCE * variances[-1], rounding, np.finfo(np.float32).tiny)
     return np.asarray(directions / np.sqrt(np.maximum(variances, least)))
 
 
