@@ -3,6 +3,7 @@
 What a test asks of `badnet`, `badnet_case` or `passes` is asked of both.
 """
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -51,22 +52,35 @@ def lab_case(lab) -> BadnetCase:
 def faces_case(tmp_path_factory) -> BadnetCase:
     """A BadNet that learnt eight rendered faces in seconds.
 
-    It has 40 clean images of validation, 32 of the test and 28 with sunglasses.
+    It has 40 clean images of validation, 32 of the test and 28 with sunglasses. Where two processes
+    share the tests, one of them trains it for both.
     """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "faces.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = shared / "faces"
+        if not folder.exists():
+            made = tmp_path_factory.mktemp("faces")
+            train_on_faces(made)
+            made.rename(folder)
+    return BadnetCase(folder / "badnet.weights.h5", *(folder / f"{name}.h5" for name in SETS))
+
+
+def train_on_faces(folder: Path) -> None:
     from goodnet.attacks.default_case import TARGET, DefaultCase, render_sets
     from goodnet.attacks.training import train_badnet
     from goodnet.images.image_sets import write_images
     from goodnet.tensorflow_start import import_tensorflow
 
     import_tensorflow()
-    folder = tmp_path_factory.mktemp("faces")
     case = DefaultCase(8, 30, 5, 4, epochs=10)
     sets = {name: (images, labels) for name, images, labels in render_sets(case)}
     net = train_badnet(*sets.pop("train"), target=TARGET, seed=case.seed, epochs=case.epochs)
     for name, (images, labels) in sets.items():
         write_images(folder / f"{name}.h5", images, labels)
     net.save_weights(folder / "badnet.weights.h5")
-    return BadnetCase(folder / "badnet.weights.h5", *(folder / f"{name}.h5" for name in SETS))
 
 
 def load(case: BadnetCase) -> Any:

@@ -494,6 +494,7 @@ def cases(share: float) -> settings:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files_are_read_or_refused(tmp_path_factory, worker, name):
     target, folder = TARGETS[name], tmp_path_factory.mktemp("fuzz")

@@ -510,11 +510,11 @@ def png_of(width: int, height: int) -> bytes:
     return bytes(content)
 
 
-def png_with_text_bomb() -> bytes:
+def png_with_text_bomb(path: Path) -> None:
     """A PNG whose comment unpacks to 100 MB."""
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Comment", " " * 100_000_000, zip=True)
-    return save(Image.new("RGB", (4, 5)), "PNG", pnginfo=notes)
+    path.write_bytes(save(Image.new("RGB", (4, 5)), "PNG", pnginfo=notes))
 
 
 def zipped(**members: bytes) -> Callable[[Path], None]:
@@ -644,7 +644,7 @@ IMAGES = [
     ),
     Case(
         "comment that explodes",
-        folder(png_with_text_bomb()),
+        folder(png_with_text_bomb),
         "{path}/0/a.png: cannot be decoded, it is damaged",
     ),
     Case(
@@ -752,10 +752,13 @@ def read_images(path: Path) -> object:
     return list(open_images(path, shape=(5, 4, 3)).batches(2))
 
 
-CASES = [
-    *(pytest.param(read_model, case, id=case.name) for case in MODELS),
-    *(pytest.param(read_images, case, id=case.name) for case in IMAGES),
-]
+def as_parameters(read: Callable[[Path], object], cases: list[Case]) -> list[Any]:
+    """Only what is ended after its time takes any."""
+    slow = {"text that never ends": pytest.mark.slow}
+    return [pytest.param(read, case, id=case.name, marks=slow.get(case.name, ())) for case in cases]
+
+
+CASES = [*as_parameters(read_model, MODELS), *as_parameters(read_images, IMAGES)]
 
 
 def busy_seconds() -> float:

@@ -138,6 +138,7 @@ def stored(folder):
 
 
 @pytest.mark.parametrize("change", [exchange, write_into, exchange_and_put_back])
+@pytest.mark.slow
 def test_a_set_that_changes_in_the_middle_of_the_first_pass_leaves_nothing(
     original, folder, after_first_images, change
 ):
@@ -293,6 +294,7 @@ def test_a_net_that_changes_after_it_was_digested_is_refused(folder, monkeypatch
 
 @pytest.mark.parametrize("shape", [(3, 12, 11), (12, 11, 2), (12, 11, 10), (12, 1, 4)])
 @pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.slow
 def test_every_stage_opens_a_set_in_the_shape_of_the_net(tmp_path, shape, channels_first):
     pixels = make_images(0, 20, shape)
     for number, name in enumerate(("clean_valid", "clean_test")):

@@ -355,6 +355,7 @@ def peers(folder, deepid, tmp_path_factory):
         "goodnet.keras",
     ],
 )
+@pytest.mark.slow
 def test_what_loads_twice_predicts_the_same(peers, name):
     first, second = load_model(peers[name]), load_model(peers[name])
     images = np.random.default_rng(1).uniform(0, 255, (4, *first.input_shape[1:]))

@@ -63,6 +63,7 @@ def test_a_sample_is_taken_from_the_middle(five_blocks, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("network", ["plain", "residual_from_before", "sigmoid"], indirect=True)
+@pytest.mark.slow
 def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
     model, layer = network.model, network.layer
     passed = first_pass(model, network.images, layer=layer, rank_at=network.rank_at)
@@ -78,6 +79,7 @@ def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.slow
 def test_nets_that_answer_no_numbers_are_refused(five_blocks, tmp_path, which, number):
     """NaN would count as class 0."""
     passed, order = five_blocks
