@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _OUT_OF_MEMORY = ("ResourceExhaustedError", "ArrowMemoryError")
 """TensorFlow's and Arrow's names for it, which are not imported here."""
+
+_SAID_OF_MEMORY = ("allocate", "start new thread", "out of memory", "failed to map segment")
+"""What others say where the system refuses them memory: for threads, libraries, buffers."""
 
 
 def main(run: str, max_bytes: str, show: str) -> None:
@@ -68,8 +72,21 @@ def _repair(run: UUID, *, shown: bool) -> dict[str, str]:
     return {"run": str(result.folder)}
 
 
+def _wants_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or what it came of, is that the system refused more memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ in _OUT_OF_MEMORY:
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if any(words in str(error).lower() for words in _SAID_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _describe(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ in _OUT_OF_MEMORY:
+    if _wants_memory(error):
         return (
             "its repair takes more memory than it may, expected a smaller model, or a larger "
             "--max-gigabytes-per-model"
