@@ -136,6 +136,8 @@ def _translate_layers(model: dict[str, Any]) -> None:
         and isinstance(layer.get("config"), dict)
         and isinstance(layer["config"].get("name"), str)
     }
+    lists = [layer.get("inbound_nodes") for layer in named.values()]
+    of_keras_2 = any(isinstance(node, list) for nodes in lists for node in children(nodes))
     for layer in named.values():
         _drop_settings(layer)
         if read_text(layer, "class_name") in OPERATIONS:
@@ -146,7 +148,8 @@ def _translate_layers(model: dict[str, Any]) -> None:
         for layer in named.values():
             if read_text(layer, "class_name") != "InputLayer":
                 layer["config"].pop("batch_input_shape", None)
-    _renumber_calls(model, named)
+    if of_keras_2:
+        _renumber_calls(model, named)
     _rename_layers(model, named)
     outputs = model.get("output_layers")
     if isinstance(outputs, list) and len(outputs) == 1:

@@ -363,3 +363,17 @@ def test_the_flat_net_answers_as_the_one_in_the_file(tmp_path, build, kind):
     np.testing.assert_array_equal(
         again.predict(IMAGES, verbose=0), loaded.predict(IMAGES, verbose=0)
     )
+
+
+def test_a_net_that_answers_otherwise_once_it_is_flat_is_refused(tmp_path):
+    """The inner input makes real numbers of whole ones, which only the operation knows of."""
+    import keras
+
+    image = keras.Input(SHAPE)
+    inner = keras.Input(SHAPE)
+    double = keras.Model(inner, keras.layers.Add()([inner, inner]), name="double")
+    features = keras.layers.Rescaling(1 / 255)(double(keras.ops.cast(image, "uint8")))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(features))
+    keras.Model(image, keras.layers.Dense(5)(pooled)).save(tmp_path / "net.keras")
+    with pytest.raises(InputError, match="answers otherwise once the models in it are put into"):
+        load_model(tmp_path / "net.keras")

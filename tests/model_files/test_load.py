@@ -219,11 +219,12 @@ def test_weights_that_are_no_numbers_are_refused(folder, tmp_path, name, kind):
 def test_what_is_inside_models_in_the_model_counts_too(tmp_path):
     import keras
 
-    inner = keras.Sequential([keras.layers.UpSampling2D(2000), keras.layers.GlobalMaxPooling2D()])
+    wide = [keras.layers.UpSampling2D(2000, name="wide"), keras.layers.GlobalMaxPooling2D()]
+    inner = keras.Sequential(wide, name="inner")
     image = keras.Input((8, 6, 3))
     path = tmp_path / "nested.keras"
     keras.Model(image, keras.layers.Dense(5)(inner(image))).save(path)
-    with pytest.raises(InputError, match="computes 576,000,000 values an image"):
+    with pytest.raises(InputError, match=r"layer `inner\.wide` computes 576,000,000 values an"):
         load_model(path)
 
 
