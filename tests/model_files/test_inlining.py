@@ -121,7 +121,7 @@ def test_a_model_that_is_called_twice_counts_its_classes(tmp_path):
     described = describe(tmp_path, net)
     assert described.num_classes == 4
     assert [item.num_calls for item in described.layers] == [1, 1, 2, 2, 1]
-    with pytest.raises(InputError, match="has no 2-D convolution that is called once"):
+    with pytest.raises(InputError, match="has no layer that gives spatial features"):
         choose_layers(described, layer=None, rank_at=None)
 
 
@@ -307,17 +307,17 @@ def half_precision(layers, image):
 
 
 NETS: dict[Callable[[Any, Any], Any], tuple[str, str]] = {
-    functional: ("base.short", "base.short"),
-    sequential: ("base.short", "base.short"),
-    model_first: ("base.short", "base.short"),
-    two_levels: ("wrapped.base.short", "wrapped.base.short"),
-    the_answer: ("whole.base.short", "whole.base.short"),
+    functional: ("base.add", "base.pool"),
+    sequential: ("base.add", "base.pool"),
+    model_first: ("base.add", "base.pool"),
+    two_levels: ("wrapped.base.add", "wrapped.base.pool"),
+    the_answer: ("whole.base.add", "whole.base.pool"),
     called_twice: ("behind", "head.global_average_pooling2d"),
-    called_on_its_own_answer: ("before", "before"),
-    several_ends: ("inner.conv", "inner.conv"),
-    whole_numbers: ("base.short", "base.short"),
-    normalized: ("base.short", "base.short"),
-    half_precision: ("base.short", "base.short"),
+    called_on_its_own_answer: ("subtract", "global_average_pooling2d"),
+    several_ends: ("concatenate", "global_average_pooling2d"),
+    whole_numbers: ("base.add", "base.pool"),
+    normalized: ("base.add", "base.pool"),
+    half_precision: ("base.add", "base.pool"),
 }
 """Nets with models in them, and where each is pruned and ranked by default."""
 
