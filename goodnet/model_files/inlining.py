@@ -194,7 +194,7 @@ class _Inliner:
         self.names[path], self.paths[name] = name, path
         config = item["config"] | {"name": name}
         self.layers[name] = item | {"name": name, "config": config, "inbound_nodes": []}
-        # Keras shares layers of models in a model by it, and cannot load the weights of such.
+        # By it Keras shares a layer between models in a model, whose weights it then cannot load.
         self.layers[name].pop("shared_object_id", None)
         return name
 
