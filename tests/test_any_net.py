@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from goodnet.choices import Choices
 from goodnet.images.image_sets import write_images
 from goodnet.inputs import check_inputs
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
@@ -84,9 +85,7 @@ def test_every_step_and_the_saved_nets_are_those_of_plain_keras(case, first_pass
     write_images(sets["clean_valid"], images, labels)
     write_images(sets["clean_test"], images[:30], labels[:30])
 
-    checked = check_inputs(
-        path, sets, architecture=None, layer=None, rank_at=None, allow_same_data=False
-    )
+    checked = check_inputs(path, sets, Choices())
     assert (checked.layer, checked.rank_at) == ("base.conv", "base.pool")
     chosen = {"layer": checked.layer, "rank_at": checked.rank_at}
     passed = first_pass(load_model(path), sets["clean_valid"], pixel_scale=1.0, **chosen)

@@ -59,6 +59,6 @@ def test_a_run_is_refused_before_anything_is_computed(tmp_path):
             refresh=False,
             artifacts=artifacts,
         )
-    expected = "GB for the activations of 1,000,000 images, 15,360,000 bytes each"
-    assert str(caught.value).endswith(f"expected at least 15,360.000 {expected}")
+    expected = "GB for the activations of 1,000,000 images, 15,360,200 bytes each"
+    assert str(caught.value).endswith(f"expected at least 15,360.200 {expected}")
     assert not list(artifacts.rglob("*.parquet"))
