@@ -135,12 +135,20 @@ def print_run(console: Console, folder: Path, verdict: str) -> None:
         _print_whole(console, _table(detector_rows(results)))
     said = (*_recommended(results), *unreached(results), verdict, *remarks(results))
     for line in (*said, *_layers(about)):
-        console.print(_wrapped(line, console.width), markup=False, highlight=False)
+        # Remarks name files and layers, which are called as whoever made them liked.
+        shown = _wrapped(printable(line), console.width)
+        console.print(shown, markup=False, highlight=False, emoji=False)
     console.print()
-    console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"Files: {printable(str(folder))}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
     console.print()
     for line in _times(about.stages):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def _recommended(results: Results) -> list[str]:
@@ -165,9 +173,17 @@ def print_audit(console: Console, folder: Path) -> None:
     for one in audited:
         lines = [f"{one['model']}: {one['state']}", one["error"], one["verdict"], *one["crossed"]]
         for line in filter(None, lines):
-            console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
+            console.print(
+                printable(line), soft_wrap=True, markup=False, highlight=False, emoji=False
+            )
         console.print()
-    console.print(f"Files: {printable(str(folder))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"Files: {printable(str(folder))}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:

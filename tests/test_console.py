@@ -152,6 +152,19 @@ def test_the_layer_and_remarks_are_told_after_the_verdict(tmp_path):
     ]
 
 
+def test_what_names_of_files_hold_reaches_no_terminal_as_it_is(tmp_path):
+    evil = "a\x1b]0;owned\x07\x1b[2J\n\u202e\x9b7m\x7f:bug:[red].h5"
+    folder = RunFolder(tmp_path)
+    replace(RESULTS, remarks=(f"{evil}: is odd",)).write(folder)
+    ABOUT.write(folder)
+    out = io.StringIO()
+    print_run(Console(file=out, width=80, force_terminal=True), tmp_path, f"{evil} is judged.")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert {character for character in shown if not character.isprintable()} <= {"\n"}
+    assert shown.count("owned") == 2
+    assert shown.count(":bug:[red]") == 2
+
+
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_number_of_the_table_is_cut_off(tmp_path, width):
     rates = GoodNetRates(**dict.fromkeys(NET, 1.0), detection_rate=1.0, false_alarm_rate=1.0)
