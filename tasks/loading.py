@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefect import task
 
+from goodnet.errors import printable
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.model_files.limits import ModelLimits
 from goodnet.storage.disk import require_space
@@ -71,7 +72,7 @@ def load_inputs(
         remarks=checked.remarks,
     )
     for remark in inputs.remarks:
-        logger.info(remark)
+        logger.info(printable(remark))
     _require_space(inputs, artifacts)
     return inputs
 
