@@ -6,7 +6,6 @@ by goodnet. CIFAR-10 is read from zip files of folders, one a class, that are no
 
 from __future__ import annotations
 
-import argparse
 import io
 import zipfile
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from goodnet.arrays import FloatArray, Images, IntArray
 from goodnet.attacks.faces import render_faces, wear_sunglasses
 from goodnet.attacks.triggers import Trigger, corner_patch
+from goodnet.command import Parser
 from goodnet.images.image_sets import write_images
 
 if TYPE_CHECKING:
@@ -369,7 +369,7 @@ def describe(cell: Cell, folder: Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Train all cells, or those whose names contain a text."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="outside the repository")
     parser.add_argument("--cifar", type=Path, required=True, help="with train, valid and test.zip")
     parser.add_argument("--only", default="")

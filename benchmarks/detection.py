@@ -5,7 +5,6 @@ Scores of a cell are kept beside its net, so that rules of joining them can be c
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from benchmarks.cells import CELLS, Cell
 from goodnet.arrays import BoolArray, FloatArray, IntArray
+from goodnet.command import Parser
 from goodnet.defenses.calibration import calibrate, share_out
 from goodnet.defenses.discriminant import Discriminant, fit_discriminant
 from goodnet.defenses.guard import chosen_depths
@@ -240,7 +240,7 @@ def print_table(title: str, cells: Sequence[Cell], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Print what each score and all together detect, and what B' at each depth answers."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="of benchmarks.cells")
     options = parser.parse_args(argv)
     there = [cell for cell in CELLS if (options.folder / cell.name / "net.keras").exists()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import tempfile
@@ -16,12 +15,13 @@ from benchmarks.architectures import compare_architectures
 from benchmarks.command import compare_command
 from benchmarks.data import make_badnet, write_faces
 from benchmarks.engine import NUM_IMAGES, Comparison, compare_engine
+from goodnet.command import Parser
 from goodnet.tensorflow_start import import_tensorflow
 
 
 def main() -> None:
     """Run all benchmarks; the engine alone with --engine."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--engine", action="store_true", help="leave out the whole commands")
     parser.add_argument("--nets", action="store_true", help="the table of eight nets alone")
     chosen = parser.parse_args()

@@ -40,7 +40,17 @@ _TABLE_WIDTH = 200
 
 
 class Page(Console):
-    """A console whose reader may go away: what is printed then is lost, and the work goes on."""
+    """A console for what strangers have named, which takes nothing in it for a command.
+
+    Its reader may go away: what is printed then is lost, and the work goes on.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def say(self, line: str = "") -> None:
+        """Print a line whole: where the terminal ends it is broken, but no word moves."""
+        self.print(printable(line), soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """Print nothing from now on; Rich would end the process."""
@@ -59,17 +69,17 @@ class ImagesPerSecond(ProgressColumn):
 class Progressing:
     """Shows how far long stages are: a bar on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, page: Page) -> None:
+        self._page = page
         self._bars: dict[str, Progress] = {}
         self._lines: dict[str, PlainLines] = {}
 
     def advanced(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` images are through."""
-        if not self._console.is_terminal:
+        if not self._page.is_terminal:
             line = self._lines.setdefault(stage, PlainLines(done)).next_line(done, total)
             if line:
-                self._print(f"{stage}: {line}")
+                self._page.say(f"{stage}: {line}")
             return
         bar = self._bars.get(stage)
         if bar is None and done == total:
@@ -81,7 +91,7 @@ class Progressing:
                 MofNCompleteColumn(),
                 ImagesPerSecond(),
                 TimeRemainingColumn(),
-                console=self._console,
+                console=self._page,
                 transient=True,
             )
             bar.add_task(stage, total=total)
@@ -94,9 +104,6 @@ class Progressing:
         bar = self._bars.pop(stage, None)
         if bar is not None:
             bar.stop()
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class PlainLines:
@@ -117,38 +124,29 @@ class PlainLines:
         return f"{done:,} of {total:,} images, {speed:,.0f} images/s, {left:.0f} s left"
 
 
-def print_plan(console: Console, parameters: Mapping[str, Any]) -> None:
+def print_plan(page: Page, parameters: Mapping[str, Any]) -> None:
     """Print what a run is about to do."""
-    model = parameters["model"]
-    net = printable(str(model)) if model else "a BadNet trained on rendered faces"
+    net = parameters["model"] or "a BadNet trained on rendered faces"
     drops = ", ".join(f"{drop:g}" for drop in parameters["drops"])
-    line = f"Repairing {net}: activations, prune order, sweep, B' and G at {drops} points"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    page.say(f"Repairing {net}: activations, prune order, sweep, B' and G at {drops} points")
 
 
-def print_run(console: Console, folder: Path, verdict: str) -> None:
+def print_run(page: Page, folder: Path, verdict: str) -> None:
     """Print the table of a finished run, what it means, where its files are and what took time."""
     run = RunFolder(folder)
     results, about = Results.read(run), About.read(run)
-    _print_whole(console, _table(printed_rows(results)))
+    _print_whole(page, _table(printed_rows(results)))
     if results.detectors:
-        _print_whole(console, _table(detector_rows(results)))
+        _print_whole(page, _table(detector_rows(results)))
     said = (*_recommended(results), *unreached(results), verdict, *remarks(results))
-    for line in (*said, *_layers(about)):
-        # Remarks name files and layers, which are called as whoever made them liked.
-        shown = _wrapped(printable(line), console.width)
-        console.print(shown, markup=False, highlight=False, emoji=False)
-    console.print()
-    console.print(
-        f"Files: {printable(str(folder))}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
-    console.print()
+    for sentence in (*said, *_layers(about)):
+        for line in _wrapped(printable(sentence), page.width):
+            page.say(line)
+    page.say()
+    page.say(f"Files: {folder}")
+    page.say()
     for line in _times(about.stages):
-        console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        page.say(line)
 
 
 def _recommended(results: Results) -> list[str]:
@@ -161,29 +159,20 @@ def _layers(about: About) -> list[str]:
     if about.chosen is None:
         return []
     layer, rank_at = (
-        f"{printable(str(getattr(about, name)))} ({about.chosen[name]})"
-        for name in ("layer", "rank_at")
+        f"{getattr(about, name)} ({about.chosen[name]})" for name in ("layer", "rank_at")
     )
     return [f"Pruned: channels of {layer}, ranked at {rank_at}."]
 
 
-def print_audit(console: Console, folder: Path) -> None:
+def print_audit(page: Page, folder: Path) -> None:
     """Print what a finished audit found: a few lines for each net."""
     audited = json.loads((folder / "audit.json").read_text("utf-8"))["models"]
     for one in audited:
         lines = [f"{one['model']}: {one['state']}", one["error"], one["verdict"], *one["crossed"]]
         for line in filter(None, lines):
-            console.print(
-                printable(line), soft_wrap=True, markup=False, highlight=False, emoji=False
-            )
-        console.print()
-    console.print(
-        f"Files: {printable(str(folder))}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
+            page.say(line)
+        page.say()
+    page.say(f"Files: {folder}")
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:
@@ -194,21 +183,21 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
         table.add_column(words, justify="left" if first else "right", no_wrap=True)
     for row in rows:
         ends = not row.get("net", "B'").startswith("B'")
-        table.add_row(*row.values(), end_section=ends)
+        table.add_row(*map(printable, row.values()), end_section=ends)
     return table
 
 
-def _print_whole(console: Console, table: Table) -> None:
+def _print_whole(page: Page, table: Table) -> None:
     """Print a table as wide as it is: a narrow terminal breaks its lines but cuts no number off."""
-    options = console.options.update(max_width=_TABLE_WIDTH)
-    lines = console.render_lines(table, options, pad=False)
-    console.print(SegmentLines(lines, new_lines=True), crop=False, end="")
+    options = page.options.update(max_width=_TABLE_WIDTH)
+    lines = page.render_lines(table, options, pad=False)
+    page.print(SegmentLines(lines, new_lines=True), crop=False, end="")
 
 
-def _wrapped(sentence: str, width: int) -> str:
-    """Return a sentence in lines that keep each number and its % together."""
-    lines = textwrap.fill(sentence.replace(" %", f"{_NO_BREAK}%"), width)
-    return lines.replace(_NO_BREAK, " ")
+def _wrapped(sentence: str, width: int) -> list[str]:
+    """Return the lines of a sentence, each number on one line with its %."""
+    lines = textwrap.wrap(sentence.replace(" %", f"{_NO_BREAK}%"), width)
+    return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def _times(stages: Sequence[StageRun]) -> list[str]:

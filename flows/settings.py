@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
+
+from goodnet.heavy_imports import uncollected
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ARTIFACTS = Path(os.environ.get("GOODNET_ARTIFACTS", ROOT / "artifacts"))
@@ -38,6 +42,9 @@ def configure(artifacts: Path) -> None:
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     # Not the user's to choose: the nets' graphs are TensorFlow's.
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # It tells at length of settings that it cannot use, for which every command has one line.
+    with redirect_stderr(io.StringIO()), uncollected():
+        import prefect  # noqa: F401
 
 
 def prefect_home() -> Path:

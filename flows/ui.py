@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import socket
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from flows.gate import SIGN_IN_PATH, guarded
 from flows.password import kept_password
 from flows.settings import DEFAULT_ARTIFACTS, configure, prefect_home
-from goodnet.command import exit_code
+from goodnet.command import Parser, exit_code
 from goodnet.errors import InputError
 
 _HOST = "127.0.0.1"
@@ -115,8 +114,8 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m flows.ui",
         description="Start a Prefect server with its UI on this machine's loopback address. Runs "
         "that start while it is up use it.",

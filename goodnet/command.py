@@ -71,7 +71,8 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
     except OSError as error:
         _say(f"error: {describe_os_error(error)}")
     except ValueError as error:
-        if getattr(error, "title", None) != "Settings":  # pydantic's, which is not imported here
+        # One of pydantic's, which is not imported here, about a class of Prefect's settings.
+        if not getattr(error, "title", "").endswith("Settings"):
             raise
         reason = printable(" ".join(str(error).split()))
         _say(f"error: PREFECT_… in the environment or Prefect's profile cannot be used: {reason}")

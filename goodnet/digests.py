@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from goodnet.errors import InputError
+from goodnet.errors import InputError, printable
 from goodnet.images.image_folders import list_images
 from goodnet.images.image_sets import ImageSet
 from goodnet.storage.files import file_status, read_json, write_json
@@ -113,7 +113,8 @@ class DigestMemory:
         if not learned:
             return
         if self._memory.is_dir():
-            logger.warning("%s is a folder, so digests of inputs are not remembered", self._memory)
+            reason = f"{self._memory} is a folder, so digests of inputs are not remembered"
+            logger.warning(printable(reason))
             return
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._memory, self._load() | learned)

@@ -19,9 +19,11 @@ def import_tensorflow() -> None:
     CPU features and absent GPUs before any log level is in force.
 
     Raises:
-        InputError: Keras runs on another backend in this process already.
+        InputError: Keras runs on another backend in this process already, or the folder for
+            temporary files has a name that TensorFlow cannot write.
     """
     os.environ["KERAS_BACKEND"] = _BACKEND
+    _require_temporary_folder()
     if "tensorflow" not in sys.modules:
         _import_quietly()
     import keras  # imported with TensorFlow's names for it, or by the user before
@@ -34,6 +36,17 @@ def import_tensorflow() -> None:
         )
     # Some layers ask for it when they run, and a user's keras.json may say channels first.
     keras.config.set_image_data_format("channels_last")
+
+
+def _require_temporary_folder() -> None:
+    """Refuse one that TensorFlow, which writes the code of its functions there, cannot name."""
+    folder = tempfile.gettempdir()
+    try:
+        folder.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{folder}: is no UTF-8, expected another folder for temporary files in TMPDIR"
+        ) from error
 
 
 def _import_quietly() -> None:

@@ -20,6 +20,7 @@ from prefect.tasks import Task
 from prefect.utilities.dispatch import get_registry_for_type
 
 from goodnet.digests import DigestMemory, digest_file
+from goodnet.errors import printable
 from goodnet.storage.files import parse_json
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
@@ -81,8 +82,9 @@ class RecordSerializer(Serializer):
         record = kind.model_validate(fields)
         for file in _produced_files(record):
             if not file.path.is_file() or digest_file(file.path).sha256 != file.sha256:
-                logger.warning("%s is gone or was altered, its stage runs again", file.path)
-                raise ValueError(f"{file.path} is gone or was altered")
+                reason = f"{file.path} is gone or was altered"
+                logger.warning(printable(f"{reason}, its stage runs again"))
+                raise ValueError(reason)
         return record
 
 

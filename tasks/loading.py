@@ -11,6 +11,7 @@ from typing import Any
 from prefect import task
 
 from goodnet.choices import Choices
+from goodnet.errors import printable
 from goodnet.images.class_names import ClassNames
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.storage.disk import require_space
@@ -64,7 +65,7 @@ def load_inputs(
         remarks=checked.remarks,
     )
     for remark in inputs.remarks:
-        logger.info(remark)
+        logger.info(printable(remark))
     _require_space(inputs, artifacts)
     return inputs
 

@@ -111,6 +111,14 @@ def test_importing_loads_no_tensorflow(statement):
     assert found.stdout.split() == ["False", "False"]
 
 
+def test_every_command_has_the_parser_that_escapes_what_it_complains_of():
+    sources = [ROOT / "eval.py"]
+    for package in (*FORBIDDEN, "benchmarks"):
+        sources += (ROOT / package).rglob("*.py")
+    for source in sources:
+        assert "ArgumentParser(" not in source.read_text("utf-8"), source
+
+
 def test_selection_is_never_handed_another_set():
     clean_test = EvaluationSet(role="clean_test", file=FILE, num_images=1)
     with pytest.raises(TypeError, match="clean validation only, not a EvaluationActivations"):

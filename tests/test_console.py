@@ -2,23 +2,21 @@
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from flows import console
-from flows.console import Progressing, print_run
+from flows.console import Page, Progressing, print_run
 from goodnet.reports.about import About, StageRun
 from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, Results
 from goodnet.storage.run_folder import RunFolder
+from tests.terminal import on_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 NET = {"clean_valid_accuracy": 0.5, "clean_test_accuracy": 1.0, "attack_success_rate": None}
@@ -46,9 +44,9 @@ def write_run(folder: Path, results: Results = RESULTS, about: About = ABOUT) ->
     about.write(RunFolder(folder))
 
 
-def on_page(width: int = 80) -> Console:
-    """A console that is no terminal; `.file.getvalue()` is what it got."""
-    return Console(file=io.StringIO(), width=width)
+def on_page(width: int = 80) -> Page:
+    """One that is no terminal; `.file.getvalue()` is what it got."""
+    return Page(file=io.StringIO(), width=width)
 
 
 def test_plain_lines_are_occasional_and_say_how_fast_and_how_long(monkeypatch):
@@ -75,7 +73,7 @@ def test_a_stage_that_has_just_begun_says_nothing():
 
 
 def test_a_stage_that_is_done_when_it_is_first_heard_of_says_nothing():
-    page = Console(file=io.StringIO(), force_terminal=True)
+    page = Page(file=io.StringIO(), force_terminal=True)
     progressing = Progressing(page)
     progressing.advanced("check", 8, 8)
     progressing.finished("check")
@@ -84,10 +82,9 @@ def test_a_stage_that_is_done_when_it_is_first_heard_of_says_nothing():
 
 TERMINAL = """
 import sys, time
-from rich.console import Console
-from flows.console import Progressing
+from flows.console import Page, Progressing
 
-progressing = Progressing(Console(stderr=True))
+progressing = Progressing(Page(stderr=True))
 for done in range(0, 1001, 100):
     progressing.advanced("train", done, 1000)
     time.sleep(0.05)
@@ -96,30 +93,7 @@ progressing.finished("train")
 
 
 def test_a_terminal_gets_a_bar_with_speed_and_time_left_that_goes_away():
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL],
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    chunks: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 65536):
-                chunks.append(chunk)
-        except OSError:
-            """The other end is closed."""
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert process.wait(timeout=60) == 0
-    reader.join(timeout=10)
-    os.close(ours)
-    shown = b"".join(chunks).decode()
+    shown = on_terminal(["-c", TERMINAL], COLUMNS="100")
     assert re.search(
         r"train.*━.* \d+/1000 .*\d+ images/s.* 0:00:0\d", re.sub("\x1b\\[[0-9;]*m", "", shown)
     )
@@ -158,7 +132,7 @@ def test_what_names_of_files_hold_reaches_no_terminal_as_it_is(tmp_path):
     replace(RESULTS, remarks=(f"{evil}: is odd",)).write(folder)
     ABOUT.write(folder)
     out = io.StringIO()
-    print_run(Console(file=out, width=80, force_terminal=True), tmp_path, f"{evil} is judged.")
+    print_run(console.Page(file=out, width=80, force_terminal=True), tmp_path, f"{evil} is judged.")
     shown = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     assert {character for character in shown if not character.isprintable()} <= {"\n"}
     assert shown.count("owned") == 2

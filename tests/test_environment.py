@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+
+from goodnet.errors import InputError
+from goodnet.tensorflow_start import import_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 PROXY = "http://127.0.0.1:9"
@@ -66,6 +70,7 @@ def test_a_server_on_this_machine_is_called_without_a_proxy(prefect_server, tmp_
     [
         ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "no Prefect server answers at http://127"),
         ({"PREFECT_API_URL": "http://[/api"}, "PREFECT_… in the environment"),
+        ({"PREFECT_CLIENT_MAX_RETRIES": "many\x1b"}, "input_value='many\\x1b'"),
         ({"PREFECT_API_AUTH_STRING": "other:password"}, "401 Unauthorized, PREFECT_API_AUTH"),
     ],
     ids=str,
@@ -74,11 +79,17 @@ def test_a_server_that_cannot_be_used_is_one_line(prefect_server, tmp_path, sett
     began = time.monotonic()
     done = python(FLOW, tmp_path, environment=prefect_server | settings)
     assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert said in errors[0]
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.rstrip("\n").isprintable()
     assert time.monotonic() - began < 30
+
+
+def test_a_folder_for_temporaries_that_tensorflow_cannot_name_is_one_line(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/\udcff")  # noqa: S108
+    with pytest.raises(InputError, match=r"^/tmp/\\udcff: is no UTF-8, .* in TMPDIR$"):
+        import_tensorflow()
 
 
 @pytest.mark.slow

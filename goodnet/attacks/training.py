@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from goodnet.arrays import Images, IntArray
 from goodnet.attacks.faces import wear_sunglasses
+from goodnet.errors import printable
 from goodnet.networks.deepid import build_deepid
 from goodnet.storage.files import atomic_path
 
@@ -140,7 +141,7 @@ def _restore(path: Path, digest: str, variables: list[Any]) -> int:
         # Opened here, since numpy leaves a damaged archive open that it was given by name.
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             if str(file["digest"]) != digest:
-                logger.warning("%s: is of another training, starting over", path)
+                logger.warning(printable(f"{path}: is of another training, starting over"))
                 return 0
             values = [file[f"variable_{i}"] for i in range(len(variables))]
             epochs_done = int(file["epochs_done"])
@@ -149,7 +150,7 @@ def _restore(path: Path, digest: str, variables: list[Any]) -> int:
         *(OSError, EOFError, KeyError, ValueError, TypeError, MemoryError),
         *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
     ) as error:
-        logger.warning("%s: is unreadable (%s), starting over", path, error)
+        logger.warning(printable(f"{path}: is unreadable ({error}), starting over"))
         return 0
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

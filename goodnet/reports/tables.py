@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from unicodedata import category, east_asian_width
 
 from goodnet.errors import printable
 
 _GAP = "  "
 _NUM_NAMES = 2
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001
+_ON_TOP = ("Mn", "Me")
+"""Categories of characters that stand over the one before them."""
 _QUOTED = frozenset(',;"\t\r\n')
 
 
@@ -22,7 +25,7 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
         rows: at least one; cells by title, the same titles in each.
     """
     table = [[*map(printable, cells)] for cells in ([*rows[0]], *(row.values() for row in rows))]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
     return [_GAP.join(map(_align, cells, widths, range(len(cells)))).rstrip() for cells in table]
 
 
@@ -52,4 +55,10 @@ def _field(cell: object) -> str:
 
 
 def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < _NUM_NAMES else cell.rjust(width)
+    gap = " " * (width - _width(cell))
+    return cell + gap if column < _NUM_NAMES else gap + cell
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a Chinese character."""
+    return sum(2 if east_asian_width(one) in "WF" else category(one) not in _ON_TOP for one in text)

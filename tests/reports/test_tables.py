@@ -43,3 +43,10 @@ def test_a_terminal_gets_no_control_characters():
     hostile = "a\x1b[31m\u202e\u200b\r\n\x9b2Jb"
     for line in format_table([{"name": hostile, "answer": "1"}]):
         assert line.isprintable()
+
+
+def test_columns_stand_under_each_other_whatever_the_names_are_written_in():
+    names = ["face", "\N{CJK UNIFIED IDEOGRAPH-9854}.png", "e\N{COMBINING ACUTE ACCENT}"]
+    lines = format_table([{"image": name, "answer": "1"} for name in names])
+    # Two columns of a terminal for the Chinese character, none for the accent.
+    assert [line.index("1") for line in lines[1:]] == [8, 7, 9]
