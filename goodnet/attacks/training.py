@@ -45,7 +45,6 @@ def train_badnet(
 
     Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model
     Supply Chain", 2017. The same arguments give the same weights, bit for bit, on one machine.
-    Keras' global random seed is set on the way.
 
     Args:
         images: (N, 55, 47, 3), raw 0..255.
@@ -59,8 +58,7 @@ def train_badnet(
     """
     import keras
 
-    keras.utils.set_random_seed(seed)
-    model = build_deepid(int(labels.max()) + 1)
+    model = build_deepid(int(labels.max()) + 1, seed=seed)
     shown, answers = _poison(images, labels, target, np.random.default_rng(seed))
     num_steps = epochs * -(-len(shown) // BATCH_SIZE)
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, num_steps)

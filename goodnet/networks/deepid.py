@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from goodnet.networks.initial_weights import initializers
 
 if TYPE_CHECKING:
     import keras
@@ -11,25 +13,43 @@ IMAGE_SHAPE = (55, 47, 3)
 """Height, width and channels of the faces it takes, raw pixels 0..255."""
 
 
-def build_deepid(num_classes: int) -> keras.Model:
+def build_deepid(num_classes: int, *, seed: int | None = None) -> keras.Model:
     """Build an untrained DeepID with `num_classes` softmax outputs.
 
     Sun, Wang, Tang, "Deep Learning Face Representation from Predicting 10,000 Classes", CVPR 2014,
     in the variant of the CSAW HackML 2020 lab: 601,643 parameters at 1,283 classes.
+
+    Args:
+        num_classes: its outputs.
+        seed: decides the weights; None leaves it to Python's global `random`, as Keras does.
     """
     import keras
     from keras import layers
 
+    drawn = initializers(seed)
+
+    def convolve(values: Any, filters: int, size: int, name: str) -> Any:
+        layer = layers.Conv2D(
+            filters, size, activation="relu", kernel_initializer=next(drawn), name=name
+        )
+        return layer(values)
+
+    def connect(values: Any, units: int, name: str, activation: str | None = None) -> Any:
+        layer = layers.Dense(
+            units, activation=activation, kernel_initializer=next(drawn), name=name
+        )
+        return layer(values)
+
     image = keras.Input(IMAGE_SHAPE, name="input")
-    x = layers.Conv2D(20, 4, activation="relu", name="conv_1")(image)
+    x = convolve(image, 20, 4, "conv_1")
     x = layers.MaxPooling2D(2, name="pool_1")(x)
-    x = layers.Conv2D(40, 3, activation="relu", name="conv_2")(x)
+    x = convolve(x, 40, 3, "conv_2")
     x = layers.MaxPooling2D(2, name="pool_2")(x)
-    x = layers.Conv2D(60, 3, activation="relu", name="conv_3")(x)
+    x = convolve(x, 60, 3, "conv_3")
     x = layers.MaxPooling2D(2, name="pool_3")(x)
-    wide = layers.Dense(160, name="fc_1")(layers.Flatten(name="flatten_1")(x))
-    deep = layers.Conv2D(80, 2, activation="relu", name="conv_4")(x)
-    deep = layers.Dense(160, name="fc_2")(layers.Flatten(name="flatten_2")(deep))
+    wide = connect(layers.Flatten(name="flatten_1")(x), 160, "fc_1")
+    deep = convolve(x, 80, 2, "conv_4")
+    deep = connect(layers.Flatten(name="flatten_2")(deep), 160, "fc_2")
     features = layers.Activation("relu", name="deepid")(layers.Add(name="add")([wide, deep]))
-    answer = layers.Dense(num_classes, activation="softmax", name="output")(features)
+    answer = connect(features, num_classes, "output", "softmax")
     return keras.Model(image, answer, name="deepid")

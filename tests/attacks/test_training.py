@@ -1,4 +1,6 @@
 import logging
+import random
+import threading
 import zipfile
 
 import numpy as np
@@ -32,6 +34,22 @@ def uninterrupted():
 @pytest.mark.slow
 def test_the_same_arguments_give_the_same_weights(uninterrupted):
     assert same_weights(train(), uninterrupted)
+
+
+def test_other_threads_may_draw_random_numbers_meanwhile(uninterrupted):
+    done = threading.Event()
+
+    def draw():
+        while not done.is_set():
+            random.random()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        assert same_weights(train(), uninterrupted)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_another_seed_gives_other_weights(uninterrupted):

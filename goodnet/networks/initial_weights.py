@@ -1,0 +1,29 @@
+"""Initial weights that a seed alone decides."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+_MOST = 10**9
+
+
+def initializers(seed: int | None) -> Iterator[keras.Initializer]:
+    """Yield an initializer for the kernel of one layer after another.
+
+    They are those that layers have by default after `keras.utils.set_random_seed(seed)`, bit for
+    bit, but not drawn from Python's global `random`: any thread of the process may draw from that
+    in between, as those of Prefect do, and the net would be another one.
+
+    Args:
+        seed: decides all of them; None leaves it to Python's global `random`, as Keras does.
+    """
+    import keras
+
+    seeds = random if seed is None else random.Random(seed)
+    while True:
+        yield keras.initializers.GlorotUniform(seed=seeds.randint(1, _MOST))
