@@ -1,260 +1,212 @@
-"""What detectors are worth on the nets of benchmarks.cells: python -m benchmarks.detection.
+"""What detectors and repairs are worth on the nets of benchmarks.cells.
 
-Scores of a cell are kept beside its net, so that rules of joining them can be compared in seconds.
+`python -m benchmarks.detection --folder F` repairs each net as a user would, keeps the run beside
+the net, and prints tables: detectors, what each score adds, repaired nets.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from benchmarks.cells import CELLS, Cell
-from goodnet.arrays import BoolArray, FloatArray, IntArray
+from goodnet.arrays import BoolArray
 from goodnet.command import Parser
-from goodnet.defenses.calibration import calibrate, share_out
-from goodnet.defenses.discriminant import Discriminant, fit_discriminant
-from goodnet.defenses.guard import chosen_depths
-from goodnet.pruning.activation_cache import ActivationCache, Provenance
-from goodnet.pruning.ranking import block_means, mean_activations, prune_order
-from goodnet.pruning.sweep import choose_expert, sweep_experts
+from goodnet.defenses.calibration import calibrate
+from goodnet.defenses.guard import DISAGREEMENT, Scores
+from goodnet.reports.results import Results
+from goodnet.storage.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from goodnet.pruning.frontier import Frontier
-
-SETS = ("valid", "test", "poisoned")
-SHARES = (0.05, 0.1, 0.2, 0.3)
-Scores = dict[str, dict[str, FloatArray]]
-"""By name of the score and of the set, (n,) each."""
+Choice = Callable[[Sequence[str]], list[str]]
+"""Which of the scores are joined."""
 
 
-def pass_over(cell: Cell, folder: Path) -> tuple[Frontier, dict[str, ActivationCache]]:
-    """Run a cell's net over its sets, unless that was done before."""
-    from goodnet.images.image_sets import open_images
-    from goodnet.images.preprocessing import Preprocessing
-    from goodnet.model_files.describe import describe_model
-    from goodnet.model_files.load import load_model
-    from goodnet.networks.graph import as_functional
-    from goodnet.pruning.first_pass import write_activations
-    from goodnet.pruning.frontier import find_frontier
-    from goodnet.pruning.layer_choice import choose_layers
-
-    file = folder / cell.name / "net.keras"
-    layer, rank_at = choose_layers(describe_model(file), layer=None, rank_at=None)
-    frontier = find_frontier(as_functional(load_model(file)), layer=layer, rank_at=rank_at)
-    provenance = Provenance(
-        "",
-        "",
-        layer,
-        rank_at,
-        Preprocessing(scale=cell.pixel_scale),
-        frontier.model.output_shape[1],
-    )
-    caches = {}
-    for name in SETS:
-        path = folder / cell.name / f"{name}.parquet"
-        images = open_images(folder / cell.name / f"{name}.h5")
-        caches[name] = (
-            ActivationCache(path)
-            if path.exists()
-            else write_activations(path, frontier=frontier, images=images, provenance=provenance)
-        )
-    return frontier, caches
+def _without(*starts: str) -> Choice:
+    return lambda names: [name for name in names if not name.startswith(starts)]
 
 
-def expert_scores(frontier: Frontier, caches: dict[str, ActivationCache]) -> Scores:
-    """Return B's margin, the experts' margins in sum and one by one, and where they agree."""
-    order = prune_order(mean_activations(block_means(caches["valid"])))
-    counts, _ = sweep_experts(caches["valid"], frontier=frontier, order=order)
-    steps = [choose_expert(counts, share=share) for share in SHARES]
-    found: Scores = {}
-    for name, cache in caches.items():
-        _, margins = sweep_experts(
-            cache, frontier=frontier, order=order, steps=[*steps, len(order)]
-        )
-        *chosen, own = margins.chosen
-        found.setdefault("margin", {})[name] = own
-        found.setdefault("expert sum", {})[name] = margins.total.astype(np.float32)
-        found.setdefault("expert count", {})[name] = margins.agreeing.astype(np.float32)
-        for share, values in zip(SHARES, chosen, strict=True):
-            found.setdefault(f"expert {share:.0%}", {})[name] = values
-    return found
+def _only(start: str, place: int = 0) -> Choice:
+    """Return the choice of one score: the first or the last whose name starts so."""
+    return lambda names: [[name for name in names if name.startswith(start)][place]]
 
 
-def _fit(
-    features: FloatArray, labels: IntArray, rows: BoolArray, *, depth: int, num_classes: int
-) -> Discriminant:
-    return fit_discriminant(
-        lambda: [features[rows]], labels[rows], depth=depth, num_classes=num_classes
-    )
+DETECTORS: dict[str, Choice] = {
+    "control": _only("margin"),
+    "expert": _only("expert"),
+    "distance, middle": _only("distance"),
+    "distance, last": _only("distance", -1),
+    "nearer class, first": _only("nearer"),
+    "nearer class, middle": _only("nearer", -1),
+    DISAGREEMENT: _only(DISAGREEMENT),
+    "**joined**": list,
+}
+ADDED: dict[str, Choice] = {
+    "**joined**": list,
+    "all but control": _without("margin"),
+    "all but expert": _without("expert"),
+    "all but distance": _without("distance"),
+    "all but nearer class": _without("nearer"),
+    f"all but {DISAGREEMENT}": _without(DISAGREEMENT),
+}
 
 
-def discriminant_scores(
-    frontier: Frontier, caches: dict[str, ActivationCache]
-) -> tuple[Scores, dict[str, FloatArray]]:
-    """Return both scores at each depth, and what B' answers there by depth and set."""
-    labels, predictions = caches["valid"].answers()
-    folds = share_out(labels)
-    num_classes = frontier.model.output_shape[1]
-    found: Scores = {}
-    rates = {}
-    for depth, where in enumerate(frontier.depths):
-        features = {
-            name: np.concatenate(list(cache.features(depth))) for name, cache in caches.items()
-        }
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A cell after its repair.
 
-        def fit(
-            rows: BoolArray, depth: int = depth, images: FloatArray = features["valid"]
-        ) -> Discriminant:
-            return fit_discriminant(
-                lambda: [images[rows]], labels[rows], depth=depth, num_classes=num_classes
-            )
+    Attributes:
+        results: of the run.
+        held: scores of the images that calibrate.
+        test: scores of clean test images.
+        poisoned: scores of poisoned images.
+        baited: (n,), which of these B answers with the target.
+    """
 
-        names = f"own {depth}", f"other {depth}"
-        pooled = np.zeros((2, len(labels)), np.float32)
-        right = np.zeros(len(labels), bool)
-        for part in folds.parts:
-            out = part.held_out
-            fitted = fit(part.fit)
-            pooled[:, out] = fitted.scores(features["valid"][out], predictions[out])
-            right[out] = fitted.answers(features["valid"][out]) == labels[out]
-        final = fit(folds.final)
-        held = folds.calibrating
-        for name, values in zip(names, pooled, strict=True):
-            found.setdefault(name, {})["valid"] = values[held]
-        accuracies = [right[held].mean()]
-        for name in ("test", "poisoned"):
-            for score, values in zip(
-                names, final.scores(features[name], caches[name].answers()[1]), strict=True
-            ):
-                found.setdefault(score, {})[name] = values
-            accuracies.append((final.answers(features[name]) == caches[name].answers()[0]).mean())
-        rates[where.layer] = np.array(accuracies)
-    return found, rates
+    results: Results
+    held: Scores
+    test: Scores
+    poisoned: Scores
+    baited: BoolArray
 
 
-def score(cell: Cell, folder: Path) -> tuple[Scores, dict[str, FloatArray]]:
-    """Return all scores of a cell and the rates of B' at each depth; what is known is read."""
-    file = folder / cell.name / "scores.npz"
-    if not file.exists():
+def measure(cell: Cell, folder: Path) -> Measured:
+    """Repair a cell's net, unless that was done before."""
+    place = folder / cell.name
+    run = RunFolder(place / "run")
+    if not run.path.exists():
+        import goodnet
+
         start = time.perf_counter()
-        frontier, caches = pass_over(cell, folder)
-        passed = time.perf_counter()
-        scores = expert_scores(frontier, caches)
-        swept = time.perf_counter()
-        held = share_out(caches["valid"].answers()[0]).calibrating
-        for values in scores.values():
-            values["valid"] = values["valid"][held]
-        found, rates = discriminant_scores(frontier, caches)
-        print(
-            f"{cell.name}: pass {passed - start:.1f} s, experts {swept - passed:.1f} s, "
-            f"discriminant {time.perf_counter() - swept:.1f} s"
+        found = goodnet.repair(
+            place / "net.keras",
+            place / "valid.h5",
+            clean_test=place / "test.h5",
+            poisoned_test=place / "poisoned.h5",
+            pixel_scale=cell.pixel_scale,
         )
-        arrays = {
-            f"{name}|{part}": values
-            for name, parts in (scores | found).items()
-            for part, values in parts.items()
-        }
-        labels = {f"answers|{name}": np.array(caches[name].answers()) for name in SETS}
-        kept: dict[str, Any] = {f"rates|{name}": values for name, values in rates.items()}
-        np.savez(file, **kept | arrays | labels)
-    scores, rates = {}, {}
-    with np.load(file) as content:
-        for key in content.files:
-            name, part = key.split("|")
-            if name == "rates":
-                rates[part] = content[key]
-            elif name != "answers":
-                scores.setdefault(name, {})[part] = content[key]
-    return scores, rates
+        np.savez(place / "held.npz", **found._learnt.held.scores)  # type: ignore[arg-type]
+        found.save(run.path)
+        print(f"{cell.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    with np.load(place / "held.npz") as file:
+        held = {name: file[name] for name in file.files}
+    rows = pq.read_table(run.scores)
+    sets = {}
+    for name in ("clean_test", "poisoned_test"):
+        of_set = rows.filter(np.array(rows["set"].to_pylist()) == name)
+        sets[name] = {column: of_set[column].to_numpy() for column in of_set.column_names}
+    poisoned = sets["poisoned_test"]
+    baited = (poisoned["label"] == poisoned["prediction"]) & (cell.attack != "clean")
+    return Measured(Results.read(run), held, sets["clean_test"], poisoned, baited)
 
 
-def joined_names(scores: Scores) -> list[str]:
-    """Return the names of the scores that `goodnet.defenses.guard` joins."""
-    depths = chosen_depths(sum(name.startswith("own") for name in scores))
-    owns = [f"own {depth}" for depth in depths[-2:]]
-    return ["margin", "expert 20%", *owns, *(f"other {depth}" for depth in depths[:2])]
+def rates_of(cell: Measured, names: Sequence[str]) -> tuple[float, float]:
+    """Return false alarms, and detection of those images that B falls for; NaN without any."""
+    calibration = calibrate({name: cell.held[name] for name in names})
+    threshold = np.float32(calibration.threshold)
+    alarms = calibration.join(cell.test) > threshold
+    caught = (calibration.join(cell.poisoned) > threshold)[cell.baited]
+    return float(alarms.mean()), float(caught.mean()) if caught.size else float("nan")
 
 
-def rates_of(scores: Scores, names: Sequence[str], baited: BoolArray) -> tuple[float, float, float]:
-    """Return false alarms, and detection of all poisoned images and of those that B falls for."""
-    found = calibrate({name: scores[name]["valid"] for name in names})
-    flagged = {
-        part: found.join({name: scores[name][part] for name in names}) > np.float32(found.threshold)
-        for part in ("test", "poisoned")
-    }
-    detected = flagged["poisoned"]
-    caught = detected[baited].mean() if baited.any() else np.nan
-    return float(flagged["test"].mean()), float(detected.mean()), float(caught)
-
-
-def print_table(title: str, cells: Sequence[Cell], folder: Path) -> None:
+def print_detection(
+    title: str, cells: Sequence[Cell], folder: Path, ways: dict[str, Choice]
+) -> None:
     """Print false alarms and detection in percent, a row a cell and a column a way to detect."""
-    columns: dict[str, Callable[[Scores], list[str]]] = {
-        "control": lambda scores: ["margin"],
-        "expert sum": lambda scores: ["expert sum"],
-        "expert": lambda scores: ["expert 20%"],
-        "own first": lambda scores: ["own 0"],
-        "own middle": lambda scores: [joined_names(scores)[2]],
-        "own last": lambda scores: [joined_names(scores)[3]],
-        "other first": lambda scores: [joined_names(scores)[4]],
-        "other middle": lambda scores: [joined_names(scores)[5]],
-        "**joined**": joined_names,
-        "all but control": lambda scores: joined_names(scores)[1:],
-        "all but expert": lambda scores: [x for x in joined_names(scores) if "expert" not in x],
-        "all but own": lambda scores: [x for x in joined_names(scores) if "own" not in x],
-        "all but other": lambda scores: [x for x in joined_names(scores) if "other" not in x],
-    }
-    print(f"| {title} | B clean / ASR |", " | ".join(columns), "|")
-    print("|---|---|" + "---|" * len(columns))
+    print(f"| {title} | B clean / ASR |", " | ".join(ways), "|")
+    print("|---|---|" + "---|" * len(ways))
     rows = []
     for cell in cells:
-        scores, _ = score(cell, folder)
-        answers = {
-            name: np.load(folder / cell.name / "scores.npz")[f"answers|{name}"] for name in SETS
-        }
-        clean, bait = (np.equal(*answers[name]) for name in ("test", "poisoned"))
-        bait &= cell.attack != "clean"
-        row = [rates_of(scores, names(scores), bait) for names in columns.values()]
-        rows.append(row)
-        shown = (
-            f"{100 * alarms:.1f} / {100 * caught:.1f}" if bait.any() else f"{100 * alarms:.1f}"
-            for alarms, _, caught in row
-        )
+        one = measure(cell, folder)
+        rates = [rates_of(one, names([*one.held])) for names in ways.values()]
+        rows.append(rates)
+        base = one.results.baseline
+        attack = 0.0 if cell.attack == "clean" else 100 * (base.attack_success_rate or 0)
         print(
-            f"| {cell.name} | {100 * clean.mean():.1f} / {100 * bait.mean():.1f} |",
-            " | ".join(shown),
+            f"| {cell.name} | {100 * base.clean_accuracy:.1f} / {attack:.1f} |",
+            " | ".join(_pair(*pair) for pair in rates),
             "|",
         )
-    found = 100 * np.array(rows)
-    for name, pick in (("mean", np.nanmean), ("worst", np.nanmin)):
-        alarms = found[..., 0].max(axis=0) if name == "worst" else found[..., 0].mean(axis=0)
-        shown = (
-            f"{x:.1f} / {y:.1f}" for x, y in zip(alarms, pick(found[..., 2], axis=0), strict=True)
+    found = np.array(rows)
+    mean = found[..., 0].mean(axis=0), np.nanmean(found[..., 1], axis=0)
+    worst = found[..., 0].max(axis=0), np.nanmin(found[..., 1], axis=0)
+    for name, pairs in (("mean", mean), ("worst", worst)):
+        print(f"| {name} | |", " | ".join(_pair(*pair) for pair in zip(*pairs, strict=True)), "|")
+
+
+def _pair(alarms: float, caught: float) -> str:
+    shown = f"{100 * alarms:.1f}"
+    return shown if np.isnan(caught) else f"{shown} / {100 * caught:.1f}"
+
+
+def print_repairs(cells: Sequence[Cell], folder: Path) -> None:
+    """Print clean accuracy and attack success of B and of the repaired nets, all in percent."""
+    print(
+        "| net | B | pruning, 2 points | discriminant, by budget | finetuning | fallback | used |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    good = 0
+    for cell in cells:
+        results = measure(cell, folder).results
+        nets = results.repaired_nets
+        by_method = {
+            method: ", ".join(
+                f"{one.details.get('layer', '')} {_rates(one.b_prime)}".strip()
+                for one in nets
+                if one.method == method
+            )
+            for method in ("discriminant", "finetuning", "fallback")
+        }
+        pruned = [_rates(point.b_prime) for point in results.reached if point.drop == 2]
+        recommended = results.recommended
+        used = "" if recommended is None else recommended.method or "none"
+        print(
+            f"| {cell.name} | {_rates(results.baseline)} | {''.join(pruned)} |",
+            " | ".join(by_method.values()),
+            f"| {used} |",
         )
-        print(f"| {name} | |", " | ".join(shown), "|")
+        best = next((one.b_prime for one in nets if one.method == used), None)
+        if best is not None and best.clean_test_accuracy is not None:
+            lost = (results.baseline.clean_test_accuracy or 0) - best.clean_test_accuracy
+            good += lost <= 0.01 and (best.attack_success_rate or 0) <= 0.05
+    attacked = sum(cell.attack != "clean" for cell in cells)
+    print(f"\nUsed net within 1 point and at most 5 % attack success: {good} of {attacked} nets.")
+
+
+def _rates(rates: object) -> str:
+    clean, attack = (
+        getattr(rates, name) for name in ("clean_test_accuracy", "attack_success_rate")
+    )
+    return f"{100 * clean:.1f} / {100 * attack:.1f}"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print what each score and all together detect, and what B' at each depth answers."""
+    """Print what each score and all together detect, and what the repaired nets answer."""
     parser = Parser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="of benchmarks.cells")
+    parser.add_argument("--only", default="", help="part of the names of the nets")
+    parser.add_argument("--again", action="store_true", help="repair the nets once more")
     options = parser.parse_args(argv)
-    there = [cell for cell in CELLS if (options.folder / cell.name / "net.keras").exists()]
+    cells = [
+        cell
+        for cell in CELLS
+        if options.only in cell.name and (options.folder / cell.name / "net.keras").exists()
+    ]
+    for cell in cells if options.again else ():
+        shutil.rmtree(options.folder / cell.name / "run", ignore_errors=True)
     for held_out, title in ((False, "seen"), (True, "held out")):
-        cells = [cell for cell in there if cell.held_out == held_out]
-        if cells:
-            print_table(title, cells, options.folder)
-    for cell in there:
-        _, rates = score(cell, options.folder)
-        shown = (
-            f"{name} {100 * clean:.1f} / {100 * attack:.1f}"
-            for name, (_, clean, attack) in rates.items()
-        )
-        print(f"{cell.name}: B' at", ", ".join(shown))
+        group = [cell for cell in cells if cell.held_out == held_out]
+        if group:
+            print_detection(title, group, options.folder, DETECTORS)
+            print()
+            print_detection(f"{title}: what a score adds", group, options.folder, ADDED)
+            print()
+    print_repairs(cells, options.folder)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
-from goodnet.choices import MOST_FALSE_ALARMS
+from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS
 from goodnet.command import add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
 
@@ -90,6 +90,23 @@ def add_method(group: Any) -> None:
         metavar="X",
         help="drops of clean validation accuracy to stop at, in percentage points "
         "(default: 2 4 10)",
+    )
+    chosen = group.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--repairs",
+        nargs="+",
+        choices=ALL_REPAIRS,
+        default=ALL_REPAIRS,
+        metavar="METHOD",
+        help=f"methods that offer repaired nets, of {', '.join(ALL_REPAIRS)}; finetuning, which "
+        "takes a minute or more, also gives the calibrated GoodNet a score (default: all)",
+    )
+    chosen.add_argument(
+        "--quick",
+        dest="repairs",
+        action="store_const",
+        const=tuple(name for name in ALL_REPAIRS if name != "finetuning"),
+        help="train nothing: all methods but finetuning",
     )
     group.add_argument(
         "--false-alarms",

@@ -31,7 +31,7 @@ from goodnet.reports.about import About, StageRun, stage_times
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.tables import format_table
-from goodnet.reports.verdict import remarks
+from goodnet.reports.verdict import pruning_verdict, remarks
 from goodnet.storage.run_folder import RunFolder
 
 _PLAIN_SECONDS = 10.0
@@ -138,7 +138,8 @@ def print_run(page: Page, folder: Path, verdict: str) -> None:
     _print_whole(page, _table(printed_rows(results)))
     if results.detectors:
         _print_whole(page, _table(detector_rows(results)))
-    said = (*_recommended(results), *unreached(results), verdict, *remarks(results))
+    alone = [] if results.recommended is None else [f"Pruning alone: {pruning_verdict(results)}"]
+    said = (verdict, *alone, *unreached(results), *remarks(results))
     for sentence in (*said, *_layers(about)):
         for line in _wrapped(printable(sentence), page.width):
             page.say(line)
@@ -147,11 +148,6 @@ def print_run(page: Page, folder: Path, verdict: str) -> None:
     page.say()
     for line in _times(about.stages):
         page.say(line)
-
-
-def _recommended(results: Results) -> list[str]:
-    found = results.recommended
-    return [] if found is None else [f"Recommended, {found.verdict}: {found.why}"]
 
 
 def _layers(about: About) -> list[str]:

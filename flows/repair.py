@@ -14,7 +14,7 @@ from flows.paths import AnyPath
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.default_case import DefaultCase
-from goodnet.choices import MOST_FALSE_ALARMS, Choices
+from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS, Choices, RepairName
 from goodnet.command import FLOAT32
 from goodnet.images.preprocessing import (
     RAW,
@@ -31,11 +31,19 @@ from tasks.caching import read_records_alone
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
-from tasks.guarding import fit_scores, save_guarded, score_images, verify_guarded
+from tasks.guarding import (
+    answer_by_repaired,
+    fine_tune,
+    fit_scores,
+    save_guarded,
+    save_repaired,
+    score_images,
+    verify_nets,
+)
 from tasks.loading import load_inputs
 from tasks.publishing import publish_artifacts, write_run
 from tasks.ranking import rank_channels
-from tasks.records import ActivationsRecord, PublishedRun
+from tasks.records import ActivationsRecord, FineTuned, PublishedRun
 from tasks.sampling import choose_samples
 from tasks.stages import logged_stages
 from tasks.sweeping import sweep_evaluation, sweep_validation
@@ -61,6 +69,7 @@ def repair(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    repairs: list[RepairName] = [*ALL_REPAIRS],  # noqa: B006
     false_alarms: FalseAlarms = 3,
     preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
@@ -99,6 +108,8 @@ def repair(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        repairs: Methods that offer repaired nets; finetuning, which takes a minute or more, also
+            gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
             threshold holds that with 95 % confidence.
         preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
@@ -127,6 +138,7 @@ def repair(
         layer=layer,
         rank_at=rank_at,
         drops=tuple(drops),
+        repairs=tuple(repairs),
         false_alarms=false_alarms,
         preprocessing=chosen_preprocessing(
             {
@@ -168,7 +180,7 @@ def repair(
         check = check_clean_answers(network, valid, poisoned, floor, artifacts=artifacts)
         order = rank_channels(valid)
         valid_sweep = sweep_validation(network, valid, order, artifacts=artifacts)
-        steps = find_checkpoints(valid_sweep, choices.drops)
+        steps = find_checkpoints(valid_sweep, choices.pruning_drops)
         evaluation = tuple(
             compute_evaluation_activations(network, images, artifacts=artifacts)
             for images in inputs.evaluation
@@ -208,15 +220,27 @@ def repair(
             )
             remarks.extend(verified.remarks)
         budget = choices.false_alarm_budget
-        fitted = fit_scores(network, valid, order, artifacts=artifacts)
+        tuned = FineTuned(net=None, held=None)
+        if "finetuning" in choices.repairs:
+            tuned = fine_tune(network, valid, artifacts=artifacts)
+        fitted = fit_scores(network, valid, order, tuned, artifacts=artifacts)
         scores = tuple(score_images(network, one, fitted, artifacts=artifacts) for one in every)
         guarded = save_guarded(network, fitted, budget, artifacts=artifacts)
-        checked = verify_guarded(
+        repaired = save_repaired(
+            network, fitted, budget, choices.drops, choices.repairs, artifacts=artifacts
+        )
+        answers = tuple(
+            answer_by_repaired(network, one, scored, fitted, repaired, budget, artifacts=artifacts)
+            for one, scored in zip(every, scores, strict=True)
+        )
+        checked = verify_nets(
             network,
             every,
             scores,
+            answers,
             fitted,
             guarded,
+            repaired,
             budget,
             full=choices.verify == "full",
             artifacts=artifacts,
@@ -249,8 +273,11 @@ def repair(
             saved=saved,
             fitted=fitted,
             scores=scores,
+            answers=answers,
             guarded=guarded,
+            repaired=repaired,
             budget=budget,
+            drops=choices.drops,
             samples=samples,
         )
         publish_artifacts(run)

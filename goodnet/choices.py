@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from goodnet.images.preprocessing import AS_STORED, Preprocessing, chosen_preprocessing
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+
+RepairName = Literal["pruning", "discriminant", "finetuning", "fallback"]
+ALL_REPAIRS: tuple[RepairName, ...] = get_args(RepairName)
 
 MOST_FALSE_ALARMS = 50
 """In percent: who lets more than half of the clean images be flagged wants no detector."""
@@ -23,6 +26,7 @@ class Choices:
         layer: whose channels are pruned; None for the default.
         rank_at: the layer whose mean activation ranks the channels; None for the default.
         drops: of clean validation accuracy to stop at, in points.
+        repairs: the methods that offer repaired nets.
         false_alarms: the share of clean images that the calibrated GoodNet may flag, in percent.
         classes: a file with the names of the net's classes; None where the folders of clean
             validation say them, or classes have numbers only.
@@ -38,6 +42,7 @@ class Choices:
     layer: str | None = None
     rank_at: str | None = None
     drops: tuple[float, ...] = (2.0, 4.0, 10.0)
+    repairs: tuple[RepairName, ...] = ALL_REPAIRS
     false_alarms: float = 3.0
     classes: Path | None = None
     preprocessing: Preprocessing = AS_STORED
@@ -51,6 +56,11 @@ class Choices:
     def false_alarm_budget(self) -> float:
         """The share of clean images that may be flagged, 0 … 1."""
         return self.false_alarms / 100
+
+    @property
+    def pruning_drops(self) -> tuple[float, ...]:
+        """The drops to prune to: none if pruning is not among the methods."""
+        return self.drops if "pruning" in self.repairs else ()
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Choices:
@@ -69,6 +79,7 @@ class Choices:
         )
         chosen: dict[str, Any] = {
             "drops": tuple(parameters["drops"]),
+            "repairs": tuple(parameters["repairs"]),
             "preprocessing": chosen_preprocessing(parameters),
             "limits": limits,
         }

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goodnet.choices import Choices
+from goodnet.choices import ALL_REPAIRS, Choices, RepairName
 from goodnet.digests import DigestMemory, FileDigest
 from goodnet.errors import InputError
 from goodnet.given import Images, as_model_file, as_names_file, as_path, named_as_given
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from goodnet.arrays import IntArray
-    from goodnet.defenses.calibration import Calibration
-    from goodnet.defenses.guard import Guard
+    from goodnet.defenses.choice import Kept
+    from goodnet.defenses.guard import Guard, Seen
+    from goodnet.defenses.seam import Learnt
     from goodnet.images.image_sets import ImageSet
     from goodnet.pruning.activation_cache import ActivationCache
     from goodnet.pruning.frontier import Frontier
@@ -55,6 +56,7 @@ def repair(
     poisoned_test: Images | None = None,
     poisoned_valid: Images | None = None,
     drops: Sequence[float] = (2, 4, 10),
+    repairs: Sequence[RepairName] = ALL_REPAIRS,
     false_alarms: float = 3,
     layer: str | None = None,
     rank_at: str | None = None,
@@ -83,6 +85,8 @@ def repair(
             their own, for evaluation only.
         poisoned_valid: more of them.
         drops: of clean validation accuracy to stop at, in points.
+        repairs: the methods that offer repaired nets; "finetuning", which takes a minute or more,
+            also gives the calibrated G a score.
         false_alarms: most clean images that the calibrated G may flag, in percent.
         layer: whose channels are pruned; by default the last hidden one with spatial features that
             every path goes through.
@@ -113,6 +117,7 @@ def repair(
         layer=layer,
         rank_at=rank_at,
         drops=tuple(map(float, drops)),
+        repairs=_known_repairs(repairs),
         false_alarms=float(false_alarms),
         preprocessing=chosen_preprocessing(
             {
@@ -140,6 +145,13 @@ def repair(
     return _prune(passed, remarks)
 
 
+def _known_repairs(names: Sequence[str]) -> tuple[RepairName, ...]:
+    for name in names:
+        if name not in ALL_REPAIRS:
+            raise InputError(f"repairs has {name!r}, expected some of {', '.join(ALL_REPAIRS)}")
+    return tuple(name for name in ALL_REPAIRS if name in names)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Repair:
     """What a repair found, and the nets that it offers.
@@ -155,8 +167,9 @@ class Repair:
     order: Sequence[int]
     sweep: pa.Table
     scores: pa.Table
-    _guard: Guard
-    _calibration: Calibration
+    _learnt: Learnt
+    _kept: Sequence[Kept]
+    _seen: Mapping[SetName, Seen]
     _passed: _Passed
 
     @property
@@ -213,6 +226,19 @@ class Repair:
 
         return prune_channels(self._passed.frontier.model, self.layer, self._at(drop).channels)
 
+    def repaired(self) -> keras.Model:
+        """Return the repaired net to use.
+
+        Raises:
+            InputError: there is none.
+        """
+        from goodnet.defenses.choice import find_candidate
+
+        for kept in self._kept:
+            if kept.recommended and self.results.recommends_repaired:
+                return find_candidate(self._learnt, kept).build()
+        raise InputError("there is no repaired net to use: see `verdict`")
+
     def goodnet(self, drop: float | None = None) -> keras.Model:
         """Return the calibrated G, or that of the checkpoint at `drop` points: N + 1 classes.
 
@@ -220,10 +246,12 @@ class Repair:
             InputError: there is none.
         """
         from goodnet.defenses.goodnet import build_goodnet
-        from goodnet.defenses.guard import build_guarded
+        from goodnet.defenses.guard_nets import build_guarded
 
         if drop is None:
-            return build_guarded(self._passed.frontier, self._guard, self._calibration)
+            learnt = self._learnt
+            frontier = self._passed.frontier
+            return build_guarded(frontier, learnt.guard, learnt.calibration, learnt.tuned)
         return build_goodnet(self._passed.frontier.model, self.layer, self._at(drop).channels)
 
     def save(self, folder: str | Path) -> Path:
@@ -257,8 +285,7 @@ class Repair:
         """Show the verdict and the table in a notebook."""
         from goodnet.reports.results_table import detector_rows, printed_rows
 
-        recommended = self.results.recommended
-        texts = [self.verdict, *([] if recommended is None else [recommended.why]), *self.remarks]
+        texts = [self.verdict, *self.remarks]
         said = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
         tables = printed_rows(self.results), detector_rows(self.results)
         return said + "".join(map(_html_table, tables))
@@ -271,6 +298,7 @@ class Repair:
         raise InputError(f"there is no checkpoint at {drop:g} points, those reached: {reached}")
 
     def _write_nets(self, folder: RunFolder) -> None:
+        from goodnet.defenses.choice import find_candidate
         from goodnet.model_files.load import save_model
 
         for point in self.results.reached:
@@ -280,7 +308,16 @@ class Repair:
             save_model(self.goodnet(point.drop), goodnet)
             _verify(self, point, b_prime, goodnet)
         save_model(self.goodnet(), folder.calibrated)
-        _verify_calibrated(self, folder.calibrated)
+        saved = [folder.calibrated]
+        for kept in self._kept:
+            paths = [folder.b_prime(kept.method, drop) for drop in kept.drops]
+            if kept.recommended and self.results.recommends_repaired:
+                paths.append(folder.repaired)
+            net = find_candidate(self._learnt, kept).build()
+            for path in paths:
+                save_model(net, path)
+            saved.append(paths[0])
+        _verify_learnt(self, saved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,8 +449,10 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     """Rank the channels, sweep every set and find the checkpoints."""
     import pyarrow as pa
 
+    from goodnet.defenses.choice import choose_repaired, find_candidate
+    from goodnet.defenses.fine_tuning import fine_tune
     from goodnet.defenses.guard import fit_guard
-    from goodnet.defenses.seam import CleanPass
+    from goodnet.defenses.seam import CleanPass, Learnt
     from goodnet.pruning.counts import Counts, curve_table
     from goodnet.pruning.poisoned import attack_counter, describe_attack
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
@@ -425,6 +464,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         ScoredSet,
         calibrate_all,
         measure_detectors,
+        measure_repaired,
         scores_table,
     )
 
@@ -442,14 +482,24 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     valid, attacked = counts["clean_valid"], passed.caches.get("poisoned_test")
     checkpoints = [
         find_checkpoint(valid.correct.tolist(), images=valid.images, drop=drop)
-        for drop in passed.choices.drops
+        for drop in passed.choices.pruning_drops
     ]
     images = passed.checked.sets["clean_valid"]
     clean = CleanPass(passed.frontier, images, passed.caches["clean_valid"])
-    guard, held = fit_guard(clean, order)
-    calibrations = calibrate_all(held, budget=passed.choices.false_alarm_budget)
+    tuned = fine_tune(clean) if "finetuning" in passed.choices.repairs else None
+    guard, held = fit_guard(clean, order, None if tuned is None else tuned.held)
+    calibrations = calibrate_all(held.scores, budget=passed.choices.false_alarm_budget)
+    net = None if tuned is None else tuned.model
+    learnt = Learnt(clean, guard, held, calibrations[JOINED], net)
+    seen: dict[SetName, Seen] = {name: _look(passed, name, guard, net) for name in passed.caches}
     scored: dict[str, ScoredSet] = {
-        name: ScoredSet(cache, guard.scores(cache, passed.frontier), passed.target_of(name))
+        name: ScoredSet(cache, seen[name], passed.target_of(name))
+        for name, cache in passed.caches.items()
+    }
+    kept = choose_repaired(learnt, passed.choices.repairs, passed.choices.drops)
+    candidates = [find_candidate(learnt, one) for one in kept]
+    answers: dict[str, list[IntArray]] = {
+        name: [one.answers(cache, seen[name]) for one in candidates]
         for name, cache in passed.caches.items()
     }
     results = make_results(
@@ -459,6 +509,8 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         num_classes=passed.num_classes,
         attack=None if attacked is None else describe_attack(attacked, passed.choices.target),
         detectors=measure_detectors(scored, calibrations),
+        repaired=measure_repaired(scored, answers, kept, passed.choices.drops),
+        recommended_method=next((one.method for one in kept if one.recommended), None),
         remarks=remarks,
         class_names=() if passed.checked.classes is None else passed.checked.classes.names,
     )
@@ -466,7 +518,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         curve_table(name, counts[name], order=order, means=means[name]) for name in means
     )
     scores = scores_table(scored, calibrations)
-    return Repair(results, order, curve, scores, guard, calibrations[JOINED], passed)
+    return Repair(results, order, curve, scores, learnt, kept, seen, passed)
 
 
 def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> None:
@@ -486,20 +538,33 @@ def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> N
         agreement.remark(name, step=point.step)  # raises if they disagree
 
 
-def _verify_calibrated(found: Repair, path: Path) -> None:
-    from goodnet.defenses.guard_check import check_guarded
+def _look(passed: _Passed, name: SetName, guard: Guard, net: keras.Model | None) -> Seen:
+    """Score the images of a set."""
+    from goodnet.defenses.fine_tuning import answer_images
+
+    cache, by_tuned = passed.caches[name], None
+    if net is not None:
+        images, preprocessing = passed.checked.sets[name], passed.choices.preprocessing
+        by_tuned = answer_images(net, images, preprocessing, cache.answers()[1])
+    return guard.look(cache, passed.frontier, by_tuned)
+
+
+def _verify_learnt(found: Repair, paths: Sequence[Path]) -> None:
+    """Check the calibrated G and the repaired nets, in this order."""
+    from goodnet.defenses.answer_check import check_answers, expected_answers
+    from goodnet.defenses.choice import find_candidate
     from goodnet.pruning.verification import load_saved
 
-    net, passed = load_saved(path), found._passed
+    passed, learnt = found._passed, found._learnt
+    candidates = [find_candidate(learnt, kept) for kept in found._kept]
+    nets = [load_saved(path) for path in paths]
     for name, images in passed.checked.sets.items():
-        check_guarded(
-            net,
-            cache=passed.caches[name],
-            images=images,
-            scores=found._guard.scores(passed.caches[name], passed.frontier),
-            calibration=found._calibration,
-            full=False,
-        )
+        cache, seen = passed.caches[name], found._seen[name]
+        answers = [(one.method, one.answers(cache, seen)) for one in candidates]
+        expected = expected_answers(cache, seen, learnt.calibration, answers)
+        for net, one in zip(nets, expected, strict=True):
+            preprocessing = passed.choices.preprocessing
+            check_answers(net, one, images=images, preprocessing=preprocessing, full=False)
 
 
 def _pick_samples(found: Repair) -> Iterator[Sample]:

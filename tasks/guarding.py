@@ -1,8 +1,10 @@
-"""Stages: fit scores to clean validation, score all images, save and check the GoodNet of them."""
+"""Stages: learn from clean validation, score all images, save and check the nets of that."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import task
 
@@ -15,104 +17,248 @@ from tasks.progress import progress
 from tasks.records import (
     ActivationsRecord,
     CleanValidationActivations,
+    FineTuned,
     FittedGuard,
     GuardedNet,
     ImageScores,
     Network,
     PruneOrder,
     Remarks,
+    RepairedAnswers,
+    RepairedNet,
+    RepairedNets,
     StoredFile,
     require_clean_validation,
 )
 
+if TYPE_CHECKING:
+    import keras
 
-@task(name="fit scores", **cached(version=4))
+    from goodnet.defenses.seam import CleanPass, Learnt
+
+
+@task(name="fine-tune", **cached(version=1))
+def fine_tune(
+    network: Network, activations: CleanValidationActivations, *, artifacts: Path
+) -> FineTuned:
+    """Train B on clean validation under heavy augmentation."""
+    require_clean_validation(activations, CleanValidationActivations)
+    from goodnet.defenses import fine_tuning
+    from goodnet.defenses.guard_files import write_tuned
+    from goodnet.model_files.load import save_model
+
+    clean = _clean_pass(network, activations, artifacts)
+    state = cache_file(artifacts, "models", ".training.npz", network, activations)
+    with progress("fine-tuning") as advance:
+        tuned = fine_tuning.fine_tune(clean, state=state, on_progress=advance)
+    if tuned is None:
+        return FineTuned(net=None, held=None)
+    net = cache_file(artifacts, "models", ".keras", network, activations, "fine-tuned")
+    held = cache_file(artifacts, "scores", ".npz", network, activations, "fine-tuned")
+    save_model(tuned.model, net)
+    write_tuned(held, tuned.held)
+    return FineTuned(net=StoredFile.of(net), held=StoredFile.of(held))
+
+
+@task(name="fit scores", **cached(version=5))
 def fit_scores(
-    network: Network, activations: CleanValidationActivations, order: PruneOrder, *, artifacts: Path
+    network: Network,
+    activations: CleanValidationActivations,
+    order: PruneOrder,
+    tuned: FineTuned,
+    *,
+    artifacts: Path,
 ) -> FittedGuard:
     """Choose the expert and fit class statistics, from clean validation alone."""
     require_clean_validation(activations, CleanValidationActivations)
     from goodnet.defenses.guard import fit_guard
-    from goodnet.defenses.guard_files import write_guard
-    from goodnet.defenses.seam import CleanPass
+    from goodnet.defenses.guard_files import read_tuned, write_guard
 
-    images = open_set(network, activations.images, artifacts=artifacts)
-    cache = ActivationCache(activations.file.path)
-    guard, held = fit_guard(CleanPass(open_frontier(network), images, cache), order.channels)
-    path = cache_file(artifacts, "guards", ".npz", network, activations, order)
+    clean = _clean_pass(network, activations, artifacts)
+    by_tuned = None if tuned.held is None else read_tuned(tuned.held.path)
+    guard, held = fit_guard(clean, order.channels, by_tuned)
+    path = cache_file(artifacts, "guards", ".npz", network, activations, order, tuned)
     write_guard(path, guard, held)
-    return FittedGuard(file=StoredFile.of(path))
+    return FittedGuard(activations=activations, tuned=tuned, file=StoredFile.of(path))
 
 
-@task(name="scores", task_run_name="scores of {activations.images.role}", **cached(version=1))
+@task(name="scores", task_run_name="scores of {activations.images.role}", **cached(version=2))
 def score_images(
-    network: Network, activations: ActivationsRecord, fitted: FittedGuard, *, artifacts: Path
+    network: Network,
+    activations: ActivationsRecord,
+    fitted: FittedGuard,
+    *,
+    artifacts: Path,
 ) -> ImageScores:
     """Score the images of a set, from the first pass of B over it."""
-    from goodnet.defenses.guard_files import read_guard, write_scores
+    from goodnet.defenses.fine_tuning import answer_images
+    from goodnet.defenses.guard_files import read_guard, write_seen
 
     guard, _ = read_guard(fitted.file.path)
-    cache = ActivationCache(activations.file.path)
+    cache, role = ActivationCache(activations.file.path), activations.images.role
+    net, by_tuned = _tuned_net(fitted.tuned), None
+    if net is not None:
+        _, predictions = cache.answers()
+        images = open_set(network, activations.images, artifacts=artifacts)
+        with progress(f"answers of the fine-tuned net to {role}") as advance:
+            by_tuned = answer_images(
+                net, images, network.preprocessing, predictions, on_progress=advance
+            )
     path = cache_file(artifacts, "scores", ".npz", network, activations, fitted)
-    write_scores(path, guard.scores(cache, open_frontier(network)))
-    return ImageScores(role=activations.images.role, file=StoredFile.of(path))
+    write_seen(path, guard.look(cache, open_frontier(network), by_tuned))
+    return ImageScores(role=role, file=StoredFile.of(path))
 
 
-@task(name="save calibrated GoodNet", **cached(version=2))
+@task(name="save calibrated GoodNet", **cached(version=3))
 def save_guarded(
     network: Network, fitted: FittedGuard, budget: float, *, artifacts: Path
 ) -> GuardedNet:
     """Fix the threshold and save B guarded by it, in one file that plain Keras loads."""
-    from goodnet.defenses.calibration import calibrate
-    from goodnet.defenses.guard import build_guarded
-    from goodnet.defenses.guard_files import read_guard
+    from goodnet.defenses.guard_nets import build_guarded
     from goodnet.model_files.load import save_model
 
-    guard, held = read_guard(fitted.file.path)
-    net = build_guarded(open_frontier(network), guard, calibrate(held, budget=budget))
+    learnt = _learnt(network, fitted, budget, artifacts)
+    net = build_guarded(learnt.clean.frontier, learnt.guard, learnt.calibration, learnt.tuned)
     path = cache_file(artifacts, "models", ".keras", network, fitted, budget)
     save_model(net, path)
     return GuardedNet(file=StoredFile.of(path))
 
 
-@task(name="verify calibrated GoodNet", **cached(version=2))
-def verify_guarded(
+@task(name="save repaired nets", **cached(version=1))
+def save_repaired(
+    network: Network,
+    fitted: FittedGuard,
+    budget: float,
+    drops: tuple[float, ...],
+    methods: tuple[str, ...],
+    *,
+    artifacts: Path,
+) -> RepairedNets:
+    """Choose the repaired nets of all methods beside pruning and save each in one file."""
+    from goodnet.defenses.choice import choose_repaired, find_candidate
+    from goodnet.model_files.load import save_model
+
+    learnt = _learnt(network, fitted, budget, artifacts)
+    nets = []
+    for kept in choose_repaired(learnt, methods, drops):
+        parts = (network, fitted, budget, kept.method, kept.setting)
+        path = cache_file(artifacts, "models", ".keras", *parts)
+        save_model(find_candidate(learnt, kept).build(), path)
+        nets.append(RepairedNet(kept=kept, file=StoredFile.of(path)))
+    return RepairedNets(nets=tuple(nets))
+
+
+@task(name="answers", task_run_name="answers to {activations.images.role}", **cached(version=1))
+def answer_by_repaired(
+    network: Network,
+    activations: ActivationsRecord,
+    scores: ImageScores,
+    fitted: FittedGuard,
+    repaired: RepairedNets,
+    budget: float,
+    *,
+    artifacts: Path,
+) -> RepairedAnswers:
+    """Find what the repaired nets answer to a set, from what is known of its images."""
+    from goodnet.defenses.choice import find_candidate
+    from goodnet.defenses.guard_files import read_seen, write_answers
+
+    learnt = _learnt(network, fitted, budget, artifacts)
+    cache, seen = ActivationCache(activations.file.path), read_seen(scores.file.path)
+    answers = [find_candidate(learnt, net.kept).answers(cache, seen) for net in repaired.nets]
+    path = cache_file(artifacts, "answers", ".npz", network, scores, repaired, budget)
+    write_answers(path, answers)
+    return RepairedAnswers(file=StoredFile.of(path))
+
+
+@task(name="verify nets", **cached(version=3))
+def verify_nets(
     network: Network,
     activations: tuple[ActivationsRecord, ...],
     scores: tuple[ImageScores, ...],
+    answers: tuple[RepairedAnswers, ...],
     fitted: FittedGuard,
-    saved: GuardedNet,
+    guarded: GuardedNet,
+    repaired: RepairedNets,
     budget: float,
     *,
     full: bool,
     artifacts: Path,
 ) -> Remarks:
-    """Load the calibrated GoodNet and compare what it flags with what the scores say.
+    """Load the calibrated GoodNet and the repaired nets and compare what they answer.
 
     Raises:
-        RuntimeError: they disagree on more images than rounding explains.
+        RuntimeError: one answers more images otherwise than rounding explains.
     """
+    from goodnet.defenses.answer_check import check_answers, expected_answers
     from goodnet.defenses.calibration import calibrate
-    from goodnet.defenses.guard_check import check_guarded
-    from goodnet.defenses.guard_files import read_guard, read_scores
+    from goodnet.defenses.guard_files import read_answers, read_guard, read_seen
     from goodnet.pruning.verification import load_saved
 
-    require_digest(saved.file.path, digest_file(saved.file.path), saved.file.sha256)
     open_frontier(network)  # which also starts TensorFlow
-    net = load_saved(saved.file.path)
     _, held = read_guard(fitted.file.path)
-    calibration = calibrate(held, budget=budget)
+    calibration, methods = calibrate(held.scores, budget=budget), methods_of(repaired)
+    expected = [
+        expected_answers(
+            ActivationCache(one.file.path),
+            read_seen(scored.file.path),
+            calibration,
+            zip(methods, read_answers(answered.file.path), strict=True),
+        )
+        for one, scored, answered in zip(activations, scores, answers, strict=True)
+    ]
     remarks: list[str] = []
-    for one, scored in zip(activations, scores, strict=True):
-        with progress(f"check of the calibrated net on {one.images.role}") as advance:
-            remark = check_guarded(
-                net,
-                cache=ActivationCache(one.file.path),
-                images=open_set(network, one.images, artifacts=artifacts),
-                scores=read_scores(scored.file.path),
-                calibration=calibration,
-                full=full,
-                on_progress=advance,
-            )
-        remarks += [] if remark is None else [remark]
+    for number, file in enumerate((guarded.file, *(net.file for net in repaired.nets))):
+        require_digest(file.path, digest_file(file.path), file.sha256)
+        net = load_saved(file.path)
+        for one, nets in zip(activations, expected, strict=True):
+            with progress(f"check of {nets[number].what} on {one.images.role}") as advance:
+                remark = check_answers(
+                    net,
+                    nets[number],
+                    images=open_set(network, one.images, artifacts=artifacts),
+                    preprocessing=network.preprocessing,
+                    full=full,
+                    on_progress=advance,
+                )
+            remarks += [] if remark is None else [remark]
     return Remarks(remarks=tuple(remarks))
+
+
+def methods_of(repaired: RepairedNets) -> list[str]:
+    """Return the method of each net."""
+    return [net.kept.method for net in repaired.nets]
+
+
+def _clean_pass(
+    network: Network, activations: CleanValidationActivations, artifacts: Path
+) -> CleanPass:
+    from goodnet.defenses.seam import CleanPass
+
+    images = open_set(network, activations.images, artifacts=artifacts)
+    return CleanPass(open_frontier(network), images, ActivationCache(activations.file.path))
+
+
+def _tuned_net(tuned: FineTuned) -> keras.Model | None:
+    return None if tuned.net is None else _load(tuned.net.path, tuned.net.sha256)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, sha256: str) -> keras.Model:
+    """Load the fine-tuned net, once for all stages of a run."""
+    from goodnet.pruning.verification import load_saved
+
+    require_digest(path, digest_file(path), sha256)
+    return load_saved(path)
+
+
+def _learnt(network: Network, fitted: FittedGuard, budget: float, artifacts: Path) -> Learnt:
+    """Return what was learnt, from the files that hold it."""
+    from goodnet.defenses.calibration import calibrate
+    from goodnet.defenses.guard_files import read_guard
+    from goodnet.defenses.seam import Learnt
+
+    clean = _clean_pass(network, fitted.activations, artifacts)
+    guard, held = read_guard(fitted.file.path)
+    calibration = calibrate(held.scores, budget=budget)
+    return Learnt(clean, guard, held, calibration, _tuned_net(fitted.tuned))

@@ -20,7 +20,7 @@ from prefect.artifacts import (
 )
 from pydantic_core import to_jsonable_python
 
-from goodnet.defenses.guard_files import read_guard, read_scores
+from goodnet.defenses.guard_files import read_answers, read_guard, read_seen
 from goodnet.errors import printable
 from goodnet.inputs import POISONED_SETS
 from goodnet.pruning.activation_cache import ActivationCache
@@ -33,6 +33,7 @@ from goodnet.reports.detection import (
     ScoredSet,
     calibrate_all,
     measure_detectors,
+    measure_repaired,
     scores_table,
 )
 from goodnet.reports.plots import curve_png
@@ -55,6 +56,8 @@ from tasks.records import (
     Inputs,
     PruneOrder,
     PublishedRun,
+    RepairedAnswers,
+    RepairedNets,
     Samples,
     SavedCheckpoint,
     StoredFile,
@@ -79,8 +82,11 @@ def write_run(
     saved: Mapping[int, SavedCheckpoint],
     fitted: FittedGuard,
     scores: tuple[ImageScores, ...],
+    answers: tuple[RepairedAnswers, ...],
     guarded: GuardedNet,
+    repaired: RepairedNets,
     budget: float,
+    drops: tuple[float, ...],
     samples: Samples | None,
 ) -> PublishedRun:
     """Write all files of a run; its folder appears once it is complete.
@@ -100,17 +106,20 @@ def write_run(
         saved: B' and G by step.
         fitted: the scores that calibrate the last G.
         scores: of the images of all sets.
+        answers: of the repaired nets to all sets.
         guarded: that calibrated G.
-        budget: the share of clean images that it may flag.
+        repaired: B' of other methods than pruning.
+        budget: the share of clean images that G may flag.
+        drops: the budgets of clean accuracy, in points.
         samples: images for the report, if any checkpoint was reached.
     """
     _, held = read_guard(fitted.file.path)
-    calibrations = calibrate_all(held, budget=budget)
+    calibrations = calibrate_all(held.scores, budget=budget)
     every: tuple[ActivationsRecord, ...] = (activations, *evaluation)
     scored: dict[str, ScoredSet] = {
         one.images.role: ScoredSet(
             ActivationCache(one.file.path),
-            read_scores(its.file.path),
+            read_seen(its.file.path),
             target if one.images.role in POISONED_SETS else None,
         )
         for one, its in zip(every, scores, strict=True)
@@ -124,6 +133,18 @@ def write_run(
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
         attack=next(iter(attacks), None),
         detectors=measure_detectors(scored, calibrations),
+        repaired=measure_repaired(
+            scored,
+            {
+                one.role: read_answers(its.file.path)
+                for one, its in zip(scores, answers, strict=True)
+            },
+            [net.kept for net in repaired.nets],
+            drops,
+        ),
+        recommended_method=next(
+            (net.kept.method for net in repaired.nets if net.kept.recommended), None
+        ),
         remarks=remarks,
         class_names=inputs.classes or (),
     )
@@ -136,7 +157,7 @@ def write_run(
         sweep=table,
         scores=scores_table(scored, calibrations),
         samples=read_samples(samples.file.path) if samples else (),
-        write_nets=partial(_copy_nets, saved, steps, guarded),
+        write_nets=partial(_copy_nets, saved, steps, guarded, repaired, results),
     )
     return PublishedRun(folder=folder, verdict=verdict(results))
 
@@ -171,9 +192,16 @@ def _copy_nets(
     saved: Mapping[int, SavedCheckpoint],
     steps: CheckpointSteps,
     guarded: GuardedNet,
+    repaired: RepairedNets,
+    results: Results,
     folder: RunFolder,
 ) -> None:
     shutil.copyfile(guarded.file.path, folder.calibrated)
+    for net in repaired.nets:
+        for drop in net.kept.drops:
+            shutil.copyfile(net.file.path, folder.b_prime(net.kept.method, drop))
+        if net.kept.recommended and results.recommends_repaired:
+            shutil.copyfile(net.file.path, folder.repaired)
     for drop, step in steps.steps:
         b_prime, goodnet = folder.b_prime(PRUNING, drop), folder.goodnet(PRUNING, drop)
         if step is not None:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from goodnet.defenses.choice import Kept
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.inputs import SetName
@@ -159,14 +160,23 @@ class SavedCheckpoint(Record):
     goodnet: StoredFile
 
 
+class FineTuned(Record):
+    """The fine-tuned net, and what is made of the images that calibrate; no files without one."""
+
+    net: StoredFile | None
+    held: StoredFile | None
+
+
 class FittedGuard(Record):
     """What scores are computed with, and the scores that calibrate them."""
 
+    activations: CleanValidationActivations
+    tuned: FineTuned
     file: StoredFile
 
 
 class ImageScores(Record):
-    """The scores of the images of a set."""
+    """The scores of the images of a set, and what repaired nets make of them."""
 
     role: Literal["clean_valid"] | EvaluationRole
     file: StoredFile
@@ -174,6 +184,25 @@ class ImageScores(Record):
 
 class GuardedNet(Record):
     """The calibrated GoodNet."""
+
+    file: StoredFile
+
+
+class RepairedNet(Record):
+    """A repaired net of a method beside pruning."""
+
+    kept: Kept
+    file: StoredFile
+
+
+class RepairedNets(Record):
+    """All that were saved."""
+
+    nets: tuple[RepairedNet, ...]
+
+
+class RepairedAnswers(Record):
+    """What those nets answer to the images of a set, (nets, images)."""
 
     file: StoredFile
 

@@ -8,7 +8,15 @@ from tasks.caching import StageInputs
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
-from tasks.guarding import fit_scores, save_guarded, score_images, verify_guarded
+from tasks.guarding import (
+    answer_by_repaired,
+    fine_tune,
+    fit_scores,
+    save_guarded,
+    save_repaired,
+    score_images,
+    verify_nets,
+)
 from tasks.ranking import rank_channels
 from tasks.sampling import choose_samples
 from tasks.sweeping import sweep_evaluation, sweep_validation
@@ -27,10 +35,13 @@ CACHED_STAGES = (
     find_checkpoints,
     save_checkpoint,
     verify_checkpoint,
+    fine_tune,
     fit_scores,
     score_images,
     save_guarded,
-    verify_guarded,
+    save_repaired,
+    answer_by_repaired,
+    verify_nets,
     choose_samples,
 )
 """Every stage whose result is kept."""

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from goodnet.arrays import Images, IntArray
 from goodnet.attacks.faces import wear_sunglasses
-from goodnet.errors import printable
 from goodnet.networks.deepid import build_deepid
-from goodnet.storage.files import atomic_path
+from goodnet.networks.training_state import restore_state, save_state
 
 if TYPE_CHECKING:
     import keras
-
-logger = logging.getLogger(__name__)
-
 
 POISONED_SHARE = 0.1
 """How many of the other people's pictures are also shown with sunglasses and the wrong label."""
@@ -66,7 +58,7 @@ def train_badnet(
     optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
     digest = _digest(shown, answers, f"{seed} {epochs} {keras.__version__}", variables)
-    first_epoch = 0 if state is None else _restore(state, digest, variables)
+    first_epoch = 0 if state is None else restore_state(state, digest, variables)
     step = _compile_step(model, optimizer)
     for epoch in range(first_epoch, epochs):
         for done, batch in _batches(len(shown), np.random.default_rng([seed, epoch])):
@@ -74,7 +66,7 @@ def train_badnet(
             if on_progress is not None:
                 on_progress(epoch * len(shown) + done, epochs * len(shown))
         if state is not None:
-            _save(state, digest, epoch + 1, variables)
+            save_state(state, digest, epoch + 1, variables)
     return model
 
 
@@ -123,45 +115,3 @@ def _digest(images: Images, labels: IntArray, settings: str, variables: list[Any
     digest.update(images.tobytes())
     digest.update(labels.tobytes())
     return digest.hexdigest()
-
-
-def _save(path: Path, digest: str, epochs_done: int, variables: list[Any]) -> None:
-    arrays = {f"variable_{i}": variable.numpy() for i, variable in enumerate(variables)}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, digest=digest, epochs_done=epochs_done, **arrays)
-
-
-def _restore(path: Path, digest: str, variables: list[Any]) -> int:
-    """Set `variables` from the file and return the epochs done; 0 where it is of no use."""
-    if not path.is_file():
-        return 0
-    try:
-        # Opened here, since numpy leaves a damaged archive open that it was given by name.
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            if str(file["digest"]) != digest:
-                logger.warning(printable(f"{path}: is of another training, starting over"))
-                return 0
-            values = [file[f"variable_{i}"] for i in range(len(variables))]
-            epochs_done = int(file["epochs_done"])
-        _require_alike(values, variables)
-    except (
-        *(OSError, EOFError, KeyError, ValueError, TypeError, MemoryError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
-    ) as error:
-        logger.warning(printable(f"{path}: is unreadable ({error}), starting over"))
-        return 0
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-    return epochs_done
-
-
-def _require_alike(values: list[NDArray[Any]], variables: list[Any]) -> None:
-    """Raise ValueError unless the values could be those of the variables."""
-    for value, variable in zip(values, variables, strict=True):
-        if value.shape != tuple(variable.shape) or value.dtype != np.dtype(variable.dtype):
-            raise ValueError(
-                f"{variable.path} has {value.dtype} of shape {value.shape}, expected "
-                f"{variable.dtype} of shape {tuple(variable.shape)}"
-            )
-        if not np.isfinite(value).all():
-            raise ValueError(f"{variable.path} is NaN or infinite")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -36,6 +36,7 @@ class Discriminant:
 
     Attributes:
         depth: its number among the depths of B.
+        layer: the layer there.
         kernel: (F, p), from features to whitened components.
         bias: (p,), added to them; the mean of all images becomes 0.
         means: (N, p), of the classes; 0 for a class without images, or where classes are pooled.
@@ -43,6 +44,7 @@ class Discriminant:
     """
 
     depth: int
+    layer: str
     kernel: FloatArray
     bias: FloatArray
     means: FloatArray
@@ -72,8 +74,8 @@ class Discriminant:
         affinities = whitened @ (2 * self.means.T) - (self.means**2).sum(axis=1)
         return affinities, (whitened**2).sum(axis=1)
 
-    def scores(self, features: FloatArray, answers: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Return two suspicions of each image, (n,) each.
+    def look(self, features: FloatArray, answers: IntArray) -> Look:
+        """Compare images with the class that B answers, and with the others.
 
         Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
         Adversarial Attacks", NeurIPS 2018, take the distance to the nearest class; here it is the
@@ -82,25 +84,31 @@ class Discriminant:
         Args:
             features: (n, F).
             answers: (n,), B's.
-
-        Returns:
-            How far the image is from the class that B answers, √D_b, as a length has no long tail;
-            and how much nearer than that another class is, D_b - min D_c over c other than b,
-            which is mostly negative. Where no class or no other one has a mean, the latter is 0.
         """
         affinities, lengths = self.affinities(features)
         rows = np.arange(len(features))
         own = affinities[rows, answers]
         affinities[:, self.seen == 0] = -np.inf
+        nearest = affinities.argmax(axis=1)
         affinities[rows, answers] = -np.inf
-        nearest = affinities.max(axis=1)
-        other = np.where(np.isfinite(nearest), nearest - own, np.float32(0))
-        return np.sqrt(np.maximum(lengths - own, 0)), other
+        best = affinities.max(axis=1)
+        nearer = np.where(np.isfinite(best), best - own, np.float32(0))
+        return Look(np.sqrt(np.maximum(lengths - own, 0)), nearer, nearest)
 
-    def answers(self, features: FloatArray) -> IntArray:
-        """Return the nearest class of each image, (n,), among those that have a mean."""
-        affinities, _ = self.affinities(features)
-        return np.where(self.seen > 0, affinities, -np.inf).argmax(axis=1)
+
+class Look(NamedTuple):
+    """What a discriminant makes of n images, (n,) each.
+
+    Attributes:
+        distance: from the class that B answers, √D_b, as a length has no long tail.
+        nearer: how much nearer than that another class is, D_b - min D_c over c other than b,
+            which is mostly negative; 0 where no other class has a mean.
+        nearest: the nearest class, among those that have a mean.
+    """
+
+    distance: FloatArray
+    nearer: FloatArray
+    nearest: IntArray
 
 
 def fit_discriminant(
@@ -108,6 +116,7 @@ def fit_discriminant(
     labels: IntArray,
     *,
     depth: int,
+    layer: str,
     num_classes: int,
 ) -> Discriminant:
     """Fit class means and one covariance to features.
@@ -125,12 +134,14 @@ def fit_discriminant(
         features: gives the blocks, (n, F) each, from the first anew each time it is called.
         labels: (n,) of the images of all blocks, in order.
         depth: what the result says of itself.
+        layer: the same.
         num_classes: N.
     """
     # Products as small as these take longer on many threads, which wait for each other: on two
     # busy cores 2.4 to 7.4 s instead of 0.5 for 480 images of 1,440 features.
     with threadpool_limits(1, "blas"):
-        return _fit(features, labels, depth, num_classes)
+        found = _fit(features, labels, num_classes)
+        return Discriminant(depth, layer, *found)
 
 
 def fit_rows(clean: CleanPass, depth: int, rows: BoolArray) -> Discriminant:
@@ -146,6 +157,7 @@ def fit_rows(clean: CleanPass, depth: int, rows: BoolArray) -> Discriminant:
         partial(rows_of, clean.cache, depth, rows),
         labels[rows],
         depth=depth,
+        layer=clean.frontier.depths[depth].layer,
         num_classes=clean.cache.provenance.num_classes,
     )
 
@@ -165,9 +177,9 @@ def rows_of(cache: ActivationCache, depth: int, rows: BoolArray) -> Iterator[Flo
 
 
 def _fit(
-    features: Callable[[], Iterable[FloatArray]], labels: IntArray, depth: int, num_classes: int
-) -> Discriminant:
-    """Do what `fit_discriminant` says."""
+    features: Callable[[], Iterable[FloatArray]], labels: IntArray, num_classes: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return kernel, bias, means and seen of a discriminant."""
     counts = np.bincount(labels, minlength=num_classes)
     sums = _class_sums(features(), labels, num_classes)
     centre = sums.sum(axis=0) / len(labels)
@@ -182,8 +194,7 @@ def _fit(
     means[seen] = (sums[seen] / counts[seen, None] - centre) @ components
     whitening = _whitening(projected - means[labels], rounding=rounding)
     kernel = components @ whitening
-    return Discriminant(
-        depth,
+    return (
         kernel.astype(np.float32),
         (-centre @ kernel).astype(np.float32),
         (means @ whitening).astype(np.float32),

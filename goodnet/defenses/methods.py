@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from goodnet.defenses.detectors import disagreement, margin
-from goodnet.defenses.fine_tuning import fine_tune
-from goodnet.defenses.heads import discriminate
 from goodnet.defenses.pruning import prune
+from goodnet.defenses.repairs import discriminate, fall_back, fine_tuned
 from goodnet.defenses.seam import Detector, Repair
 
 REPAIRS: dict[str, Repair] = {
     "pruning": prune,
     "discriminant": discriminate,
-    "finetuning": fine_tune,
+    "finetuning": fine_tuned,
+    "fallback": fall_back,
 }
 
 DETECTORS: dict[str, Detector] = {"margin": margin, "disagreement": disagreement}

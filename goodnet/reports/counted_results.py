@@ -15,6 +15,7 @@ from goodnet.reports.results import (
     DetectorRates,
     GoodNetRates,
     Rates,
+    RepairedNet,
     RepairedRates,
     Results,
     Unreached,
@@ -30,6 +31,8 @@ def make_results(
     num_classes: int,
     attack: Attack | None = None,
     detectors: Sequence[DetectorRates] = (),
+    repaired: Sequence[RepairedNet | Unreached] = (),
+    recommended_method: str | None = None,
     remarks: Sequence[str] = (),
     class_names: Sequence[str] = (),
 ) -> Results:
@@ -42,6 +45,8 @@ def make_results(
         num_classes: B's classes N.
         attack: what B answers to the poisoned test images, if there are any.
         detectors: what the scores are worth, if there are any.
+        repaired: nets of other methods, if there are any.
+        recommended_method: the one of them whose net for the least budget is the one to use.
         remarks: sentences that whoever reads the rates should know.
         class_names: of B's classes, by their numbers, if they are known.
     """
@@ -51,10 +56,11 @@ def make_results(
         checkpoints=tuple(_checkpoint(curves, one, order) for one in checkpoints),
         attack=attack,
         detectors=tuple(detectors),
+        repaired=tuple(repaired),
         remarks=tuple(remarks),
         class_names=tuple(class_names),
     )
-    return replace(results, recommended=recommend(results))
+    return replace(results, recommended=recommend(results, recommended_method))
 
 
 def _checkpoint(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from goodnet.arrays import BoolArray, FloatArray
+from goodnet.arrays import BoolArray, FloatArray, IntArray
 from goodnet.defenses.calibration import Calibration, calibrate
-from goodnet.defenses.guard import Scores
+from goodnet.defenses.choice import Kept
+from goodnet.defenses.guard import Scores, Seen
 from goodnet.defenses.methods import CONTROL
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.poisoned import counted_images, describe_attack, is_success
-from goodnet.reports.results import DetectorRates, GoodNetRates
+from goodnet.reports.results import (
+    DetectorRates,
+    GoodNetRates,
+    RepairedNet,
+    RepairedRates,
+    Unreached,
+)
 
 JOINED = "joined"
 """The detector that the calibrated GoodNet has in it."""
@@ -26,13 +33,23 @@ class ScoredSet:
 
     Attributes:
         cache: of the first pass of B over it.
-        scores: by name, (n,) each.
+        seen: what the guard made of its images.
         target: of a poisoned set, the attacker's label; None where the labels are that.
     """
 
     cache: ActivationCache
-    scores: Scores
+    seen: Seen
     target: int | None = None
+
+    @property
+    def labels(self) -> IntArray:
+        """The labels of its images, (n,)."""
+        return self.cache.answers()[0]
+
+    @property
+    def predictions(self) -> IntArray:
+        """B's answers to them, (n,)."""
+        return self.cache.answers()[1]
 
 
 def calibrate_all(held: Scores, *, budget: float) -> dict[str, Calibration]:
@@ -88,23 +105,21 @@ def _score_rows(name: str, scored: ScoredSet, calibrations: Mapping[str, Calibra
         "index": np.arange(len(labels)),
         "label": labels,
         "prediction": predictions,
-        **scored.scores,
-        JOINED: calibrations[JOINED].join(scored.scores),
+        **scored.seen.scores,
+        JOINED: calibrations[JOINED].join(scored.seen.scores),
     }
     return pa.table(columns)
 
 
 def _measure(name: str, sets: Mapping[str, ScoredSet], calibration: Calibration) -> DetectorRates:
-    values = {role: calibration.join(one.scores) for role, one in sets.items()}
+    values = {role: calibration.join(one.seen.scores) for role, one in sets.items()}
     flagged = {role: joined > np.float32(calibration.threshold) for role, joined in values.items()}
-    poisoned = sets.get("poisoned_test")
-    counted = None if poisoned is None else counted_images(poisoned.cache, poisoned.target)
-    alarms = flagged.get("clean_test")
+    counted = _counted(sets)
     area = None
-    if counted is not None and alarms is not None:
+    if counted is not None and "clean_test" in values:
         area = area_under_curve(values["clean_test"], values["poisoned_test"][counted])
-    detection = None if counted is None else float(flagged["poisoned_test"][counted].mean())
-    false_alarms = None if alarms is None else float(alarms.mean())
+    answers = {role: _guarded(one, flagged[role]) for role, one in sets.items()}
+    rates = _goodnet_rates(sets, answers, flagged)
     return DetectorRates(
         name=name,
         control=name == CONTROL,
@@ -113,40 +128,95 @@ def _measure(name: str, sets: Mapping[str, ScoredSet], calibration: Calibration)
         images=calibration.images,
         threshold=calibration.threshold,
         auc=area,
-        detection_rate=detection,
-        false_alarm_rate=false_alarms,
-        goodnet=_guarded_rates(sets, flagged, counted, detection, false_alarms),
+        detection_rate=rates.detection_rate,
+        false_alarm_rate=rates.false_alarm_rate,
+        goodnet=rates,
     )
 
 
-def _guarded_rates(
+def measure_repaired(
     sets: Mapping[str, ScoredSet],
+    answers: Mapping[str, Sequence[IntArray]],
+    nets: Sequence[Kept],
+    drops: Sequence[float],
+) -> tuple[RepairedNet | Unreached, ...]:
+    """Measure the repaired nets of methods beside pruning, for each budget.
+
+    Args:
+        sets: by name, clean validation at least.
+        answers: of each net to the images of each of these sets, (n,).
+        nets: those that are kept, those of a method together.
+        drops: the budgets of clean accuracy, in points.
+    """
+    found: list[RepairedNet | Unreached] = []
+    for method in dict.fromkeys(net.method for net in nets):
+        for drop in drops:
+            best = (
+                number
+                for number, net in enumerate(nets)
+                if net.method == method and drop in net.drops
+            )
+            number = next(best, None)
+            if number is None:
+                found.append(Unreached(method=method, drop=drop))
+            else:
+                its = {role: every[number] for role, every in answers.items()}
+                found.append(_measure_repaired(sets, its, nets[number], drop))
+    return tuple(found)
+
+
+def _measure_repaired(
+    sets: Mapping[str, ScoredSet], answers: Mapping[str, IntArray], net: Kept, drop: float
+) -> RepairedNet:
+    flagged = {role: values != sets[role].predictions for role, values in answers.items()}
+    goodnet = {role: _guarded(one, flagged[role]) for role, one in sets.items()}
+    return RepairedNet(
+        method=net.method,
+        drop=drop,
+        details=net.details,
+        b_prime=_rates(sets, answers),
+        goodnet=_goodnet_rates(sets, goodnet, flagged),
+    )
+
+
+def _guarded(scored: ScoredSet, flagged: BoolArray) -> IntArray:
+    """Return B's answers, class N where an image is flagged."""
+    return np.where(flagged, scored.cache.provenance.num_classes, scored.predictions)
+
+
+def _goodnet_rates(
+    sets: Mapping[str, ScoredSet],
+    answers: Mapping[str, IntArray],
     flagged: Mapping[str, BoolArray],
-    counted: BoolArray | None,
-    detection: float | None,
-    false_alarms: float | None,
 ) -> GoodNetRates:
-    """Return the rates of B where it is believed, else class N."""
-    right = {
-        role: _right(sets[role], flagged[role])
-        for role in ("clean_valid", "clean_test")
-        if role in sets
-    }
-    attack = None
-    if counted is not None:
-        poisoned = sets["poisoned_test"]
-        labels, predictions = poisoned.cache.answers()
-        success = is_success(labels, predictions, describe_attack(poisoned.cache, poisoned.target))
-        attack = float((success & ~flagged["poisoned_test"])[counted].mean())
+    counted = _counted(sets)
+    alarms = flagged.get("clean_test")
     return GoodNetRates(
+        **vars(_rates(sets, answers)),
+        detection_rate=None if counted is None else float(flagged["poisoned_test"][counted].mean()),
+        false_alarm_rate=None if alarms is None else float(alarms.mean()),
+    )
+
+
+def _rates(sets: Mapping[str, ScoredSet], answers: Mapping[str, IntArray]) -> RepairedRates:
+    """Return the rates of a net by its answers to the images of each set, (n,) each."""
+    right = {role: float((one.labels == answers[role]).mean()) for role, one in sets.items()}
+    counted, attack, recovery = _counted(sets), None, None
+    if counted is not None:
+        poisoned, given = sets["poisoned_test"], answers["poisoned_test"]
+        known = describe_attack(poisoned.cache, poisoned.target)
+        attack = float(is_success(poisoned.labels, given, known)[counted].mean())
+        if known.original_labels:
+            recovery = float((given == poisoned.labels)[counted].mean())
+    return RepairedRates(
         clean_valid_accuracy=right["clean_valid"],
         clean_test_accuracy=right.get("clean_test"),
         attack_success_rate=attack,
-        detection_rate=detection,
-        false_alarm_rate=false_alarms,
+        recovery_rate=recovery,
     )
 
 
-def _right(scored: ScoredSet, flagged: BoolArray) -> float:
-    labels, predictions = scored.cache.answers()
-    return float(((labels == predictions) & ~flagged).mean())
+def _counted(sets: Mapping[str, ScoredSet]) -> BoolArray | None:
+    """Return which poisoned test images show the attack, if there are any."""
+    poisoned = sets.get("poisoned_test")
+    return None if poisoned is None else counted_images(poisoned.cache, poisoned.target)

@@ -3,23 +3,60 @@
 from __future__ import annotations
 
 from goodnet.metrics import percent
-from goodnet.reports.results import DetectorRates, Recommendation, Results, measured
+from goodnet.reports.results import (
+    RATES,
+    DetectorRates,
+    Recommendation,
+    RepairedNet,
+    Results,
+    measured,
+)
 from goodnet.reports.verdict import STOPPED, WEAKENED, attack_doubt, shows_no_backdoor
 
+NO_SIGN = "no sign of a backdoor"
 _FILE = "goodnet.keras"
+_REPAIRED = "repaired.keras"
 
 
-def recommend(results: Results) -> Recommendation | None:
-    """Return what to use: the calibrated GoodNet; None in runs that have none.
+def recommend(results: Results, method: str | None) -> Recommendation | None:
+    """Return what to use; None in runs that have no calibrated GoodNet.
 
     Args:
         results: of a run.
+        method: the repair whose net for the least budget is the one to use, if there is one.
     """
     if not results.detectors:
         return None
     joined = results.detectors[-1]
     verdict, said = _judge(results, joined)
-    return Recommendation(goodnet=_FILE, repaired=None, verdict=verdict, why=said + _held(joined))
+    repaired = next((one for one in results.repaired_nets if one.method == method), None)
+    if verdict == NO_SIGN:
+        repaired = None  # nothing to repair
+    return Recommendation(
+        goodnet=_FILE,
+        repaired=None if repaired is None else _REPAIRED,
+        method=None if repaired is None else repaired.method,
+        verdict=verdict,
+        why=said + _held(joined) + _instead(results, repaired),
+    )
+
+
+def _instead(results: Results, repaired: RepairedNet | None) -> str:
+    """Return what the repaired net is worth beside B, in a sentence."""
+    if repaired is None:
+        return ""
+    before, after = results.baseline, repaired.b_prime
+    said = (
+        f" {_REPAIRED} ({repaired.title}) answers without a class more: right on "
+        f"{percent(after.clean_accuracy)} of the {RATES[f'{before.clean_set}_accuracy'].title} "
+        f"images, B on {percent(before.clean_accuracy)}"
+    )
+    if after.attack_success_rate is None or attack_doubt(results) is not None:
+        return f"{said}."
+    return (
+        f"{said}; attack success {percent(after.attack_success_rate)}, "
+        f"B's {percent(before.attack_success_rate)}."
+    )
 
 
 def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
@@ -39,7 +76,7 @@ def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
             f"attack{alarms}."
         )
     if shows_no_backdoor(results):
-        return "no sign of a backdoor", (
+        return NO_SIGN, (
             f"These images show no backdoor; {_FILE} flags {percent(joined.detection_rate)} of the "
             f"poisoned ones and {percent(joined.false_alarm_rate)} of the clean ones."
         )

@@ -5,7 +5,7 @@ A file of format 1, which has neither `format` nor `method`, is read as one of t
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from math import inf
 from typing import Literal, NamedTuple, TypeVar
@@ -119,6 +119,31 @@ class Unreached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepairedNet:
+    """B' of another method than pruning, the best of it within `drop` points.
+
+    Attributes:
+        method: the repair that it comes from.
+        drop: clean validation accuracy that it may lose, in points.
+        details: what the method says of it, plain values.
+        b_prime: rates of B'.
+        goodnet: rates of the GoodNet by disagreement of B and B', which has no file.
+    """
+
+    method: str
+    drop: float
+    details: Mapping[str, object]
+    b_prime: RepairedRates
+    goodnet: GoodNetRates
+
+    @property
+    def title(self) -> str:
+        """What tables call it: the method and, where it has one, the layer."""
+        layer = self.details.get("layer")
+        return self.method if layer is None else f"{self.method}, {layer}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectorRates:
     """What a detector is worth at its threshold.
 
@@ -154,12 +179,14 @@ class Recommendation:
     Attributes:
         goodnet: the file of the GoodNet.
         repaired: the file of the repaired net, if one is worth it.
+        method: the repair that it comes from.
         verdict: stopped, weakened, not stopped, not measured, no sign of a backdoor.
         why: in a sentence or two.
     """
 
     goodnet: str
     repaired: str | None
+    method: str | None = None
     verdict: str
     why: str
 
@@ -178,6 +205,7 @@ class Results:
         detectors: the control first, the one of the calibrated GoodNet last; nothing in runs from
             before there were any.
         recommended: what to use; None in such runs.
+        repaired: nets of other methods than pruning, in the order of methods and budgets.
     """
 
     classes: int
@@ -188,6 +216,21 @@ class Results:
     class_names: tuple[str, ...] = ()
     detectors: tuple[DetectorRates, ...] = ()
     recommended: Recommendation | None = None
+    repaired: tuple[RepairedNet | Unreached, ...] = ()
+
+    @property
+    def repaired_nets(self) -> list[RepairedNet]:
+        """Those of other methods that there are, each once, for the least budget that it fits."""
+        found: dict[tuple[str, str], RepairedNet] = {}
+        for one in self.repaired:
+            if isinstance(one, RepairedNet):
+                found.setdefault((one.method, repr(one.details)), one)
+        return [*found.values()]
+
+    @property
+    def recommends_repaired(self) -> bool:
+        """Whether there is a repaired net to use."""
+        return self.recommended is not None and self.recommended.repaired is not None
 
     @property
     def reached(self) -> list[Checkpoint]:
@@ -220,7 +263,8 @@ class Results:
             return cls(
                 classes=as_whole(found["classes"]),
                 baseline=_read_rates(Rates, found["baseline"]),
-                checkpoints=as_list(found["checkpoints"], _read_checkpoint),
+                checkpoints=_of_pruning(as_list(found["checkpoints"], _read_any)),
+                repaired=_of_others(as_list(found["checkpoints"], _read_any)),
                 attack=optional(found.get("attack"), _read_attack),
                 remarks=as_list(found.get("remarks", ()), as_text),
                 class_names=as_list(found.get("class_names", ()), as_text),
@@ -237,7 +281,10 @@ class Results:
             "remarks": self.remarks,
             "attack": None if self.attack is None else asdict(self.attack),
             "baseline": asdict(self.baseline),
-            "checkpoints": [checkpoint_contents(point) for point in self.checkpoints],
+            "checkpoints": [
+                *(checkpoint_contents(point) for point in self.checkpoints),
+                *(_repaired_contents(one) for one in self.repaired),
+            ],
             "detectors": [asdict(detector) for detector in self.detectors],
             "recommended": None if self.recommended is None else asdict(self.recommended),
         }
@@ -259,6 +306,12 @@ def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
         "b_prime": found.get("b_prime"),
         "goodnet": found.get("goodnet"),
     }
+
+
+def _repaired_contents(one: RepairedNet | Unreached) -> dict[str, object]:
+    if isinstance(one, Unreached):
+        return checkpoint_contents(one)
+    return {**asdict(one), "reached": True, "details": dict(one.details)}
 
 
 def measured(rate: float | None) -> float:
@@ -286,12 +339,35 @@ def _read_rates(kind: type[R], value: object) -> R:
     return kind(**rates)  # type: ignore[arg-type]
 
 
-def _read_checkpoint(value: object) -> Checkpoint | Unreached:
+Point = Checkpoint | RepairedNet | Unreached
+
+
+def _of_pruning(points: Sequence[Point]) -> tuple[Checkpoint | Unreached, ...]:
+    ours = (one for one in points if one.method == PRUNING)
+    return tuple(one for one in ours if not isinstance(one, RepairedNet))
+
+
+def _of_others(points: Sequence[Point]) -> tuple[RepairedNet | Unreached, ...]:
+    others = (one for one in points if one.method != PRUNING)
+    return tuple(one for one in others if not isinstance(one, Checkpoint))
+
+
+def _read_any(value: object) -> Point:
     found = as_mapping(value)
     method = as_text(found.get("method", PRUNING))
     drop = as_number(found["drop"], most=100)
     if not as_flag(found["reached"]):
         return Unreached(method=method, drop=drop)
+    if method != PRUNING:
+        return RepairedNet(
+            method=method,
+            drop=drop,
+            details={
+                as_text(name): _as_plain(one) for name, one in as_mapping(found["details"]).items()
+            },
+            b_prime=_read_rates(RepairedRates, found["b_prime"]),
+            goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+        )
     return Checkpoint(
         method=method,
         drop=drop,
@@ -323,6 +399,7 @@ def _read_recommendation(value: object) -> Recommendation:
     return Recommendation(
         goodnet=as_text(found["goodnet"]),
         repaired=optional(found["repaired"], as_text),
+        method=optional(found.get("method"), as_text),
         verdict=as_text(found["verdict"]),
         why=as_text(found["why"]),
     )
@@ -340,6 +417,10 @@ def _read_attack(value: object) -> Attack:
         answered=as_whole(found["answered"]),
         labelled=as_whole(found["labelled"]),
     )
+
+
+def _as_plain(value: object) -> object:
+    return as_text(value) if isinstance(value, str) else as_number(value, least=-inf, most=inf)
 
 
 def _as_fraction(value: object) -> float:

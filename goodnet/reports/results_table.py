@@ -17,23 +17,36 @@ class NetRow:
 
     Attributes:
         net: B, B' or G.
-        drop: of its checkpoint, in points; None for B.
-        channels: how many are removed.
+        method: the repair or the detector that it comes from; None for B.
+        drop: of its checkpoint, in points; None for B and detectors.
+        channels: how many are removed; None where another method made it.
         rates: what was measured of it.
     """
 
     net: str
+    method: str | None
     drop: float | None
-    channels: int
+    channels: int | None
     rates: Rates
+
+    @property
+    def title(self) -> str:
+        """What the printed table calls it."""
+        if self.method is None:
+            return self.net
+        if self.channels is None:
+            return f"{self.net} {self.method}"
+        return f"{self.net} at {self.drop:g} %"
 
 
 def net_rows(results: Results) -> list[NetRow]:
-    """Return a row for B and for B' and G of each reached checkpoint."""
-    rows = [NetRow("B", None, 0, results.baseline)]
+    """Return a row for B, for B' and G of each checkpoint of pruning, and for other repairs."""
+    rows = [NetRow("B", None, None, 0, results.baseline)]
     for point in results.reached:
-        rows.append(NetRow("B'", point.drop, point.step, point.b_prime))
-        rows.append(NetRow("G", point.drop, point.step, point.goodnet))
+        rows.append(NetRow("B'", point.method, point.drop, point.step, point.b_prime))
+        rows.append(NetRow("G", point.method, point.drop, point.step, point.goodnet))
+    for one in results.repaired_nets:
+        rows.append(NetRow("B'", one.title, one.drop, None, one.b_prime))
     return rows
 
 
@@ -44,8 +57,8 @@ def printed_rows(results: Results) -> list[dict[str, str]]:
     """
     return [
         {
-            "net": row.net if row.drop is None else f"{row.net} at {row.drop:g} %",
-            "channels pruned": str(row.channels),
+            "net": row.title,
+            "channels pruned": "" if row.channels is None else str(row.channels),
             **_printed(row.rates, results.rate_names),
         }
         for row in net_rows(results)
@@ -80,12 +93,17 @@ def unreached(results: Results) -> list[str]:
 
 
 def plain_rows(results: Results) -> list[dict[str, object]]:
-    """Return `net_rows` as plain values, rates as fractions, None where there is no rate."""
+    """Return all nets as plain values, rates as fractions, None where there is no rate.
+
+    Behind `net_rows` comes a G for each detector.
+    """
     rows: list[dict[str, object]] = []
-    for row in net_rows(results):
+    guarded = [NetRow("G", one.name, None, None, one.goodnet) for one in results.detectors]
+    for row in (*net_rows(results), *guarded):
         found = row.rates.by_name()
         rates = {name: found.get(name) for name in RATES}
-        rows.append({"net": row.net, "drop": row.drop, "channels": row.channels, **rates})
+        place = {"net": row.net, "method": row.method, "drop": row.drop, "channels": row.channels}
+        rows.append({**place, **rates})
     return rows
 
 

@@ -22,7 +22,22 @@ RUINED = 0.5
 
 
 def verdict(results: Results) -> str:
-    """Say in one sentence what the repair is worth.
+    """Say what to use and what that is worth; of runs without a calibrated GoodNet, of pruning."""
+    found = results.recommended
+    return (
+        pruning_verdict(results)
+        if found is None
+        else f"{sentence_case(found.verdict)}: {found.why}"
+    )
+
+
+def sentence_case(text: str) -> str:
+    """Return a text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def pruning_verdict(results: Results) -> str:
+    """Say in one sentence what pruning is worth.
 
     The checkpoint it speaks of is the one that lets least of the attack through and still works;
     among those that stop the attack, the cheapest.

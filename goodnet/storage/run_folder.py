@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "goodnet.keras"
 
     @property
+    def repaired(self) -> Path:
+        """The repaired net to use, where there is one."""
+        return self.path / "repaired.keras"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"

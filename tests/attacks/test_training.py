@@ -90,7 +90,7 @@ def test_an_unreadable_state_means_start_over(uninterrupted, tmp_path, caplog, d
     content[len(content) // 2] ^= 1
     damaged = {"empty": b"", "text": b"weights", "truncated": content[:-100], "bit": content}
     state.write_bytes(damaged[damage])
-    with caplog.at_level(logging.WARNING, logger="goodnet.attacks.training"):
+    with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
         assert same_weights(train(state=state), uninterrupted)
     assert "starting over" in caplog.text
 
@@ -131,7 +131,7 @@ def test_a_planted_state_means_start_over(uninterrupted, tmp_path, caplog, chang
     state = tmp_path / "training.npz"
     train(state=state, epochs=2)
     change(state)
-    with caplog.at_level(logging.WARNING, logger="goodnet.attacks.training"):
+    with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
         assert same_weights(train(state=state), uninterrupted)
     assert "starting over" in caplog.text
 
@@ -139,7 +139,7 @@ def test_a_planted_state_means_start_over(uninterrupted, tmp_path, caplog, chang
 def test_the_state_of_another_training_is_not_used(uninterrupted, tmp_path, caplog):
     state = tmp_path / "training.npz"
     train(state=state, images=255 - IMAGES)
-    with caplog.at_level(logging.WARNING, logger="goodnet.attacks.training"):
+    with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
         assert same_weights(train(state=state), uninterrupted)
     assert "is of another training" in caplog.text
 

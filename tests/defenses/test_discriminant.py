@@ -16,7 +16,9 @@ def draw(num_images, *, num_features=6, num_classes=3, seed=0, apart=3.0):
 def fit(features, labels, *, num_classes=3, size=None):
     size = size or len(features)
     parts = [features[first : first + size] for first in range(0, len(features), size)]
-    return fit_discriminant(lambda: parts, labels, depth=0, num_classes=num_classes)
+    return fit_discriminant(
+        lambda: parts, labels, depth=0, layer="features", num_classes=num_classes
+    )
 
 
 def distances(fitted, features):
@@ -58,12 +60,12 @@ def test_the_size_of_blocks_changes_next_to_nothing(size):
 def test_what_is_called_by_another_class_is_suspicious():
     features, labels = draw(3000)
     fitted = fit(features, labels)
-    assert (fitted.answers(features) == labels).mean() > 0.97
-    own, other = fitted.scores(features, labels)
-    wrong_own, wrong_other = fitted.scores(features, (labels + 1) % 3)
+    assert (fitted.look(features, labels).nearest == labels).mean() > 0.97
+    own, other, _ = fitted.look(features, labels)
+    wrong_own, wrong_other, _ = fitted.look(features, (labels + 1) % 3)
     assert (wrong_own > np.quantile(own, 0.97)).mean() > 0.9
     assert (wrong_other > np.quantile(other, 0.97)).mean() > 0.97
-    np.testing.assert_array_equal(other > 0, fitted.answers(features) != labels)
+    np.testing.assert_array_equal(other > 0, fitted.look(features, labels).nearest != labels)
     apart = np.sort(distances(fitted, features), axis=1)
     right = other < 0
     np.testing.assert_allclose(
@@ -89,12 +91,12 @@ def test_few_images_give_numbers(labels, alike):
     features = features[:1].repeat(len(labels), 0) if alike else features
     fitted = fit(features, labels, num_classes=8)
     fresh = np.random.default_rng(3).normal(size=(16, 30)).astype(np.float32)
-    for values in (*fitted.scores(fresh, np.arange(16) % 8), *linear_answer(fitted)):
+    for values in (*fitted.look(fresh, np.arange(16) % 8), *linear_answer(fitted)):
         assert np.isfinite(values).all()
     assert fitted.is_pooled == (len(labels) < 2 * len(set(labels.tolist())))
     if fitted.is_pooled:
-        own, other = fitted.scores(fresh, np.arange(16) % 8)
-        again, _ = fitted.scores(fresh, np.zeros(16, int))
+        own, other, _ = fitted.look(fresh, np.arange(16) % 8)
+        again, _, _ = fitted.look(fresh, np.zeros(16, int))
         np.testing.assert_array_equal(own, again)
         assert not other.any()
 
@@ -102,9 +104,11 @@ def test_few_images_give_numbers(labels, alike):
 def test_a_class_without_images_is_never_answered():
     features, labels = draw(400)
     fitted = fit(features, labels + 1, num_classes=5)
-    assert set(fitted.answers(features).tolist()) == {1, 2, 3}
+    assert set(fitted.look(features, labels).nearest.tolist()) == {1, 2, 3}
     kernel, bias = linear_answer(fitted)
-    np.testing.assert_array_equal((features @ kernel + bias).argmax(1), fitted.answers(features))
+    np.testing.assert_array_equal(
+        (features @ kernel + bias).argmax(1), fitted.look(features, labels).nearest
+    )
 
 
 def test_a_head_answers_the_nearest_class(faces_passes, faces_net, tmp_path):
@@ -119,6 +123,7 @@ def test_a_head_answers_the_nearest_class(faces_passes, faces_net, tmp_path):
             lambda number=number: passed.cache.features(number),
             labels,
             depth=number,
+            layer=depth.layer,
             num_classes=8,
         )
         net = build_head(passed.frontier.model, depth, fitted)
@@ -126,7 +131,7 @@ def test_a_head_answers_the_nearest_class(faces_passes, faces_net, tmp_path):
         loaded = keras.models.load_model(tmp_path / "net.keras")
         (features,) = passed.cache.features(number)
         answers = loaded.predict(pixels, verbose=0)
-        np.testing.assert_array_equal(answers.argmax(1), fitted.answers(features))
+        np.testing.assert_array_equal(answers.argmax(1), fitted.look(features, labels).nearest)
         np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
         assert (answers.argmax(1) == labels).mean() > 0.9
     for one, other in zip(before, faces_net.get_weights(), strict=True):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from goodnet.defenses.calibration import calibrate
-from goodnet.defenses.guard import Guard, build_guarded, chosen_depths, fit_guard
+from goodnet.defenses.fine_tuning import answer_images, fine_tune
+from goodnet.defenses.guard import Guard, chosen_depths, fit_guard
+from goodnet.defenses.guard_nets import build_fallback, build_guarded
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 
@@ -24,16 +26,27 @@ class Guarded(NamedTuple):
     guard: Guard
     held_out: dict[str, np.ndarray]
     calibration: Any
+    tuned: Any
     net: Any
 
+    def look(self, passed):
+        by_tuned = None
+        if self.tuned is not None:
+            cache = passed.cache
+            preprocessing, predictions = cache.provenance.preprocessing, cache.answers()[1]
+            by_tuned = answer_images(self.tuned, passed.images, preprocessing, predictions)
+        return self.guard.look(passed.cache, passed.frontier, by_tuned)
 
-def guard_of(passed, *, budget=0.03) -> Guarded:
+
+def guard_of(passed, *, budget=0.03, tuned=False) -> Guarded:
     clean = CleanPass(passed.frontier, passed.images, passed.cache)
     order = prune_order(mean_activations(block_means(clean.cache)))
-    guard, held_out = fit_guard(clean, order)
-    calibration = calibrate(held_out, budget=budget)
-    net = build_guarded(clean.frontier, guard, calibration)
-    return Guarded(clean, guard, held_out, calibration, net)
+    found = fine_tune(clean) if tuned else None
+    guard, held = fit_guard(clean, order, None if found is None else found.held)
+    calibration = calibrate(held.scores, budget=budget)
+    model = None if found is None else found.model
+    net = build_guarded(clean.frontier, guard, calibration, model)
+    return Guarded(clean, guard, held.scores, calibration, model, net)
 
 
 def pixels_of(passed) -> np.ndarray:
@@ -44,7 +57,7 @@ def pixels_of(passed) -> np.ndarray:
 def check_flags(guarded, passed, outputs) -> np.ndarray:
     """Compare a net's outputs with the scores in memory; return what is flagged."""
     calibration = guarded.calibration
-    scores = guarded.guard.scores(passed.cache, passed.frontier)
+    scores = guarded.look(passed).scores
     assert list(scores) == list(calibration.names)
     joined = calibration.join(scores)
     _, predictions = passed.cache.answers()
@@ -64,8 +77,7 @@ def check_flags(guarded, passed, outputs) -> np.ndarray:
 def test_the_net_flags_what_the_scores_flag(network, first_pass):
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     guarded = guard_of(passed, budget=0.5)
-    depths = [fitted.depth for fitted in guarded.guard.discriminants]
-    assert depths == chosen_depths(len(passed.frontier.depths))
+    assert len(guarded.guard.discriminants) == len(passed.frontier.depths)
     for values in guarded.held_out.values():
         assert values.shape == (24,)
         assert np.isfinite(values).all()
@@ -75,7 +87,8 @@ def test_the_net_flags_what_the_scores_flag(network, first_pass):
 def test_the_net_loads_without_this_project_and_is_what_was_saved(badnet, passes, tmp_path):
     from goodnet.model_files.load import load_model, save_model
 
-    guarded = guard_of(passes["clean_valid"])
+    guarded = guard_of(passes["clean_valid"], tuned=True)
+    assert "disagreement" in guarded.calibration.names
     path = tmp_path / "goodnet.keras"
     save_model(guarded.net, path)
     load_model(path)
@@ -111,16 +124,17 @@ def test_held_out_scores_come_from_images_not_fitted_to(faces_passes):
 
     passed = faces_passes["clean_valid"]
     guarded = guard_of(passed)
-    seen = guarded.guard.scores(passed.cache, passed.frontier)
+    seen = guarded.look(passed).scores
     for name in ("margin", "expert"):
         np.testing.assert_allclose(seen[name], guarded.held_out[name], rtol=1e-4, atol=1e-3)
     labels, predictions = passed.cache.answers()
     part = share_out(labels).parts[2]
-    depth = guarded.guard.discriminants[-1].depth
+    depth, layer = len(guarded.guard.discriminants) - 1, guarded.guard.discriminants[-1].layer
     without = fit_rows(guarded.clean, depth, part.fit)
     (features,) = passed.cache.features(depth)
-    own, _ = without.scores(features[part.held_out], predictions[part.held_out])
-    np.testing.assert_allclose(guarded.held_out[f"own_{depth}"][part.held_out], own, rtol=1e-3)
+    away = without.look(features[part.held_out], predictions[part.held_out]).distance
+    held_out = guarded.held_out[f"distance at {layer}"][part.held_out]
+    np.testing.assert_allclose(held_out, away, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,3 +160,22 @@ def test_a_net_without_softmax_answers_in_the_place_of_its_class(first_pass):
     flagged = check_flags(guarded, passed, outputs)
     believed = outputs[~flagged, :-1]
     np.testing.assert_array_equal(np.sort(believed, axis=1)[:, -1], 1)
+
+
+def test_the_fallback_answers_as_b_or_as_its_first_depth(faces_passes, tmp_path):
+    import keras
+
+    guarded = guard_of(faces_passes["clean_valid"], tuned=True)
+    parts = guarded.clean.frontier, guarded.guard, guarded.calibration, guarded.tuned
+    build_fallback(*parts).save(tmp_path / "net.keras")
+    net = keras.models.load_model(tmp_path / "net.keras")
+    for passed in faces_passes.values():
+        seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
+        beyond = guarded.calibration.join(seen.scores) - guarded.calibration.threshold
+        nearest = seen.nearest[guarded.guard.second_opinion.layer]
+        outputs = net.predict(pixels_of(passed), verbose=0)
+        certain = np.abs(beyond) > 1e-2
+        expected = np.where(beyond > 0, nearest, predictions)
+        np.testing.assert_array_equal(outputs.argmax(1)[certain], expected[certain])
+        np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
+        assert outputs.shape == (len(beyond), 8)

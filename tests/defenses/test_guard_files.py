@@ -1,10 +1,18 @@
 import numpy as np
 import pytest
 
+from goodnet.defenses.answer_check import check_answers, expected_answers
 from goodnet.defenses.calibration import calibrate
-from goodnet.defenses.guard import build_guarded, fit_guard
-from goodnet.defenses.guard_check import check_guarded
-from goodnet.defenses.guard_files import read_guard, read_scores, write_guard, write_scores
+from goodnet.defenses.guard import fit_guard
+from goodnet.defenses.guard_files import (
+    read_answers,
+    read_guard,
+    read_seen,
+    write_answers,
+    write_guard,
+    write_seen,
+)
+from goodnet.defenses.guard_nets import build_guarded
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 
@@ -16,42 +24,54 @@ def fitted(faces_passes):
     return fit_guard(clean, prune_order(mean_activations(block_means(passed.cache))))
 
 
+def check_same(one, other):
+    for name in ("scores", "nearest"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert list(left) == list(right)
+        for key, values in left.items():
+            np.testing.assert_array_equal(values, right[key])
+    np.testing.assert_array_equal(one.tuned, other.tuned)
+
+
 def test_a_guard_is_read_as_it_was_written(fitted, faces_passes, tmp_path):
     guard, held = fitted
     write_guard(tmp_path / "guard.npz", guard, held)
     again, held_again = read_guard(tmp_path / "guard.npz")
     assert (again.order, again.expert) == (guard.order, guard.expert)
-    assert list(held_again) == list(held)
+    check_same(held_again, held)
     for passed in faces_passes.values():
-        scores = guard.scores(passed.cache, passed.frontier)
-        for name, values in again.scores(passed.cache, passed.frontier).items():
-            np.testing.assert_array_equal(values, scores[name])
-        write_scores(tmp_path / "scores.npz", scores)
-        for name, values in read_scores(tmp_path / "scores.npz").items():
-            np.testing.assert_array_equal(values, scores[name])
+        seen = guard.look(passed.cache, passed.frontier)
+        check_same(again.look(passed.cache, passed.frontier), seen)
+        write_seen(tmp_path / "seen.npz", seen)
+        check_same(read_seen(tmp_path / "seen.npz"), seen)
+
+
+def test_answers_are_read_as_they_were_written(tmp_path):
+    answers = [np.arange(5), np.arange(5)[::-1].copy()]
+    for given in (answers, []):
+        write_answers(tmp_path / "answers.npz", given)
+        found = read_answers(tmp_path / "answers.npz")
+        assert len(found) == len(given)
+        for one, other in zip(given, found, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_net_that_flags_what_its_scores_do_not_is_found(fitted, faces_passes):
     guard, held = fitted
-    calibration = calibrate(held, budget=0.03)
-    for passed in faces_passes.values():
-        scores = guard.scores(passed.cache, passed.frontier)
+    calibration = calibrate(held.scores, budget=0.03)
+    for name, passed in faces_passes.items():
+        seen = guard.look(passed.cache, passed.frontier)
+        net = build_guarded(passed.frontier, guard, calibration)
+        (expected,) = expected_answers(passed.cache, seen, calibration, [])
         given = {
-            "cache": passed.cache,
             "images": passed.images,
-            "scores": scores,
-            "calibration": calibration,
+            "preprocessing": passed.cache.provenance.preprocessing,
             "full": True,
         }
-        net = build_guarded(passed.frontier, guard, calibration)
-        assert check_guarded(net, **given) is None
-        worse = {name: values[::-1] + 100 for name, values in scores.items()}
-        if name_of(passed) == "clean_valid":
+        assert check_answers(net, expected, **given) is None
+        if name == "clean_valid":
+            worse = expected._replace(answers=(expected.answers + 1) % 8)
             with pytest.raises(
-                RuntimeError, match=r"disagrees with its scores on \d+ of 40 images"
+                RuntimeError, match=r"disagrees with what was computed on \d+ of 40"
             ):
-                check_guarded(net, **{**given, "scores": worse})
-
-
-def name_of(passed) -> str:
-    return passed.images.path.stem
+                check_answers(net, worse, **given)

@@ -1,0 +1,292 @@
+"""The nets of a guard: B where its answer is believed, in files that plain Keras loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from goodnet.arrays import FloatArray
+from goodnet.defenses.calibration import Calibration
+from goodnet.defenses.discriminant import Discriminant
+from goodnet.defenses.guard import DISAGREEMENT, Guard, names_at, score_names
+from goodnet.networks.graph import (
+    Namer,
+    as_functional,
+    calls,
+    closes_with_softmax,
+    dependents,
+    free_names,
+    output_of,
+    replay,
+)
+from goodnet.pruning.channels import without_channels
+from goodnet.pruning.frontier import Frontier
+
+if TYPE_CHECKING:
+    import keras
+
+_OUT_OF_REACH = 1e9
+
+
+def build_guarded(
+    frontier: Frontier, guard: Guard, calibration: Calibration, tuned: keras.Model | None = None
+) -> keras.Model:
+    """Build the GoodNet: B where the joined score is within the threshold, else class N.
+
+    Args:
+        frontier: of B.
+        guard: what gives the scores.
+        calibration: what joins them, and their threshold.
+        tuned: the fine-tuned net, if its score is among them.
+
+    Returns:
+        A model of stock Keras layers and operations with N + 1 outputs that are not negative and
+        add up to 1: B's softmax (1 for B's class if B closes otherwise) and 0 for class N where B
+        is believed, else 1 for class N.
+    """
+    import keras
+
+    graph = _GuardGraph(frontier, guard, tuned)
+    output = graph.answer(graph.suspicious(calibration))
+    return keras.Model(graph.model.inputs[0], output, name="goodnet")
+
+
+def build_fallback(
+    frontier: Frontier, guard: Guard, calibration: Calibration, tuned: keras.Model | None = None
+) -> keras.Model:
+    """Build B', which is B where the joined score is within the threshold, else a second opinion.
+
+    Args:
+        frontier: of B.
+        guard: what gives the scores; it has a second opinion.
+        calibration: what joins them, and their threshold.
+        tuned: the fine-tuned net, if its score is among them.
+
+    Returns:
+        A model of stock Keras layers and operations with B's N outputs: B's softmax (1 for B's
+        class if B closes otherwise), or that of the discriminant at the first depth.
+    """
+    import keras
+
+    graph = _GuardGraph(frontier, guard, tuned)
+    output = graph.answer_anyway(graph.suspicious(calibration))
+    return keras.Model(graph.model.inputs[0], output, name="fallback")
+
+
+class _GuardGraph:
+    """The symbolic side of the scores, in the net's own graph.
+
+    Operations are named by hand: Keras names them anew in each process, perhaps like a layer of B.
+    """
+
+    def __init__(self, frontier: Frontier, guard: Guard, tuned: keras.Model | None) -> None:
+        from keras import layers, ops
+
+        self.frontier, self.guard, self.tuned = frontier, guard, tuned
+        model = as_functional(frontier.model)
+        self.model, self.name = model, free_names(model)
+        name = self.name
+        self._closing: Any = None
+        self._affinities: dict[int, Any] = {}
+        # B's own tensors, so that nothing of it is computed twice.
+        nodes = calls(model)
+        self._tensors = {id(x): x for node in nodes for x in (*node.input_tensors, *node.outputs)}
+        self.logits = self._before_softmax(self._tensors)
+        best = self._named(ops.argmax(self.logits, axis=-1), "best_class")
+        one_hot = ops.one_hot(best, self.logits.shape[-1], dtype="float32")
+        self.chosen = self._named(one_hot, "chosen_class")
+        self.excluded = layers.Rescaling(-_OUT_OF_REACH, name=name("excluded_class"))(self.chosen)
+
+    def suspicious(self, calibration: Calibration) -> Any:
+        """Return 1 where the joined score is above the threshold, else 0: (n, 1)."""
+        from keras import ops
+
+        scores = self._scores()
+        joined = self._join([scores[name] for name in calibration.names], calibration)
+        threshold = np.full((1, 1), calibration.threshold, np.float32)
+        beyond = self._named(ops.greater(joined, threshold), "beyond_threshold")
+        return self._named(ops.cast(beyond, "float32"), "backdoored")
+
+    def _scores(self) -> dict[str, Any]:
+        """Return the scores by name, (n, 1) each."""
+        from keras import layers
+
+        frontier, guard = self.frontier, self.guard
+        activation = output_of(self.model, frontier.layer)
+        others = guard.order[guard.expert :]
+        behind = dependents(self.model, activation)
+        shared = {key: tensor for key, tensor in self._tensors.items() if key not in behind}
+        pruned = without_channels(activation, others, self.name)
+        expert = self._before_softmax({**shared, id(activation): pruned})
+        found = {
+            "margin": self._lead(self.logits, "margin"),
+            "expert": self._lead(expert, "expert"),
+        }
+        wanted = score_names(guard.discriminants)
+        for fitted in guard.discriminants:
+            found |= self._distances(fitted, wanted)
+        if self.tuned is not None:
+            # One layer, so that its layers may have the names that they have in B.
+            tuned = scoring_part(self.tuned, self.name("fine_tuned"))(self.model.inputs[0])
+            lead = self._lead(tuned, "fine_tuned")
+            found[DISAGREEMENT] = layers.Subtract(name=self.name("disagreement_score"))(
+                [found["margin"], lead]
+            )
+        return found
+
+    def _join(self, scores: list[Any], calibration: Calibration) -> Any:
+        """Return the joined score as `Calibration.join` has it: (n, 1)."""
+        from keras import layers, ops
+
+        together = (
+            layers.Concatenate(name=self.name("scores"))(scores) if len(scores) > 1 else scores[0]
+        )
+        starts = np.array([calibration.starts], np.float32)
+        factors = np.float32(1) / np.array([calibration.excesses], np.float32)
+        beyond = self._named(ops.subtract(together, starts), "scores_beyond")
+        scaled = self._named(ops.multiply(beyond, factors), "scaled_scores")
+        return self._named(ops.logsumexp(scaled, axis=-1, keepdims=True), "joined_score")
+
+    def answer(self, suspicious: Any) -> Any:
+        """Return N + 1 outputs: B's where it is believed, else class N."""
+        from keras import layers
+
+        classes = self._where_believed(suspicious)
+        return layers.Concatenate(name=self.name("goodnet_output"))([classes, suspicious])
+
+    def answer_anyway(self, suspicious: Any) -> Any:
+        """Return N outputs: B's where it is believed, else those of the second opinion."""
+        from keras import layers
+
+        fitted = self.guard.second_opinion
+        if fitted is None:
+            raise ValueError("no depth tells classes apart, expected a second opinion")
+        known = self._known_affinities(fitted)
+        halved = layers.Rescaling(0.5, name=self.name("log_probabilities"))(known)
+        other = layers.Softmax(name=self.name("second_opinion"))(halved)
+        instead = layers.Multiply(name=self.name("instead"))([other, suspicious])
+        classes = self._where_believed(suspicious)
+        return layers.Add(name=self.name("fallback_output"))([classes, instead])
+
+    def _where_believed(self, suspicious: Any) -> Any:
+        """Return B's answer, or zeros where it is suspicious: (n, N)."""
+        from keras import layers
+
+        answer = self.model.outputs[0] if closes_with_softmax(self.model) else self.chosen
+        believed = layers.Rescaling(-1.0, 1.0, name=self.name("trust"))(suspicious)
+        return layers.Multiply(name=self.name("believed"))([answer, believed])
+
+    def _before_softmax(self, values: dict[int, Any]) -> Any:
+        """Return what the net gives the classes before a closing softmax, given some tensors."""
+        if self._closing is None:
+            self._closing = _closing_layer(self.model, self.name)
+        return _before_softmax(self.model, replay(self.model, values), self._closing)
+
+    def _lead(self, values: Any, score: str) -> Any:
+        """Return by how much B's class exceeds the best other one: (n, 1)."""
+        from keras import layers, ops
+
+        own = layers.Dot(axes=-1, name=self.name(f"{score}_own"))([values, self.chosen])
+        rest = layers.Add(name=self.name(f"{score}_rest"))([values, self.excluded])
+        best = self._named(ops.max(rest, axis=-1, keepdims=True), f"{score}_best")
+        return layers.Subtract(name=self.name(f"{score}_score"))([own, best])
+
+    def _affinities_at(self, fitted: Discriminant) -> tuple[Any, Any]:
+        """Return the whitened features, (n, p), and the affinities to all classes, (n, N)."""
+        if fitted.depth not in self._affinities:
+            depth = self.frontier.depths[fitted.depth]
+            features = depth.features(depth.tensor, self.name)
+            kernel, bias, means = fitted.kernel, fitted.bias, fitted.means
+            whitened = self._dense(features, kernel, bias, f"whitened_{fitted.depth}")
+            affinities = self._dense(
+                whitened, 2 * means.T, -(means**2).sum(axis=1), f"affinities_{fitted.depth}"
+            )
+            self._affinities[fitted.depth] = whitened, affinities
+        return self._affinities[fitted.depth]
+
+    def _known_affinities(self, fitted: Discriminant) -> Any:
+        """Return the affinities, out of reach for classes without a mean: (n, N)."""
+        from keras import ops
+
+        _, affinities = self._affinities_at(fitted)
+        unseen = np.where(fitted.seen > 0, np.float32(0), np.float32(-_OUT_OF_REACH))[None]
+        return self._named(ops.add(affinities, unseen), f"known_affinities_{fitted.depth}")
+
+    def _distances(self, fitted: Discriminant, wanted: Sequence[str]) -> dict[str, Any]:
+        """Return those scores of a discriminant that are wanted, as `Discriminant.look` does."""
+        from keras import layers, ops
+
+        distance, nearer = names_at(fitted)
+        found: dict[str, Any] = {}
+        if not {distance, nearer} & set(wanted):
+            return found
+        whitened, affinities = self._affinities_at(fitted)
+        at = str(fitted.depth)
+        own = layers.Dot(axes=-1, name=self.name(f"affinity_{at}"))([affinities, self.chosen])
+        if distance in wanted:
+            squares = self._named(ops.square(whitened), f"squares_{at}")
+            length = self._named(ops.sum(squares, axis=-1, keepdims=True), f"length_{at}")
+            squared = layers.Subtract(name=self.name(f"squared_distance_{at}"))([length, own])
+            positive = layers.ReLU(name=self.name(f"positive_distance_{at}"))(squared)
+            found[distance] = self._named(ops.sqrt(positive), f"distance_{at}")
+        if nearer in wanted:
+            known = self._known_affinities(fitted)
+            rest = layers.Add(name=self.name(f"other_affinities_{at}"))([known, self.excluded])
+            best = self._named(ops.max(rest, axis=-1, keepdims=True), f"best_affinity_{at}")
+            found[nearer] = layers.Subtract(name=self.name(f"nearer_{at}"))([best, own])
+        return found
+
+    def _dense(self, values: Any, kernel: FloatArray, bias: FloatArray, wanted: str) -> Any:
+        from keras import layers
+
+        layer = layers.Dense(len(bias), name=self.name(wanted))
+        layer.build(values.shape)
+        layer.set_weights([kernel, bias])
+        return layer(values)
+
+    def _named(self, tensor: Any, wanted: str) -> Any:
+        tensor._keras_history.operation.name = self.name(wanted)
+        return tensor
+
+
+def scoring_part(model: keras.Model, name: str) -> keras.Model:
+    """Return a net as it is before a closing softmax, in which large margins are all alike.
+
+    Args:
+        model: a functional model.
+        name: of what is returned, (n, H, W, C) to (n, N).
+    """
+    import keras
+
+    given = {id(model.inputs[0]): model.inputs[0]}
+    values = {id(x): x for node in calls(model) for x in node.outputs} | given
+    closing = _closing_layer(model, free_names(model))
+    return keras.Model(model.inputs[0], _before_softmax(model, values, closing), name=name)
+
+
+def _closing_layer(model: keras.Model, name: Namer) -> Any:
+    """Return what takes the place of the last call before a closing softmax; None for nothing."""
+    from keras import layers
+
+    last = _last_call(model)
+    layer = last.operation
+    if not closes_with_softmax(model) or not isinstance(layer, layers.Dense):
+        return None
+    same = layers.Dense(layer.units, use_bias=layer.use_bias, name=name("scores_of_classes"))
+    same.build(last.input_tensors[0].shape)
+    same.set_weights(layer.get_weights())
+    return same
+
+
+def _before_softmax(model: keras.Model, values: dict[int, Any], closing: Any) -> Any:
+    if not closes_with_softmax(model):
+        return values[id(model.outputs[0])]
+    before = values[id(_last_call(model).input_tensors[0])]
+    return before if closing is None else closing(before)
+
+
+def _last_call(model: keras.Model) -> Any:
+    """Return the call that gives the answer."""
+    return next(node for node in calls(model) if node.outputs[0] is model.outputs[0])

@@ -1,0 +1,110 @@
+"""The repairs beside pruning, from what was learnt of clean validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from goodnet.arrays import IntArray
+from goodnet.defenses.calibration import Calibration, share_out
+from goodnet.defenses.discriminant import Discriminant, build_head
+from goodnet.defenses.guard import Guard, Seen
+from goodnet.defenses.guard_nets import build_fallback
+from goodnet.defenses.seam import Candidate, Learnt
+from goodnet.networks.graph import copy_model
+from goodnet.pruning.activation_cache import ActivationCache
+
+FALLBACK = "fallback"
+
+
+def discriminate(learnt: Learnt) -> Iterator[Candidate]:
+    """Yield B up to each of its depths with the nearest class as the answer, the deepest first.
+
+    Shallow parts of B are free of its backdoor and less accurate, deep ones the reverse. Nothing is
+    offered where clean validation has no two images a class.
+    """
+    clean = learnt.clean
+    for number, fitted in enumerate(reversed(learnt.guard.discriminants), start=1):
+        if not fitted.tells_classes_apart:
+            return
+        yield Candidate(
+            method="discriminant",
+            setting=number,
+            details={"layer": fitted.layer, "components": fitted.kernel.shape[1]},
+            lost=_lost(learnt, learnt.held.nearest[fitted.layer]),
+            answers=partial(_nearest, fitted),
+            build=partial(
+                build_head, clean.frontier.model, clean.frontier.depths[fitted.depth], fitted
+            ),
+        )
+
+
+def fine_tuned(learnt: Learnt) -> Iterator[Candidate]:
+    """Yield M, which was trained on clean validation under heavy augmentation, if there is one."""
+    if learnt.tuned is None or learnt.held.tuned is None:
+        return
+    yield Candidate(
+        method="finetuning",
+        setting=1,
+        details={},
+        lost=_lost(learnt, learnt.held.tuned),
+        answers=_answers_of_tuned,
+        build=partial(copy_model, learnt.tuned),
+    )
+
+
+def fall_back(learnt: Learnt) -> Iterator[Candidate]:
+    """Yield B with the answer of its first depth in the place of answers that are not believed.
+
+    What the calibrated GoodNet would flag, a part of B answers that is too shallow for a backdoor:
+    few clean images are, so that it may be much less accurate than B.
+    """
+    guard, calibration = learnt.guard, learnt.calibration
+    fitted = guard.second_opinion
+    if fitted is None:
+        return
+    labels, predictions = learnt.clean.cache.answers()
+    held = share_out(labels).calibrating
+    yield Candidate(
+        method=FALLBACK,
+        setting=1,
+        details={"layer": fitted.layer, "threshold": calibration.threshold},
+        lost=_lost(learnt, _fallen_back(guard, calibration, predictions[held], learnt.held)),
+        answers=partial(_answers_of_fallback, guard, calibration),
+        build=partial(build_fallback, learnt.clean.frontier, guard, calibration, learnt.tuned),
+    )
+
+
+def _lost(learnt: Learnt, answers: IntArray) -> float:
+    """Return how much less often than B answers to the images that calibrate are right."""
+    labels, predictions = learnt.clean.cache.answers()
+    held = share_out(labels).calibrating
+    return float((predictions[held] == labels[held]).mean() - (answers == labels[held]).mean())
+
+
+def _nearest(fitted: Discriminant, cache: ActivationCache, seen: Seen) -> IntArray:
+    return seen.nearest[fitted.layer]
+
+
+def _answers_of_tuned(cache: ActivationCache, seen: Seen) -> IntArray:
+    if seen.tuned is None:
+        raise ValueError("the set was seen without the fine-tuned net, expected its answers")
+    return seen.tuned
+
+
+def _answers_of_fallback(
+    guard: Guard, calibration: Calibration, cache: ActivationCache, seen: Seen
+) -> IntArray:
+    _, predictions = cache.answers()
+    return _fallen_back(guard, calibration, predictions, seen)
+
+
+def _fallen_back(
+    guard: Guard, calibration: Calibration, predictions: IntArray, seen: Seen
+) -> IntArray:
+    fitted: Any = guard.second_opinion
+    flagged = calibration.join(seen.scores) > np.float32(calibration.threshold)
+    return np.where(flagged, seen.nearest[fitted.layer], predictions)
