@@ -16,6 +16,7 @@ from flows.repair_apart import repair_apart
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
+from goodnet.choices import ALL_REPAIRS, RepairName
 from goodnet.errors import InputError
 from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
 from goodnet.model_files.limits import DEFAULT_LIMITS
@@ -53,6 +54,7 @@ def audit(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    repairs: list[RepairName] = [*ALL_REPAIRS],  # noqa: B006
     false_alarms: FalseAlarms = 3,
     preprocessing: PreprocessingName | None = None,
     pixel_scale: PixelScale = 1,
@@ -98,6 +100,8 @@ def audit(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Drops of clean validation accuracy to stop at, in points.
+        repairs: Methods that offer repaired nets; finetuning, which takes a minute or more for
+            each net, also gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
             threshold holds that with 95 % confidence.
         preprocessing: What keras.applications' preprocess_input does to pixels in this mode: tf,
@@ -141,6 +145,7 @@ def audit(
         "layer": layer,
         "rank_at": rank_at,
         "drops": drops,
+        "repairs": repairs,
         "false_alarms": false_alarms,
         "preprocessing": preprocessing,
         "pixel_scale": pixel_scale,

@@ -32,6 +32,7 @@ from goodnet.reports.counted_results import make_results
 from goodnet.reports.detection import (
     ScoredSet,
     calibrate_all,
+    measure_depths,
     measure_detectors,
     measure_repaired,
     scores_table,
@@ -133,6 +134,7 @@ def write_run(
         num_classes=ActivationCache(activations.file.path).provenance.num_classes,
         attack=next(iter(attacks), None),
         detectors=measure_detectors(scored, calibrations),
+        depths=measure_depths(scored),
         repaired=measure_repaired(
             scored,
             {

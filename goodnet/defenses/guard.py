@@ -36,7 +36,8 @@ class Seen:
 
     Attributes:
         scores: all that are joined.
-        nearest: the nearest class by the discriminant at each depth, (n,) each, by layer.
+        nearest: the nearest class by the discriminant at each depth, (n,) each, by layer; nothing
+            where classes have too few images.
         tuned: the answers of the fine-tuned net, if there is one.
     """
 
@@ -87,7 +88,8 @@ class Guard:
         for fitted in self.discriminants:
             look = look_at(cache.features(fitted.depth), predictions, fitted)
             found |= _named(look, fitted)
-            nearest[fitted.layer] = look.nearest
+            if fitted.tells_classes_apart:
+                nearest[fitted.layer] = look.nearest
         return _seen(found, nearest, self.discriminants, tuned)
 
 
@@ -116,7 +118,8 @@ def fit_guard(
         fitted, look = _fit_depth(clean, folds, depth)
         discriminants.append(fitted)
         held |= _named(look, fitted)
-        nearest[fitted.layer] = look.nearest
+        if fitted.tells_classes_apart:
+            nearest[fitted.layer] = look.nearest
     guard = Guard(tuple(order), expert, tuple(discriminants))
     return guard, _seen(held, nearest, discriminants, tuned)
 

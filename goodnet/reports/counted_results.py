@@ -12,6 +12,7 @@ from goodnet.reports.recommendation import recommend
 from goodnet.reports.results import (
     RATES,
     Checkpoint,
+    DepthRates,
     DetectorRates,
     GoodNetRates,
     Rates,
@@ -33,6 +34,7 @@ def make_results(
     detectors: Sequence[DetectorRates] = (),
     repaired: Sequence[RepairedNet | Unreached] = (),
     recommended_method: str | None = None,
+    depths: Sequence[DepthRates] = (),
     remarks: Sequence[str] = (),
     class_names: Sequence[str] = (),
 ) -> Results:
@@ -47,6 +49,7 @@ def make_results(
         detectors: what the scores are worth, if there are any.
         repaired: nets of other methods, if there are any.
         recommended_method: the one of them whose net for the least budget is the one to use.
+        depths: what class statistics are worth at each depth of B.
         remarks: sentences that whoever reads the rates should know.
         class_names: of B's classes, by their numbers, if they are known.
     """
@@ -57,6 +60,7 @@ def make_results(
         attack=attack,
         detectors=tuple(detectors),
         repaired=tuple(repaired),
+        depths=tuple(depths),
         remarks=tuple(remarks),
         class_names=tuple(class_names),
     )

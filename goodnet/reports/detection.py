@@ -16,6 +16,7 @@ from goodnet.defenses.methods import CONTROL
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.poisoned import counted_images, describe_attack, is_success
 from goodnet.reports.results import (
+    DepthRates,
     DetectorRates,
     GoodNetRates,
     RepairedNet,
@@ -163,6 +164,22 @@ def measure_repaired(
                 its = {role: every[number] for role, every in answers.items()}
                 found.append(_measure_repaired(sets, its, nets[number], drop))
     return tuple(found)
+
+
+def measure_depths(sets: Mapping[str, ScoredSet]) -> tuple[DepthRates, ...]:
+    """Measure the nearest class at each depth as an answer.
+
+    Args:
+        sets: by name, clean validation at least.
+    """
+    layers = sets["clean_valid"].seen.nearest
+    return tuple(
+        DepthRates(
+            layer=layer,
+            rates=_rates(sets, {role: one.seen.nearest[layer] for role, one in sets.items()}),
+        )
+        for layer in layers
+    )
 
 
 def _measure_repaired(

@@ -103,7 +103,7 @@ def detection_chart(
     Returns:
         The chart; None where the sweep lacks clean or poisoned test images.
     """
-    clean, poisoned = _set_rows(sweep, "clean_test"), _set_rows(sweep, "poisoned_test")
+    clean, poisoned = set_rows(sweep, "clean_test"), set_rows(sweep, "poisoned_test")
     if not (clean and poisoned):
         return None
     points = [
@@ -154,7 +154,7 @@ def activation_chart(
             "mean": row["mean_activation"],
             "kind": "silent" if row["mean_activation"] == 0 else "mean activation",
         }
-        for row in _set_rows(sweep, "clean_valid")
+        for row in set_rows(sweep, "clean_valid")
         if row["step"] > 0
     ]
     last = len(rows)
@@ -196,8 +196,8 @@ def curve_png(sweep: pa.Table, checkpoints: Sequence[Checkpoint]) -> bytes:
 
 def _curve_rows(sweep: pa.Table) -> list[dict[str, Any]]:
     """Return a row for each step with the rates of CURVES; attack rates only where measured."""
-    clean = _set_rows(sweep, clean_set(set(sweep["set"].to_pylist())))
-    poisoned = _set_rows(sweep, "poisoned_test")
+    clean = set_rows(sweep, clean_set(set(sweep["set"].to_pylist())))
+    poisoned = set_rows(sweep, "poisoned_test")
     rows = []
     for index, row in enumerate(clean):
         rates = _rates(row, "clean accuracy")
@@ -208,20 +208,22 @@ def _curve_rows(sweep: pa.Table) -> list[dict[str, Any]]:
 
 
 def _rates(row: Mapping[str, Any], measure: str) -> dict[str, float]:
-    of_g = _with_interval(f"G {measure}", row["goodnet_correct"], row["images"])
+    of_g = with_interval(f"G {measure}", row["goodnet_correct"], row["images"])
     return {f"B' {measure}": row["correct"] / row["images"], **of_g}
 
 
 def _flag_rate(name: str, row: Mapping[str, Any]) -> dict[str, float]:
-    return _with_interval(name, row["flagged"], row["images"])
+    return with_interval(name, row["flagged"], row["images"])
 
 
-def _with_interval(name: str, count: int, images: int) -> dict[str, float]:
+def with_interval(name: str, count: int, images: int) -> dict[str, float]:
+    """Return a rate and the ends of its 95 % interval, as a row of a chart has them."""
     low, high = wilson_interval(count, images)
     return {name: count / images, f"{name}{LOW}": low, f"{name}{HIGH}": high}
 
 
-def _set_rows(sweep: pa.Table, name: str) -> list[dict[str, Any]]:
+def set_rows(sweep: pa.Table, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a set, in the order of their steps."""
     rows = [row for row in sweep.to_pylist() if row["set"] == name]
     return sorted(rows, key=lambda row: row["step"])
 

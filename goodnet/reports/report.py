@@ -15,13 +15,13 @@ from PIL import Image
 
 from goodnet.errors import printable
 from goodnet.metrics import percent, points, wilson_interval
-from goodnet.reports import plots
+from goodnet.reports import detector_plots, plots
 from goodnet.reports.about import About, stage_times
 from goodnet.reports.published_numbers import compare_to_published, recognise
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached
 from goodnet.reports.samples import SAMPLES_PER_KIND, Sample, SampleKind
 from goodnet.reports.vega import vega_script
-from goodnet.reports.verdict import remarks, verdict
+from goodnet.reports.verdict import pruning_verdict, remarks, verdict
 from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import RunFolder
 
@@ -62,6 +62,7 @@ def write_report(
     results: Results,
     about: About,
     sweep: pa.Table,
+    scores: pa.Table | None = None,
     samples: Sequence[Sample] = (),
 ) -> Path:
     """Write report.html into a run's folder.
@@ -71,6 +72,7 @@ def write_report(
         results: what it found.
         about: what it was given.
         sweep: the table of sweep.parquet.
+        scores: the table of scores.parquet; None in runs from before there were scores.
         samples: images to show, the first few of each kind.
 
     Returns:
@@ -82,14 +84,16 @@ def write_report(
         .get_template("report.html")
         .render(
             verdict=verdict(results),
+            pruning=pruning_verdict(results) if results.recommended else None,
             remarks=remarks(results),
             results=results,
             rows=_result_rows(results, sizes),
             sizes=sizes,
             about=about,
+            repaired=_repaired_rows(results, sizes),
             files=_files(folder, results.reached),
             comparisons=compare_to_published(results, about.inputs),
-            charts=_charts(sweep, results.reached),
+            charts=_charts(results, sweep, scores),
             samples=_sample_groups(samples, results.baseline),
             sample_drop=samples[0].drop if samples else None,
             stages=stage_times(about.stages),
@@ -146,6 +150,15 @@ def _result_rows(results: Results, sizes: Mapping[str, int]) -> list[Row]:
     return rows
 
 
+def _repaired_rows(results: Results, sizes: Mapping[str, int]) -> list[Row]:
+    """Return a line for each repaired net of another method than pruning."""
+    names = results.rate_names
+    nets = results.repaired_nets
+    return [
+        Row(one.drop, f"B' {one.title}", None, _cells(one.b_prime, sizes, names)) for one in nets
+    ]
+
+
 def _cells(rates: Rates, sizes: Mapping[str, int], names: Sequence[str]) -> list[Cell]:
     cells = []
     found = rates.by_name()
@@ -156,9 +169,15 @@ def _cells(rates: Rates, sizes: Mapping[str, int], names: Sequence[str]) -> list
     return cells
 
 
-def _charts(sweep: pa.Table, reached: Sequence[Checkpoint]) -> dict[str, dict[str, Any]]:
+def _charts(
+    results: Results, sweep: pa.Table, scores: pa.Table | None
+) -> dict[str, dict[str, Any]]:
     """Return the Vega-Lite of each chart that the run has the data for."""
+    reached = results.reached
     charts = {
+        "detectors": None if scores is None else detector_plots.detectors_chart(results, scores),
+        "scores": None if scores is None else detector_plots.scores_chart(results, scores),
+        "depths": detector_plots.depths_chart(results, sweep),
         "curves": plots.curve_chart(sweep, reached),
         "detection": plots.detection_chart(sweep, reached),
         "activations": plots.activation_chart(sweep, reached),

@@ -144,6 +144,19 @@ class RepairedNet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DepthRates:
+    """What the nearest class at a depth of B is worth as an answer.
+
+    Attributes:
+        layer: the layer there.
+        rates: of B cut there, with the nearest class as its answer.
+    """
+
+    layer: str
+    rates: RepairedRates
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectorRates:
     """What a detector is worth at its threshold.
 
@@ -206,6 +219,7 @@ class Results:
             before there were any.
         recommended: what to use; None in such runs.
         repaired: nets of other methods than pruning, in the order of methods and budgets.
+        depths: of B, from the image to the answer, where classes have images enough.
     """
 
     classes: int
@@ -217,6 +231,7 @@ class Results:
     detectors: tuple[DetectorRates, ...] = ()
     recommended: Recommendation | None = None
     repaired: tuple[RepairedNet | Unreached, ...] = ()
+    depths: tuple[DepthRates, ...] = ()
 
     @property
     def repaired_nets(self) -> list[RepairedNet]:
@@ -270,6 +285,7 @@ class Results:
                 class_names=as_list(found.get("class_names", ()), as_text),
                 detectors=as_list(found.get("detectors", ()), _read_detector),
                 recommended=optional(found.get("recommended"), _read_recommendation),
+                depths=as_list(found.get("depths", ()), _read_depth),
             )
 
     def write(self, folder: RunFolder) -> None:
@@ -286,6 +302,7 @@ class Results:
                 *(_repaired_contents(one) for one in self.repaired),
             ],
             "detectors": [asdict(detector) for detector in self.detectors],
+            "depths": [asdict(depth) for depth in self.depths],
             "recommended": None if self.recommended is None else asdict(self.recommended),
         }
         write_json(folder.results, contents)
@@ -392,6 +409,12 @@ def _read_detector(value: object) -> DetectorRates:
         false_alarm_rate=optional(found["false_alarm_rate"], _as_fraction),
         goodnet=_read_rates(GoodNetRates, found["goodnet"]),
     )
+
+
+def _read_depth(value: object) -> DepthRates:
+    found = as_mapping(value)
+    rates = _read_rates(RepairedRates, found["rates"])
+    return DepthRates(layer=as_text(found["layer"]), rates=rates)
 
 
 def _read_recommendation(value: object) -> Recommendation:

@@ -51,4 +51,11 @@ def write_run_files(
         pq.write_table(scores, unfinished.scores)
         unfinished.checkpoints.mkdir()
         write_nets(unfinished)
-        write_report(unfinished, results=results, about=about, sweep=sweep, samples=samples)
+        write_report(
+            unfinished,
+            results=results,
+            about=about,
+            sweep=sweep,
+            scores=scores,
+            samples=samples,
+        )

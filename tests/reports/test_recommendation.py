@@ -44,14 +44,14 @@ def results(joined, *, attack=1.0):
     [(0.0, "stopped"), (0.05, "stopped"), (0.051, "weakened"), (0.5, "not stopped")],
 )
 def test_the_word_follows_from_what_gets_through(through, word):
-    found = recommend(results(detector(through=through)))
+    found = recommend(results(detector(through=through)), None)
     assert found.verdict == word
     assert found.goodnet == "goodnet.keras"
     assert found.repaired is None
 
 
 def test_the_sentence_names_the_rates_the_control_and_what_is_held():
-    assert recommend(results(detector(through=0.01))).why == (
+    assert recommend(results(detector(through=0.01)), None).why == (
         "goodnet.keras lets 1.00 % of the poisoned images through and flags 97.00 % of them; it "
         "flags 2.00 % of the clean test images; B's margin alone would flag 40.00 %. Its threshold "
         "holds 3 % of false alarms with 95 % confidence, by 1,200 clean validation images."
@@ -59,7 +59,7 @@ def test_the_sentence_names_the_rates_the_control_and_what_is_held():
 
 
 def test_too_few_images_are_said():
-    found = recommend(results(detector(held=0.072)))
+    found = recommend(results(detector(held=0.072)), None)
     assert found.why.endswith(
         "1,200 clean validation images are too few to hold 3 % of false alarms with 95 % "
         "confidence: its threshold holds 7.20 %."
@@ -67,16 +67,16 @@ def test_too_few_images_are_said():
 
 
 def test_without_poisoned_images_nothing_is_claimed():
-    found = recommend(results(detector(through=None, detection=None), attack=None))
+    found = recommend(results(detector(through=None, detection=None), attack=None), None)
     assert found.verdict == "not measured"
     assert "nothing can be said of attacks" in found.why
     assert "lets" not in found.why
 
 
 def test_a_net_that_follows_no_trigger_shows_no_backdoor():
-    found = recommend(results(detector(), attack=0.02))
+    found = recommend(results(detector(), attack=0.02), None)
     assert found.verdict == "no sign of a backdoor"
 
 
 def test_a_run_without_detectors_recommends_nothing():
-    assert recommend(replace(results(detector()), detectors=())) is None
+    assert recommend(replace(results(detector()), detectors=()), None) is None

@@ -47,10 +47,22 @@ RESULTS = {
     ],
     "recommended": {
         "goodnet": "goodnet.keras",
-        "repaired": None,
+        "repaired": "repaired.keras",
+        "method": "discriminant",
         "verdict": "weakened",
         "why": "It lets less through.",
     },
+    "depths": [
+        {
+            "layer": "pool_1",
+            "rates": {
+                "clean_valid_accuracy": 0.9,
+                "clean_test_accuracy": 0.91,
+                "attack_success_rate": 0.0,
+                "recovery_rate": None,
+            },
+        }
+    ],
     "checkpoints": [
         {
             "method": "pruning",
@@ -106,6 +118,36 @@ RESULTS = {
             "b_prime": None,
             "goodnet": None,
         },
+        {
+            "method": "discriminant",
+            "drop": 4,
+            "reached": True,
+            "details": {"layer": "pool_1", "components": 12},
+            "b_prime": {
+                "clean_valid_accuracy": 46 / 50,
+                "clean_test_accuracy": 70 / 80,
+                "attack_success_rate": 0.0,
+                "recovery_rate": None,
+            },
+            "goodnet": {
+                "clean_valid_accuracy": 45 / 50,
+                "clean_test_accuracy": 69 / 80,
+                "attack_success_rate": 0.0,
+                "recovery_rate": None,
+                "detection_rate": 1.0,
+                "false_alarm_rate": 9 / 80,
+            },
+        },
+        {
+            "method": "finetuning",
+            "drop": 4,
+            "reached": False,
+            "details": None,
+            "step": None,
+            "channels": None,
+            "b_prime": None,
+            "goodnet": None,
+        },
     ],
 }
 
@@ -123,6 +165,10 @@ def test_a_file_is_read_and_written_to_the_same(folder):
     assert (point.method, point.drop, point.channels) == ("pruning", 2, (3, 1))
     assert (point.b_prime.recovery_rate, point.goodnet.detection_rate) == (None, 1 / 40)
     assert missed == Unreached(method="pruning", drop=99)
+    head, none = results.repaired
+    assert (head.title, head.b_prime.attack_success_rate) == ("discriminant, pool_1", 0)
+    assert none == Unreached(method="finetuning", drop=4)
+    assert results.repaired_nets == [head]
     assert [results.describe_class(number) for number in (0, 6, 7)] == ["0 (ape)", "6 (gnu)", "7"]
     folder.results.unlink()
     results.write(folder)

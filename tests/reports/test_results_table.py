@@ -101,7 +101,7 @@ def test_csv_holds_the_same_rows(tmp_path):
     write_csv(RunFolder(tmp_path), RESULTS)
     with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["net", "drop", "channels", *RATES]
+    assert list(rows[0]) == ["net", "method", "drop", "channels", *RATES]
     assert rows[0]["drop"] == rows[0]["detection_rate"] == rows[1]["detection_rate"] == ""
     for row, expected in zip(rows, net_rows(RESULTS), strict=True):
         assert (row["net"], row["channels"]) == (expected.net, str(expected.channels))

@@ -1,0 +1,242 @@
+"""The plots of detectors and depths, as Vega-Lite, for the report's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pyarrow as pa
+
+from goodnet.arrays import BoolArray, DoubleArray, FloatArray
+from goodnet.reports.plots import (
+    HIGH,
+    LOW,
+    PAGE,
+    Palette,
+    finish_chart,
+    set_rows,
+    with_interval,
+)
+from goodnet.reports.results import Results
+
+_POINTS = 120
+"""Of a curve: more would not show, and each is written into the page."""
+_BINS = 50
+_OTHERS = "single scores"
+
+
+def detectors_chart(
+    results: Results, scores: pa.Table, *, palette: Palette = PAGE
+) -> alt.LayerChart | None:
+    """Draw detection against false alarms for all thresholds of each detector, and where they are.
+
+    The axis of false alarms is stretched at its beginning, where detectors are used.
+
+    Args:
+        results: of the run.
+        scores: the table of scores.parquet.
+        palette: colours by name.
+
+    Returns:
+        The chart; None where the run lacks clean or poisoned test images.
+    """
+    columns = _test_scores(results, scores)
+    if columns is None or not results.detectors:
+        return None
+    *others, joined = results.detectors
+    kinds = {one.name: f"{one.name} (control)" if one.control else _OTHERS for one in others}
+    kinds[joined.name] = joined.name
+    rows, marks = [], []
+    for one in results.detectors:
+        clean, poisoned = (part[one.name] for part in columns)
+        place: dict[str, str | float] = {"detector": one.name, "kind": kinds[one.name]}
+        rows += [
+            place | {"alarms": x, "detection": y}
+            for x, y in zip(*_curve(clean, poisoned), strict=True)
+        ]
+        if one.false_alarm_rate is not None and one.detection_rate is not None:
+            alarms, caught = round(one.false_alarm_rate * len(clean)), one.detection_rate
+            marks.append(
+                {
+                    **place,
+                    **with_interval("alarms", alarms, len(clean)),
+                    **with_interval("detection", round(caught * len(poisoned)), len(poisoned)),
+                }
+            )
+    names = [joined.name, *(kind for kind in dict.fromkeys(kinds.values()) if kind != joined.name)]
+    colours = {_OTHERS: palette["accuracy-b"], joined.name: palette["attack-g"]}
+    colour = alt.Color("kind:N", title=None).scale(
+        domain=names, range=[colours.get(name, palette["muted"]) for name in names]
+    )
+    stretched = alt.Scale(type="pow", exponent=0.35, domain=[0, 1])
+    axis = alt.Axis(format=".0%", values=[0, 0.01, 0.03, 0.1, 0.3, 1])
+    x = alt.X("alarms:Q", title="false alarms on clean test images", scale=stretched).axis(axis)
+    y = alt.Y("detection:Q", title="poisoned images detected").axis(format=".0%")
+    tooltip = [
+        alt.Tooltip("detector:N"),
+        alt.Tooltip("detection:Q", format=".2%"),
+        alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
+    ]
+    lines = alt.Chart(alt.InlineData(rows)).encode(x=x, y=y, color=colour, detail="detector:N")
+    points = alt.Chart(alt.InlineData(marks)).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    budget = alt.Chart(alt.InlineData([{"alarms": joined.false_alarm_budget}])).encode(x=x)
+    layers = [
+        budget.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
+        lines.mark_line(strokeWidth=1.6, interpolate="step-after"),
+        points.mark_rule().encode(x=f"alarms{LOW}:Q", x2=f"alarms{HIGH}"),
+        points.mark_rule().encode(y=f"detection{LOW}:Q", y2=f"detection{HIGH}"),
+        points.mark_circle(size=70, opacity=1),
+    ]
+    return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
+
+
+def scores_chart(
+    results: Results, scores: pa.Table, *, palette: Palette = PAGE
+) -> alt.LayerChart | None:
+    """Draw how the joined score is spread over clean and poisoned test images, and its threshold.
+
+    Args:
+        results: of the run.
+        scores: the table of scores.parquet.
+        palette: colours by name.
+
+    Returns:
+        The chart; None where the run has no test images to show.
+    """
+    if not results.detectors or results.baseline.clean_test_accuracy is None:
+        return None
+    joined = results.detectors[-1]
+    sets = {"clean": _of_set(scores, "clean_test"), "poisoned": _poisoned(results, scores)}
+    values = {
+        name: part[joined.name] for name, part in sets.items() if part and len(part[joined.name])
+    }
+    low = float(min(part.min() for part in values.values()))
+    # Beyond three times the way to the threshold all are alike: certain.
+    high = joined.threshold + 3 * max(joined.threshold - low, 1e-6)
+    edges = np.linspace(low, high, _BINS + 1)
+    rows = []
+    for name, part in values.items():
+        counts, _ = np.histogram(np.clip(part, low, high), edges)
+        rows += [
+            {"images": name, "from": float(a), "to": float(b), "share": float(n / len(part))}
+            for a, b, n in zip(edges, edges[1:], counts, strict=False)
+        ]
+    colour = alt.Color("images:N", title=None).scale(
+        domain=[*values], range=[palette["accuracy-g"], palette["attack-g"]][: len(values)]
+    )
+    bars = alt.Chart(alt.InlineData(rows)).encode(
+        x=alt.X("from:Q", title="joined score; the last bar holds all above").scale(
+            domain=[low, high], nice=False
+        ),
+        x2="to",
+        y=alt.Y("share:Q", title="share of images", stack=None).axis(format=".0%"),
+        color=colour,
+        tooltip=[
+            "images:N",
+            alt.Tooltip("share:Q", format=".2%"),
+            alt.Tooltip("from:Q", format=".3g"),
+        ],
+    )
+    rule = alt.Chart(alt.InlineData([{"from": joined.threshold, "label": "threshold"}])).encode(
+        x="from:Q"
+    )
+    layers = [
+        bars.mark_bar(opacity=0.6),
+        rule.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
+        rule.mark_text(color=palette["muted"], align="left", dx=5, baseline="top").encode(
+            y=alt.value(2), text="label:N"
+        ),
+    ]
+    return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
+
+
+def depths_chart(
+    results: Results, sweep: pa.Table, *, palette: Palette = PAGE
+) -> alt.LayerChart | None:
+    """Draw clean accuracy against attack success of B' at each depth, and of pruning at each step.
+
+    Args:
+        results: of the run.
+        sweep: the table of sweep.parquet.
+        palette: colours by name.
+
+    Returns:
+        The chart; None where no attack or no depth was measured.
+    """
+    depths = [one for one in results.depths if one.rates.attack_success_rate is not None]
+    clean, poisoned = set_rows(sweep, results.baseline.clean_set), set_rows(sweep, "poisoned_test")
+    if not depths or not poisoned:
+        return None
+    curve = [
+        {"attack": bad["correct"] / bad["images"], "clean": row["correct"] / row["images"]}
+        | {"step": row["step"], "kind": "pruning, step by step"}
+        for row, bad in zip(clean, poisoned, strict=True)
+    ]
+    points = [
+        {"attack": one.rates.attack_success_rate, "clean": one.rates.clean_accuracy}
+        | {"depth": one.layer, "kind": "nearest class at a depth"}
+        for one in depths
+    ]
+    colour = alt.Color("kind:N", title=None).scale(
+        domain=["pruning, step by step", "nearest class at a depth"],
+        range=[palette["accuracy-b"], palette["attack-g"]],
+    )
+    rate = alt.Scale(domain=[0, 1])
+    x = alt.X("attack:Q", title="attack success", scale=rate).axis(format=".0%")
+    y = alt.Y("clean:Q", title="clean accuracy", scale=rate).axis(format=".0%")
+    steps = alt.Chart(alt.InlineData(curve)).encode(
+        x=x, y=y, color=colour, tooltip=["step:Q", _percent("clean"), _percent("attack")]
+    )
+    chosen = alt.Chart(alt.InlineData(points)).encode(
+        x=x, y=y, color=colour, tooltip=["depth:N", _percent("clean"), _percent("attack")]
+    )
+    layers = [
+        steps.mark_line(strokeWidth=2).encode(order="step:Q"),
+        steps.mark_circle(size=22),
+        chosen.mark_circle(size=110, opacity=1),
+        chosen.mark_text(align="left", dx=8, dy=10).encode(text="depth:N"),
+    ]
+    return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
+
+
+def _percent(field: str) -> alt.Tooltip:
+    return alt.Tooltip(f"{field}:Q", format=".2%")
+
+
+def _test_scores(
+    results: Results, scores: pa.Table
+) -> tuple[Mapping[str, FloatArray], Mapping[str, FloatArray]] | None:
+    """Return the scores of clean test and of poisoned test images that count, by detector."""
+    clean, poisoned = _of_set(scores, "clean_test"), _poisoned(results, scores)
+    return (clean, poisoned) if clean and poisoned else None
+
+
+def _poisoned(results: Results, scores: pa.Table) -> dict[str, Any]:
+    found, attack = _of_set(scores, "poisoned_test"), results.attack
+    if not found or attack is None or not attack.original_labels:
+        return found
+    counted = found["label"] != attack.target
+    return {name: values[counted] for name, values in found.items()}
+
+
+def _of_set(scores: pa.Table, name: str) -> dict[str, Any]:
+    """Return the columns of a set; nothing where it was not given."""
+    rows = scores.filter(_is(scores, name)).drop_columns(["set"])
+    return {column: rows[column].to_numpy() for column in rows.column_names} if len(rows) else {}
+
+
+def _is(scores: pa.Table, name: str) -> BoolArray:
+    return np.asarray(scores["set"].to_pylist(), str) == name
+
+
+def _curve(clean: FloatArray, poisoned: FloatArray) -> tuple[DoubleArray, DoubleArray]:
+    """Return the share of clean and of poisoned images above each of some thresholds."""
+    levels = np.linspace(0, 1, _POINTS) ** 3  # most of them where few clean images are flagged
+    thresholds = np.quantile(clean, 1 - levels)
+    alarms, caught = (
+        1 - np.searchsorted(np.sort(values), thresholds, "right") / len(values)
+        for values in (clean, poisoned)
+    )
+    return np.append(alarms, 1.0), np.append(caught, 1.0)
