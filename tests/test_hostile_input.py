@@ -331,9 +331,13 @@ MODELS = [
         "{path}: has so many layers that Keras takes 101,001 steps to build it, expected 40,000",
     ),
     Case(
-        "three models deep",
-        archive(inner_model("a", inner_model("b", inner_model("c", make_layer("ReLU", "act"))))),
-        "{path}: layer `c` is nested deeper than 2 models",
+        "four models deep",
+        archive(
+            inner_model(
+                "a", inner_model("b", inner_model("c", inner_model("d", make_layer("ReLU", "act"))))
+            )
+        ),
+        "{path}: layer `d` is nested deeper than 3 models",
     ),
     Case(
         "empty axis",
