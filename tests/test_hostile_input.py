@@ -574,12 +574,12 @@ IMAGES = [
     Case(
         "data are a group",
         lambda path: write_set(path, lambda file: file.move("data", "x/data")),
-        "{path}: has no data set `data`, it has `label`, `x/data`",
+        "{path}: has the data sets `label`, `x/data`, expected just one pair",
     ),
     Case(
         "data are a type",
         linked("data", np.dtype("f4")),
-        "{path}: has no data set `data`, it has `label`",
+        "{path}: has the data sets `label`, expected just one pair",
     ),
     Case(
         "labels behind a soft link",
