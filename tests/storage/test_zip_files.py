@@ -12,9 +12,9 @@ from goodnet.images.image_sets import open_images
 from goodnet.model_files.describe import describe_model
 from goodnet.storage.zip_files import check_member, open_zip
 from tests.model_files.descriptions import make_functional, make_layer, write_archive
+from tests.storage.zip64 import END, with_zip64
 
 CONTENT = {"one": b"1" * 100, "two": b"2"}
-RECORD, LOCATOR, END = "<4sQ2H2L4Q", "<4sLQL", "<4s4H2LH"
 
 
 def plain() -> bytes:
@@ -23,34 +23,6 @@ def plain() -> bytes:
         for name, data in CONTENT.items():
             archive.writestr(name, data)
     return file.getvalue()
-
-
-def with_zip64(content: bytes, *, only_there: bool = True, **changed: object) -> bytes:
-    """Give a zip file the longer end; the shorter one says the same, or that it is only there."""
-    _, *disks, count, _, size, offset, _ = struct.unpack(END, content[-22:])
-    there = {
-        "signature": b"PK\x06\x06",
-        "record_bytes": 44,
-        "made": 45,
-        "needed": 45,
-        "disk": 0,
-        "disk_of_table": 0,
-        "here": count,
-        "count": count,
-        "size": size,
-        "offset": offset,
-        "found": b"PK\x06\x07",
-        "found_on": 0,
-        "place": len(content) - 22,
-        "num_disks": 1,
-        "between": b"",
-        "short": (0xFFFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF),
-    } | changed
-    short = there["short"] if only_there else (count, count, size, offset)
-    values = list(there.values())
-    end = struct.pack(END, b"PK\x05\x06", *disks[:2], *short, 0)
-    longer = struct.pack(RECORD, *values[:10]) + there["between"]
-    return content[:-22] + longer + struct.pack(LOCATOR, *values[10:14]) + end
 
 
 def read(path, most_table_bytes=1000):
