@@ -54,7 +54,7 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(name="verify checkpoint", **cached(version=5))
+@task(name="verify checkpoint", **cached(version=6))
 def verify_checkpoint(
     network: Network,
     activations: tuple[ActivationsRecord, ...],

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from goodnet.errors import InputError
+from tests.storage.zip64 import with_zip64
 
 CASES_IN_CI = 2880
 CASES = int(os.environ.get("FUZZ_CASES", CASES_IN_CI))
@@ -135,6 +136,41 @@ def make_config() -> bytes:
     ]
     ends = {"input_layers": ["image", 0, 0], "output_layers": ["answer", 0, 0]}
     config = {"name": "net", "layers": layers, **ends}
+    module = "keras.src.models.functional"
+    return json.dumps({"module": module, "class_name": "Functional", "config": config}).encode()
+
+
+def make_nested() -> bytes:
+    """Describe a net with models in it: three deep, one called twice, one without input."""
+
+    def model(kind: str, name: str, *sources: str, **config: Any) -> dict[str, Any]:
+        item = layer(kind, name, *sources[:1], **config)
+        calls = [layer(kind, name, source)["inbound_nodes"][0] for source in sources]
+        return item | {"module": f"keras.src.models.{kind.lower()}", "inbound_nodes": calls}
+
+    def ends(first: str, last: str) -> dict[str, Any]:
+        return {"input_layers": [[first, 0, 0]], "output_layers": [[last, 0, 0]]}
+
+    stem = [layer("Conv2D", "conv", filters=4, kernel_size=2), layer("ReLU", "relu")]
+    base = [
+        layer("InputLayer", "pixels", batch_shape=[None, 8, 6, 3]),
+        model("Sequential", "stem", "pixels", layers=stem),
+        layer("Add", "add", "stem", "stem"),
+    ]
+    whole = [
+        layer("InputLayer", "whole_pixels", batch_shape=[None, 8, 6, 3]),
+        layer("Rescaling", "scale", "whole_pixels", scale=0.1, offset=0),
+        model("Functional", "base", "scale", "whole_pixels", layers=base, **ends("pixels", "add")),
+        layer("Subtract", "join", "base", "base"),
+    ]
+    whole[-1]["inbound_nodes"][0]["args"][0][1]["config"]["keras_history"][1] = 1
+    head = [layer("GlobalMaxPooling2D", "gather"), layer("Dense", "answer", units=5)]
+    layers = [
+        layer("InputLayer", "image", batch_shape=[None, 8, 6, 3]),
+        model("Functional", "whole", "image", layers=whole, **ends("whole_pixels", "join")),
+        model("Sequential", "head", "whole", layers=head),
+    ]
+    config = {"name": "net", "layers": layers, **ends("image", "head")}
     module = "keras.src.models.functional"
     return json.dumps({"module": module, "class_name": "Functional", "config": config}).encode()
 
@@ -343,6 +379,7 @@ def damaged(data: bytes) -> Callable[[list[Edit]], bytes]:
 
 CONFIG, WEIGHTS = make_config(), make_weights()
 NPY_PIXELS, NPY_LABELS = make_npy(PIXELS), make_npy(np.arange(6))
+LONG_ZIP = with_zip64(make_zip(make_picture("PNG")))
 PAIR = {"x_valid": PIXELS.astype("f4"), "y_valid": np.arange(6)}
 TARGETS = {
     "archive": Target("model", "a.keras", 2, damaged(make_archive(CONFIG, WEIGHTS))),
@@ -354,6 +391,12 @@ TARGETS = {
         "a.keras",
         1,
         lambda edits: make_archive(damage_json(make_keras_2(), edits), WEIGHTS),
+    ),
+    "description of models in models": Target(
+        "model",
+        "a.keras",
+        2,
+        lambda edits: make_archive(damage_json(make_nested(), edits), WEIGHTS),
     ),
     "wild description": Target(
         "model", "a.keras", 1, lambda edits: make_archive(make_wild(edits), WEIGHTS)
@@ -397,6 +440,13 @@ TARGETS = {
         lambda edits: make_npz_of(damage(NPY_PIXELS[:90], edits) + NPY_PIXELS[90:]),
     ),
     "zip of folders": Target("images", "a.zip", 2, damaged(make_zip(make_picture("PNG")))),
+    # Both its ends lie in its last bytes.
+    "ends of a zip": Target(
+        "images",
+        "a.zip",
+        1,
+        lambda edits: LONG_ZIP[:-98] + damage(LONG_ZIP[-98:], edits),
+    ),
     "picture of a zip": Target(
         "images",
         "a.zip",
@@ -542,12 +592,29 @@ def save_goodnet(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def save_nested(path: Path) -> dict[str, bytes]:
+    """Save a net of models in models, one of them called twice."""
+    import keras
+    from keras import layers
+
+    pixels, inner, image = (keras.Input((8, 6, 3)) for _ in range(3))
+    stem = keras.Sequential([layers.Conv2D(4, 2, name="conv"), layers.ReLU()], name="stem")
+    base = keras.Model(pixels, layers.BatchNormalization()(stem(pixels)), name="base")
+    both = layers.Concatenate()([base(layers.Rescaling(0.1)(inner)), base(inner)])
+    whole = keras.Model(inner, both, name="whole")
+    head = keras.Sequential([layers.GlobalMaxPooling2D(), layers.Dense(5)], name="head")
+    keras.Model(image, head(whole(image))).save(path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 @pytest.mark.slow
-def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path):
+@pytest.mark.parametrize("save", [save_goodnet, save_nested])
+def test_damaged_descriptions_are_built_by_keras_or_refused(tmp_path, save):
     from goodnet.model_files.load import load_model
 
     path = tmp_path / "net.keras"
-    members = save_goodnet(path)
+    members = save(path)
     counts = {"built": 0, "refused": 0}
 
     @cases(0.5)

@@ -331,9 +331,13 @@ MODELS = [
         "{path}: has so many layers that Keras takes 101,001 steps to build it, expected 40,000",
     ),
     Case(
-        "three models deep",
-        archive(inner_model("a", inner_model("b", inner_model("c", make_layer("ReLU", "act"))))),
-        "{path}: layer `c` is nested deeper than 2 models",
+        "four models deep",
+        archive(
+            inner_model(
+                "a", inner_model("b", inner_model("c", inner_model("d", make_layer("ReLU", "act"))))
+            )
+        ),
+        "{path}: layer `d` is nested deeper than 3 models",
     ),
     Case(
         "empty axis",
@@ -368,7 +372,7 @@ MODELS = [
     Case(
         "table of contents elsewhere",
         with_end(lambda end: b"PK\x06\x07" + bytes(16) + end),
-        "{path}: is a damaged Keras archive (zip64, expected less than 65,536 members and 4 GB)",
+        "{path}: is a damaged Keras archive (zip64 whose two ends do not fit together)",
     ),
     Case(
         "text behind the archive",
@@ -570,12 +574,12 @@ IMAGES = [
     Case(
         "data are a group",
         lambda path: write_set(path, lambda file: file.move("data", "x/data")),
-        "{path}: has no data set `data`, it has `label`, `x/data`",
+        "{path}: has the data sets `label`, `x/data`, expected just one pair",
     ),
     Case(
         "data are a type",
         linked("data", np.dtype("f4")),
-        "{path}: has no data set `data`, it has `label`",
+        "{path}: has the data sets `label`, expected just one pair",
     ),
     Case(
         "labels behind a soft link",

@@ -1,4 +1,4 @@
-"""Image sets in HDF5 files of the lab's layout: `data` and `label`, read a batch at a time."""
+"""Image sets in HDF5 files: `data` and `label` as in the lab's, read a batch at a time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from goodnet.images.stored_arrays import (
     Named,
     OpenedArrays,
     check_arrays,
+    find_pair,
     require_amount,
 )
 from goodnet.storage.files import atomic_path
-from goodnet.storage.safe_hdf5 import get_dataset, open_hdf5
+from goodnet.storage.safe_hdf5 import get_dataset, iterate_datasets, open_hdf5
 from goodnet.storage.signatures import SignedFile
 
 _MOST_CACHE_BYTES = 2**28
@@ -37,15 +38,16 @@ def open_image_file(signed: SignedFile, shape: Shape | None, label_limit: int) -
     path = signed.path
     _require_hdf5(path)
     with signed.unchanged(), open_hdf5(path) as file:
-        images, labels = _get_numbers(file, "data"), _get_numbers(file, "label")
-        for name, array in (("data", images), ("label", labels)):
+        image_name, label_name = _find_names(file)
+        images, labels = get_dataset(file, image_name), _get_labels(file, label_name)
+        for name, array in ((image_name, images), (label_name, labels)):
             if array.chunks is not None:
                 chunk = math.prod(array.chunks)
                 require_amount(path, name, array.shape, array.dtype, at_once=chunk)
         return check_arrays(
             path,
-            Named("data", images),
-            Named("label", labels),
+            Named(image_name, images),
+            Named(label_name, labels),
             shape=shape,
             label_limit=label_limit,
         )
@@ -61,7 +63,8 @@ def read_file_batches(
     """
     with open_hdf5(signed.path) as file:
         signed.require_unchanged()
-        data = _reopen_with_cache(file, get_dataset(file, "data"))
+        name, _ = _find_names(file)
+        data = _reopen_with_cache(file, get_dataset(file, name))
         for where in slices:
             raw = data[where]
             # What was read is what was signed, and digested as such: checked after each batch,
@@ -103,19 +106,21 @@ def _require_hdf5(path: Path) -> None:
         )
 
 
-def _get_numbers(file: h5py.File, name: str) -> h5py.Dataset:
-    try:
-        return get_dataset(file, name)
-    except InputError as error:
-        found = file.get(name)
-        if found is None:
-            raise InputError(
-                f"{error}; expected one file for each set, with the images as `data` and their "
-                "labels as `label`: goodnet.write_images(path, images, labels) writes one"
-            ) from error
-        if name == "label" and isinstance(found, h5py.Dataset) and found.dtype.kind in "SOU":
-            raise InputError(f"{error}: {TEXT_LABELS}") from error
-        raise
+def _find_names(file: h5py.File) -> tuple[str, str]:
+    """Return what images and labels are called; the lab's names count whatever else there is."""
+    names = [dataset.name.lstrip("/") for dataset in iterate_datasets(file)]
+    if {"data", "label"}.issubset(names):
+        return "data", "label"
+    return find_pair(Path(file.filename), names, kind="data sets")
+
+
+def _get_labels(file: h5py.File, name: str) -> h5py.Dataset:
+    if file[name].dtype.kind in "SOU":
+        raise InputError(
+            f"{file.filename}: `{name}` holds elements of type {file[name].dtype}, expected "
+            f"numbers: {TEXT_LABELS}"
+        )
+    return get_dataset(file, name)
 
 
 def _reopen_with_cache(file: h5py.File, data: h5py.Dataset) -> h5py.Dataset:
@@ -131,5 +136,6 @@ def _reopen_with_cache(file: h5py.File, data: h5py.Dataset) -> h5py.Dataset:
     row_bytes = num_side_by_side * math.prod(data.chunks) * data.dtype.itemsize
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_chunk_cache(10_007, min(2 * row_bytes, _MOST_CACHE_BYTES), 1.0)
+    name = data.name.encode()
     data.id.close()  # The cache of the first handle would serve the second one too.
-    return h5py.Dataset(h5py.h5d.open(file.id, b"data", access))
+    return h5py.Dataset(h5py.h5d.open(file.id, name, access))

@@ -113,8 +113,8 @@ def open_images(
     """Open an image set and check everything about it but the pixels themselves.
 
     An HDF5 file has `data`, (N, C, H, W), (N, H, W, C) or grey (N, H, W), and `label`, (N,),
-    (N, 1) or one-hot rows, of any numeric type. An `.npz` file has one such pair of arrays, called
-    so or otherwise (`x_valid` and `y_valid`). A folder or a zip file has `<class>/<image>.png`,
+    (N, 1) or one-hot rows, of any numeric type. An `.npz` file has one such pair of arrays. Either
+    file may call them otherwise (`find_pair`). A folder or a zip file has `<class>/<image>.png`,
     `.jpg` or `.jpeg`; a class is a number, which a note may follow (`0-random`), or a name.
 
     Args:

@@ -21,6 +21,7 @@ from goodnet.images.stored_arrays import (
     Named,
     OpenedArrays,
     check_arrays,
+    find_pair,
 )
 from goodnet.storage.safe_hdf5 import MAX_COMPRESSION
 from goodnet.storage.signatures import SignedFile
@@ -29,8 +30,6 @@ from goodnet.storage.zip_files import check_member, open_zip
 ARRAY_SUFFIX = ".npy"
 
 _MOST_TABLE_BYTES = 2**16
-_PAIRS = (("data", "label"), ("images", "labels"), ("x", "y"))
-_SPLIT_PAIR = ("x_", "y_")
 _MOST_HEADER_BYTES = 10_000
 _HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[<>|=]?[biufcOSU]\d{0,4})', 'fortran_order': (?P<fortran>True|False), "
@@ -124,22 +123,8 @@ def _opened(path: Path) -> AbstractContextManager[ZipFile]:
 
 
 def _find_pair(path: Path, members: Sequence[str]) -> tuple[str, str]:
-    """Return the names of images and labels, of which there has to be one pair."""
     names = [name.removesuffix(ARRAY_SUFFIX) for name in members]
-    by_lower = {name.lower(): name for name in names}
-    x, y = _SPLIT_PAIR
-    split = [(name, y + name.removeprefix(x)) for name in by_lower if name.startswith(x)]
-    pairs = [pair for pair in (*_PAIRS, *split) if by_lower.keys() >= set(pair)]
-    if len(pairs) != 1 or len(by_lower) < len(names):
-        listed = ", ".join(f"`{name}`" for name in names[:20]) or "none"
-        more = ", …" if len(names) > 20 else ""
-        raise InputError(
-            f"{path}: has the arrays {listed}{more}, expected just one pair of images and labels: "
-            "`data` and `label`, `images` and `labels`, `x` and `y`, or such as `x_valid` and "
-            "`y_valid`"
-        )
-    images, labels = pairs[0]
-    return by_lower[images], by_lower[labels]
+    return find_pair(path, names, kind="arrays")
 
 
 @contextmanager

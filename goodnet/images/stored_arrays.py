@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,17 @@ from goodnet.errors import InputError
 _MOST_BYTES = 2**28
 _ONE_HOT_BYTES = 2**22
 _USUAL_CHANNELS = (1, 3, 4)
+
+_PAIRS = (
+    *product(("data", "images", "image"), ("label", "labels")),
+    ("x", "y"),
+)
+_SPLIT_PAIR = ("x_", "y_")
+
+PAIR_NAMES = (
+    "`data` and `label`, `images` and `labels`, `x` and `y`, or such as `x_valid` and `y_valid`"
+)
+"""What images and labels may be called in a file of arrays, in whatever case."""
 
 TEXT_LABELS = (
     "give each class the number that it has in the net's answer, for instance by "
@@ -116,6 +128,32 @@ def check_arrays(
     require_amount(path, images.name, layout.stored_shape, layout.stored_dtype)
     found, label_remarks = _read_labels(path, labels, layout.stored_shape[0], label_limit)
     return OpenedArrays(layout, found, (*layout_remarks, *label_remarks))
+
+
+def find_pair(path: Path, names: Sequence[str], *, kind: str) -> tuple[str, str]:
+    """Return the names of images and labels, of which there has to be one pair.
+
+    Args:
+        path: the file, for errors.
+        names: of the arrays in it.
+        kind: what they are called in errors.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    by_lower = {name.lower(): name for name in names}
+    x, y = _SPLIT_PAIR
+    split = [(name, y + name.removeprefix(x)) for name in by_lower if name.startswith(x)]
+    pairs = [pair for pair in (*_PAIRS, *split) if by_lower.keys() >= set(pair)]
+    if len(pairs) != 1 or len(by_lower) < len(names):
+        listed = ", ".join(f"`{name}`" for name in names[:20]) or "none"
+        more = ", …" if len(names) > 20 else ""
+        raise InputError(
+            f"{path}: has the {kind} {listed}{more}, expected just one pair of images and labels "
+            f"in a file: {PAIR_NAMES}"
+        )
+    images, labels = pairs[0]
+    return by_lower[images], by_lower[labels]
 
 
 def require_amount(

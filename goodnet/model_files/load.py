@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goodnet.errors import InputError
+from goodnet.model_files.archives import WEIGHTS_MEMBER, extract_weights
 from goodnet.model_files.build import build_model
 from goodnet.model_files.deepid_weights import load_deepid
 from goodnet.model_files.describe import (
@@ -124,8 +125,14 @@ def _load(path: Path, description: ModelDescription, limits: ModelLimits) -> ker
 
 
 def _load_weights(model: keras.Model, path: Path, description: ModelDescription) -> None:
+    if description.kind == "keras archive":
+        # In the archive itself Keras reads them a piece at a time: three times as long.
+        weights = path.with_name(WEIGHTS_MEMBER)
+        extract_weights(path, weights)
+    else:
+        weights = path
     try:
-        model.load_weights(path)
+        model.load_weights(weights)
     except Exception as error:
         if not description.of_keras_2:
             raise

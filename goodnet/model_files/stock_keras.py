@@ -141,7 +141,9 @@ _REASONS = {
 """Why a class of Keras is not on the list."""
 
 _OBJECT_KEYS = frozenset({"class_name", "module", "registered_name"})
-_MAX_NESTED_MODELS = 2
+_MAX_NESTED_MODELS = 3
+"""As deep as a ConvNeXt, whose stem is a model, in a model that prepares its images. What models in
+models cost is bounded by the steps that it takes to build them, however deep they stand."""
 
 
 def check_stock(config: Any, *, where: str) -> None:

@@ -63,16 +63,20 @@ def accuracy(
     return int(np.count_nonzero(answers == images.labels)) / images.num_images
 
 
-def require_finite(values: FloatArray, what: str, *, first: int) -> None:
+def require_finite(
+    values: FloatArray, what: str, *, first: int, rows: IntArray | None = None
+) -> None:
     """Raise `InputError` unless all numbers of a batch are finite.
 
     Args:
         values: (n, …), what a net makes of n images.
         what: names the set and the values.
         first: number of the batch's first image in the set.
+        rows: (n,), where the images stand from there on; else one behind the other.
     """
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
+        bad = bad if rows is None else int(rows[bad])
         raise InputError(
             f"{what} on image {first + bad} is NaN or infinite, expected a number: the net is "
             "damaged, or the preprocessing is not its own"

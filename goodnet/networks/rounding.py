@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import softmax
 
 from goodnet.arrays import BoolArray, FloatArray, IntArray
 
@@ -43,6 +44,20 @@ def explains(scores: FloatArray, answers: IntArray, plain: FloatArray) -> BoolAr
     rows, other = np.arange(len(scores)), plain.argmax(axis=1)
     gaps = [np.abs(found[rows, answers] - found[rows, other]) for found in (scores, plain)]
     return np.max(gaps, axis=0) <= _reach(scores)
+
+
+def strays(scores: FloatArray, plain: FloatArray) -> BoolArray:
+    """Return for which images plain Keras answers other numbers than rounding explains: (n,).
+
+    Where a channel is mistaken for another, the numbers show it on the first image, in most nets
+    by a hundred times what rounding does; the classes that follow from them may all be the same.
+
+    Args:
+        scores: (n, N), what our own computation gives the classes, before softmax.
+        plain: (n, N), what plain Keras answers, probabilities or scores.
+    """
+    away = [np.abs(plain - found).max(axis=1) for found in (scores, softmax(scores, axis=1))]
+    return np.min(away, axis=0) > _reach(scores)
 
 
 def near_ties(scores: FloatArray) -> BoolArray:

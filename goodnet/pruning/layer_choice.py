@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from itertools import takewhile
 
 from goodnet.errors import InputError
@@ -12,6 +13,8 @@ from goodnet.networks.traits import acts_on_each_channel_alone, traits_of
 
 _MOST_NAMED = 12
 """Layers that a message names, the last of those that there are: nets have hundreds."""
+
+_MOST_CLOSEST, _MOST_LETTERS = 3, 100
 
 
 def choose_layers(
@@ -41,12 +44,14 @@ def choose_layers(
         layer = _default_layer(description, spatial)
     elif layer not in by_name:
         raise InputError(
-            f"{description.path}: has no layer `{layer}`, its last are: {_name_last(list(by_name))}"
+            f"{description.path}: has no layer `{layer}`, {_name_closest(layer, list(by_name))}"
+            f"the last of its {_name_last(list(by_name))}; goodnet.load_model(path).summary() "
+            "names all"
         )
     elif layer not in spatial:
         raise InputError(
             f"{description.path}: layer `{layer}` is a {by_name[layer].class_name}, expected one "
-            "that gives spatial features and is called once, as the last of them: "
+            "that gives spatial features and is called once, as the last of "
             f"{_name_last(spatial)}"
         )
     chosen = by_name[layer]
@@ -63,7 +68,13 @@ def choose_layers(
 
 
 def _name_last(names: list[str]) -> str:
-    return ", ".join(names[-_MOST_NAMED:])
+    return f"{len(names)} are: {', '.join(names[-_MOST_NAMED:])}"
+
+
+def _name_closest(wanted: str, names: list[str]) -> str:
+    # Nobody means what has a thousand letters, which would take difflib minutes.
+    found = get_close_matches(wanted[:_MOST_LETTERS], names, n=_MOST_CLOSEST)
+    return f"closest are: {', '.join(found)}; " if found else ""
 
 
 def _find_spatial(description: ModelDescription) -> list[str]:

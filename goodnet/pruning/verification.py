@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from goodnet.arrays import BoolArray, FloatArray, Pixels
+from goodnet.arrays import BoolArray, FloatArray, IntArray, Pixels
 from goodnet.images.image_sets import ImageSet
 from goodnet.networks.evaluation import require_finite
-from goodnet.networks.rounding import explains, near_ties
+from goodnet.networks.rounding import explains, near_ties, strays
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.sweep import scores_at
@@ -20,7 +21,9 @@ from goodnet.pruning.sweep import scores_at
 if TYPE_CHECKING:
     import keras
 
-SAMPLE_IMAGES = 256
+_POOL_IMAGES = 256
+SAMPLE_IMAGES = 64
+"""Of a set, where not all are checked: of so many, the telling ones."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def check_saved(
 ) -> Agreement:
     """Let the saved nets, run by plain Keras, answer images; compare with the sweep one by one.
 
+    Of B' the numbers are compared, of G, which tells only whether B and B' agree, the classes.
+
     Args:
         b_prime: B' as loaded from its file.
         goodnet: G as loaded from its file.
@@ -94,27 +99,32 @@ def check_saved(
         frontier: of B.
         order: all channels in prune order.
         step: how many of them are pruned.
-        full: all images, or a sample from the middle of the set.
+        full: all images, or a sample from the middle of the set: half of it those on which two
+            classes are closest, where a wrong net first answers otherwise.
         on_progress: called with the numbers of images done and in all.
 
     Raises:
         InputError: an answer is NaN or infinite.
     """
-    numbers = range(cache.num_blocks) if full else [cache.num_blocks // 2]
+    # The last block may hold a single image; it is in the middle of none but itself.
+    numbers = range(cache.num_blocks) if full else [(cache.num_blocks - 1) // 2]
     num_images = num_near_ties = num_wrong = 0
     batches: Iterator[Pixels] | None = None
     for block in cache.blocks(numbers):
-        block = block if full else _first(block, SAMPLE_IMAGES)
+        block = block if full else _at(block, slice(0, _POOL_IMAGES))
         # One pass over the set, as all blocks but the last have one size.
         batches = batches or images.batches(len(block), start=block.first)
-        pixels = cache.provenance.preprocessing.apply(next(batches).astype(np.float32))
+        found, affected = scores_at(block, frontier=frontier, order=order, step=step)
+        rows = np.arange(len(block)) if full else _telling(found)
+        block = _at(block, rows)
+        pixels = cache.provenance.preprocessing.apply(next(batches)[rows].astype(np.float32))
         other, explained = _compare(
-            _answers(b_prime, pixels, f"{images.path}: the answer of B'", first=block.first),
-            _answers(goodnet, pixels, f"{images.path}: the answer of G", first=block.first),
+            _answers(b_prime, pixels, f"{images.path}: the answer of B'", block.first, rows),
+            _answers(goodnet, pixels, f"{images.path}: the answer of G", block.first, rows),
             block,
-            frontier=frontier,
-            order=order,
-            step=step,
+            found[rows],
+            affected[rows],
+            before=partial(scores_at, block, frontier=frontier, order=order, step=0),
         )
         num_images += len(block)
         num_near_ties += int(np.count_nonzero(other & explained))
@@ -123,14 +133,31 @@ def check_saved(
     return Agreement(num_images, num_near_ties, num_wrong)
 
 
+def _telling(scores: FloatArray) -> IntArray:
+    """Return which images to check: those with the smallest margins, others from everywhere.
+
+    Args:
+        scores: (n, N), of the pruned net.
+    """
+    if len(scores) <= SAMPLE_IMAGES:
+        return np.arange(len(scores))
+    second, best = np.partition(scores, -2, axis=1)[:, -2:].T
+    # Near-ties may be answered either way and would tell nothing.
+    margins = np.where(near_ties(scores), np.inf, best - second)
+    closest = np.argsort(margins, kind="stable")[: SAMPLE_IMAGES // 2]
+    others = np.setdiff1d(np.arange(len(scores)), closest)
+    spread = np.linspace(0, len(others) - 1, SAMPLE_IMAGES - len(closest)).astype(int)
+    return np.sort(np.concatenate([closest, others[spread]]))
+
+
 def _compare(
     b_prime: FloatArray,
     goodnet: FloatArray,
     block: Block,
+    found: FloatArray,
+    affected: BoolArray,
     *,
-    frontier: Frontier,
-    order: Sequence[int],
-    step: int,
+    before: Callable[[], tuple[FloatArray, BoolArray]],
 ) -> tuple[BoolArray, BoolArray]:
     """Return which images B' or G answers otherwise than the sweep, and which rounding explains.
 
@@ -138,30 +165,30 @@ def _compare(
         b_prime: (n, N), the answers of B'.
         goodnet: (n, N + 1), the answers of G.
         block: the n images.
-        frontier: of B.
-        order: all channels in prune order.
-        step: how many of them are pruned.
+        found: (n, N), the scores of the pruned net as the sweep computes them.
+        affected: (n,), whether pruning changes them.
+        before: returns the scores of B.
     """
-    scores, affected = scores_at(block, frontier=frontier, order=order, step=step)
-    pruned = np.where(affected, scores.argmax(axis=1), block.predictions)
-    flagged = np.where(pruned == block.predictions, pruned, scores.shape[1])
-    explained = explains(scores, pruned, b_prime)
+    pruned = np.where(affected, found.argmax(axis=1), block.predictions)
+    flagged = np.where(pruned == block.predictions, pruned, found.shape[1])
+    stray = strays(found, b_prime)
+    explained = explains(found, pruned, b_prime) & ~stray
     differs = goodnet.argmax(axis=1) != flagged
     if differs.any():
         # G compares B and B' with each other, so a near-tie of either can turn its answer.
-        before, _ = scores_at(block, frontier=frontier, order=order, step=0)
-        explained &= ~differs | near_ties(before) | near_ties(scores)
-    return (b_prime.argmax(axis=1) != pruned) | differs, explained
+        explained &= ~differs | near_ties(before()[0]) | near_ties(found)
+    return (b_prime.argmax(axis=1) != pruned) | stray | differs, explained
 
 
-def _answers(model: keras.Model, pixels: FloatArray, what: str, *, first: int) -> FloatArray:
+def _answers(
+    model: keras.Model, pixels: FloatArray, what: str, first: int, rows: IntArray
+) -> FloatArray:
     outputs = np.asarray(model(pixels, training=False))
-    require_finite(outputs, what, first=first)
+    require_finite(outputs, what, first=first, rows=rows)
     return outputs
 
 
-def _first(block: Block, num_images: int) -> Block:
-    rows = slice(0, num_images)
+def _at(block: Block, rows: slice | IntArray) -> Block:
     return replace(
         block,
         labels=block.labels[rows],

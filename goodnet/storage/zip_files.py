@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,12 +21,21 @@ _MAX_RATIO = 100
 _STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 """Of a file's first member and, if there is none, of the end of its table of contents."""
 
+_END = struct.Struct("<4s4H2LH")
+_ZIP64_END = struct.Struct("<4sQ2H2L4Q4sLQL")
+"""The longer end and what says where it lies, which stand before the shorter end."""
+
+_LOCATOR_BYTES = 20
+_SAID_BY_ZIP64 = (0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF)
+"""What stands in the shorter end for a number that only the longer one has room for."""
+
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
     KeyError,
     NotImplementedError,
+    OverflowError,
     RuntimeError,
     ValueError,
 )
@@ -107,21 +117,50 @@ def check_member(
 def _require_short_table(path: Path, most_bytes: int) -> None:
     """Refuse tables of contents that would fill the memory when `zipfile` reads them.
 
-    They end the file with 22 bytes; before these, a signature may refer to larger numbers than the
-    22 bytes can hold.
+    They end the file with 22 bytes. Where those cannot hold a number, the 76 bytes before them do.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 42, 0))
-        end = file.read()
-    if end[:4] == b"PK\x06\x07":
-        raise zipfile.BadZipFile("zip64, expected less than 65,536 members and 4 GB")
-    if end[-22:-18] != b"PK\x05\x06" or end[-2:] != b"\0\0":
+        file.seek(max(size - _END.size - _ZIP64_END.size, 0))
+        tail = file.read()
+    ends = tail[-_END.size :]
+    if len(ends) < _END.size or ends[:4] != b"PK\x05\x06" or ends[-2:] != b"\0\0":
         raise zipfile.BadZipFile("no plain table of contents at its end")
-    table_bytes = int.from_bytes(end[-10:-6], "little")
+    end = _END.unpack(ends)[1:-1]
+    if tail[-_END.size - _LOCATOR_BYTES :][:4] == b"PK\x06\x07":
+        end = _read_zip64_end(tail[: -_END.size], end, at=size - len(tail))
+    *_, table_bytes, _ = end
     if table_bytes > most_bytes:
         raise zipfile.BadZipFile(
             f"table of contents of {table_bytes:,} bytes, expected {most_bytes:,} or less"
         )
+
+
+def _read_zip64_end(record: bytes, end: tuple[int, ...], *, at: int) -> tuple[int, ...]:
+    """Return what the longer end of a zip file says in the place of the shorter one.
+
+    Only what all programs read alike: both ends say the same where the shorter one can, the longer
+    one has nothing between it and either neighbour, and each says where the other parts lie.
+
+    Args:
+        record: its 76 bytes.
+        end: numbers of this disk and of the table's, members here and in all, bytes of the table
+            and where it begins.
+        at: where the record begins in the file.
+    """
+    if len(record) != _ZIP64_END.size:
+        raise zipfile.BadZipFile("zip64, but no room for it")
+    signature, record_bytes, _, _, *long_end, _, locator_disk, place, num_disks = _ZIP64_END.unpack(
+        record
+    )
+    is_plain = (signature, record_bytes, locator_disk, place) == (b"PK\x06\x06", 44, 0, at)
+    is_alike = all(
+        short in (long, unknown)
+        for short, long, unknown in zip(end, long_end, _SAID_BY_ZIP64, strict=True)
+    )
+    if not is_plain or not is_alike or num_disks > 1 or long_end[-2] + long_end[-1] != at:
+        raise zipfile.BadZipFile("zip64 whose two ends do not fit together")
+    return tuple(long_end)
 
 
 def _require_room(archive: zipfile.ZipFile, path: Path) -> None:

@@ -402,12 +402,65 @@ def test_what_is_no_image_file_is_refused(tmp_path):
         open_images(tmp_path / "missing.h5")
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images", "labels"),
+        ("image", "label"),
+        ("data", "labels"),
+        ("x", "y"),
+        ("X", "Y"),
+        ("X", "y"),
+        ("x_train", "y_train"),
+        ("Images", "Labels"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"chunks": (2, 3, 5, 4), "compression": "gzip"}])
+def test_data_sets_of_other_names_give_the_same(tmp_path, images, labels, options):
+    expected = open_images(write_file(tmp_path / "a.h5", label=np.arange(6)))
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset(images, data=make_pixels().transpose(0, 3, 1, 2), **options)
+        file[labels] = np.arange(6)
+        file["ids"] = np.arange(6)
+    found = open_images(tmp_path / "b.h5")
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    for batch_size in (2, 6):
+        np.testing.assert_array_equal(read_all(found, batch_size), read_all(expected))
+
+
+def test_the_labs_names_count_whatever_else_there_is(tmp_path):
+    path = write_file(tmp_path / "a.h5")
+    expected = read_all(open_images(path))
+    with h5py.File(path, "r+") as file:
+        file["x"], file["y"] = np.zeros((2, 3, 5, 4)), [0, 0]
+    np.testing.assert_array_equal(read_all(open_images(path)), expected)
+
+
+@pytest.mark.parametrize(
+    "names", [("x", "y", "images", "labels"), ("x", "X", "y"), ("x", "a/y"), ("a/x", "a/y"), ()]
+)
+def test_names_that_leave_open_what_is_meant_are_refused(tmp_path, names):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in names:
+            file[name] = np.zeros((6, 5, 4, 3))
+    listed = ", ".join(f"`{name}`" for name in sorted(names, key=lambda x: ("/" in x, x))) or "none"
+    with pytest.raises(InputError, match=f"has the data sets {listed}, expected just one pair"):
+        open_images(tmp_path / "a.h5")
+
+
+def test_text_labels_of_another_name_are_told_how_to_become_numbers(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["y"] = make_pixels(), ["cat"] * 6
+    with pytest.raises(InputError, match=r"`y` holds elements of type object, .*return_inverse"):
+        open_images(tmp_path / "a.h5")
+
+
 @pytest.mark.parametrize("missing", ["data", "label"])
 def test_a_missing_data_set_is_named_with_what_there_is(tmp_path, missing):
     path = write_file(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
         file.move(missing, "other")
-    with pytest.raises(InputError, match=f"no data set `{missing}`, it has .*`other`"):
+    with pytest.raises(InputError, match=r"has the data sets .*`other`.*, expected just one pair"):
         open_images(path)
 
 
@@ -415,7 +468,9 @@ def test_a_file_with_several_sets_is_refused_with_what_to_do(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name in ("X_train", "X_test"):
             file[name], file[name.replace("X", "Y")] = make_pixels(), np.eye(6)
-    with pytest.raises(InputError, match=r"it has `X_test`, `X_train`, .*one file for each set"):
+    with pytest.raises(
+        InputError, match=r"has the data sets `X_test`, `X_train`, .* one pair .* in a file"
+    ):
         open_images(tmp_path / "a.h5")
 
 

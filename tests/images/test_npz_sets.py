@@ -105,7 +105,7 @@ def test_a_set_that_changes_while_it_is_read_is_refused(tmp_path, batches_before
 BAD = {
     "no pair": (
         {"x_train": PIXELS, "y_test": LABELS},
-        "has the arrays `x_train`, `y_test`, expected just one pair of images and labels: `data` a",
+        "has the arrays `x_train`, `y_test`, expected just one pair of images and labels in a file",
     ),
     "two pairs": (
         {"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS, "y_test": LABELS},

@@ -161,7 +161,7 @@ def make_nested(depth: int) -> Config:
 
 
 def test_nested_models_count_their_classes(tmp_path):
-    assert describe(tmp_path, make_nested(2)).num_classes == 5
+    assert describe(tmp_path, make_nested(3)).num_classes == 5
 
 
 def test_an_answer_out_of_ops_leaves_the_classes_to_keras(tmp_path):
@@ -565,8 +565,8 @@ def test_refuses_texts(tmp_path, text, fragment):
 
 
 def test_refuses_models_nested_too_deep(tmp_path):
-    with pytest.raises(InputError, match="layer `net` is nested deeper than 2 models"):
-        describe(tmp_path, make_nested(3))
+    with pytest.raises(InputError, match="layer `net` is nested deeper than 3 models"):
+        describe(tmp_path, make_nested(4))
 
 
 def write_twice(path: Path) -> None:
@@ -880,12 +880,17 @@ def test_ranks_where_asked(tmp_path):
 BAD_CHOICES = {
     "unknown layer": (
         ("nobody", None),
-        "has no layer `nobody`, its last are: image, conv, pool, flat, answer",
+        "has no layer `nobody`, the last of its 5 are: image, conv, pool, flat, answer; "
+        "goodnet.load_model(path).summary() names all",
+    ),
+    "misspelt layer": (
+        ("cnv", None),
+        "has no layer `cnv`, closest are: conv; the last of its 5 are: image, conv, pool, flat, ",
     ),
     "no features": (
         ("flat", None),
         "layer `flat` is a Flatten, expected one that gives spatial features and is called once, "
-        "as the last of them: conv, pool",
+        "as the last of 2 are: conv, pool",
     ),
     "behind flatten": (
         (None, "answer"),

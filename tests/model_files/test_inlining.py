@@ -246,6 +246,18 @@ def two_levels(layers, image):
     return build_head()(wrapped(image))
 
 
+def three_levels(layers, image):
+    """As a ConvNeXt, whose stem is a model, stands in a model that prepares its images."""
+    import keras
+
+    stem = keras.Sequential([layers.Conv2D(4, 2, strides=2), layers.ReLU()], name="stem")
+    pixels, inner = keras.Input(SHAPE), keras.Input(SHAPE)
+    features = layers.Conv2D(6, 3, padding="same", name="conv")(stem(pixels))
+    base = keras.Model(pixels, layers.LayerNormalization(name="norm")(features), name="base")
+    wrapped = keras.Model(inner, base(layers.Rescaling(1 / 255)(inner)), name="wrapped")
+    return build_head()(wrapped(image))
+
+
 def the_answer(layers, image):
     import keras
 
@@ -311,6 +323,7 @@ NETS: dict[Callable[[Any, Any], Any], tuple[str, str]] = {
     sequential: ("base.add", "base.pool"),
     model_first: ("base.add", "base.pool"),
     two_levels: ("wrapped.base.add", "wrapped.base.pool"),
+    three_levels: ("wrapped.base.norm", "head.global_average_pooling2d"),
     the_answer: ("whole.base.add", "whole.base.pool"),
     called_twice: ("behind", "head.global_average_pooling2d"),
     called_on_its_own_answer: ("subtract", "head.global_average_pooling2d"),
@@ -324,7 +337,10 @@ NETS: dict[Callable[[Any, Any], Any], tuple[str, str]] = {
 
 KINDS_OF_FILES = [
     *((build, "keras") for build in NETS),
-    *((build, "h5") for build in (functional, two_levels, called_twice, several_ends, normalized)),
+    *(
+        (build, "h5")
+        for build in (functional, three_levels, called_twice, several_ends, normalized)
+    ),
 ]
 
 

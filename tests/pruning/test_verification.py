@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 
 from goodnet.errors import InputError
+from goodnet.images.image_sets import open_images
+from goodnet.networks.rounding import near_ties
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
-from goodnet.pruning.verification import Agreement, check_saved
+from goodnet.pruning.sweep import scores_at
+from goodnet.pruning.verification import SAMPLE_IMAGES, Agreement, _telling, check_saved
 from tests.badnets import LAYERS
 
 
@@ -62,6 +66,58 @@ def test_a_sample_is_taken_from_the_middle(five_blocks, tmp_path, monkeypatch):
     assert check(passed, nets, order, full=False) == Agreement(3, 0, 0)
 
 
+@pytest.fixture(scope="module")
+def one_block(faces_net, faces_case, first_pass):
+    """A BadNet over 200 noisy images, more than are checked of a set, and its prune order."""
+    (faces,) = open_images(faces_case.clean_valid).batches(40)
+    noise = np.random.default_rng(1).normal(0, 20, (5, *faces.shape))
+    noisy = np.clip(faces + noise, 0, 255).astype(np.uint8).reshape(-1, *faces.shape[1:])
+    passed = first_pass(faces_net, noisy, **LAYERS)
+    return passed, prune_order(mean_activations(block_means(passed.cache)))
+
+
+def test_a_sample_holds_the_images_on_which_two_classes_are_closest(one_block):
+    passed, order = one_block
+    (block, *_) = passed.cache.blocks()
+    found, _ = scores_at(block, frontier=passed.frontier, order=order, step=52)
+    rows = _telling(found)
+    assert len(set(rows.tolist())) == SAMPLE_IMAGES
+    assert rows.tolist() == sorted(rows)
+    ordered = np.sort(found, axis=1)
+    margins = ordered[:, -1] - ordered[:, -2]
+    tied = near_ties(found)
+    closest = np.argsort(np.where(tied, np.inf, margins))[: SAMPLE_IMAGES // 2]
+    assert set(closest.tolist()) <= set(rows.tolist())
+    assert len(set(rows // (len(found) // 4))) >= 4
+
+
+def test_one_channel_mistaken_for_another_shows_in_few_images(one_block, tmp_path):
+    """Their numbers tell, though the classes are the same on most images."""
+    passed, order = one_block
+    model = passed.frontier.model
+    right = build(model, "conv_3", order[:40], tmp_path)
+    assert check(passed, right, order, step=40, full=False) == Agreement(SAMPLE_IMAGES, 0, 0)
+    # The last channel that is pruned, and the first one that is not.
+    wrong, _ = build(model, "conv_3", [*order[:39], order[40]], tmp_path)
+    agreement = check(passed, (wrong, right[1]), order, step=40, full=False)
+    (block, *_) = passed.cache.blocks()
+    pixels = next(passed.images.batches(len(block))).astype(np.float32)
+    classes = [net.predict(pixels, verbose=0).argmax(1) for net in (right[0], wrong)]
+    num_flipped = np.count_nonzero(classes[0] != classes[1])
+    assert agreement.wrong > SAMPLE_IMAGES // 2
+    assert num_flipped < len(block) // 4
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_classes_in_another_order_show_in_few_images(one_block, tmp_path, which):
+    passed, order = one_block
+    nets = build(passed.frontier.model, "conv_3", order[:20], tmp_path)
+    dense = nets[which].get_layer("output")
+    kernel, bias = dense.get_weights()
+    dense.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
+    assert check(passed, nets, order, step=20, full=False).wrong > SAMPLE_IMAGES // 2
+
+
 @pytest.mark.parametrize("network", ["plain", "residual_from_before", "sigmoid"], indirect=True)
 @pytest.mark.slow
 def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
@@ -94,7 +150,6 @@ def test_nets_that_answer_no_numbers_are_refused(five_blocks, tmp_path, which, n
 def test_near_ties_are_told_from_wrong_answers(first_pass, tmp_path):
     """Classes 0 and 1, and 2 and 3, have the same weights but for a difference of 1e-6."""
     import keras
-    import numpy as np
     from keras import layers
 
     keras.utils.set_random_seed(5)
