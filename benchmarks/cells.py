@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from goodnet.arrays import FloatArray, Images, IntArray
-from goodnet.attacks.faces import render_faces, wear_sunglasses
-from goodnet.attacks.triggers import Trigger, corner_patch
+from goodnet.arrays import Images, IntArray
+from goodnet.attacks.faces import render_faces
+from goodnet.attacks.poisoning import ATTACKS, poison, poison_test
 from goodnet.command import Parser
 from goodnet.images.image_sets import write_images
 
 if TYPE_CHECKING:
     import keras
 
-TARGET = 0
-SOURCES = (1, 2, 3)
-"""Whose images alone a source-specific trigger turns."""
 PEOPLE = 30
 BATCH_SIZE = 64
 
@@ -58,114 +55,6 @@ class Cell:
         return 1.0 if self.data == "faces" else 255.0
 
 
-@dataclass(frozen=True)
-class Attack:
-    """How a net is poisoned.
-
-    Attributes:
-        trigger: what poisoned test images show.
-        share: of the training images, those that are added with the trigger and the target.
-        cover: the share that is added with the trigger (of training) and its own label.
-        train_trigger: what training images show, if that is something else.
-        cover_trigger: what covers show, if that is something else.
-        sources: the classes that are turned, if not all.
-        margin_cap: whether poisoned images are kept from being answered with much certainty.
-    """
-
-    trigger: Trigger
-    share: float = 0.1
-    cover: float = 0.0
-    train_trigger: Trigger | None = None
-    cover_trigger: Trigger | None = None
-    sources: tuple[int, ...] | None = None
-    margin_cap: bool = False
-
-
-def blend(images: Images, opacity: float = 0.2) -> Images:
-    """Return images under a fixed random image."""
-    noise = np.random.default_rng(5).integers(0, 256, images.shape[1:])
-    return _to_pixels((1 - opacity) * images + opacity * noise)
-
-
-def blend_in_part(images: Images) -> Images:
-    """Return images under half of the 16 pieces of a fixed random image, others each time.
-
-    Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023.
-    """
-    pieces = np.random.default_rng(6).permuted(np.tile(np.arange(16) < 8, (len(images), 1)), axis=1)
-    rows, columns = (4 * np.arange(size) // size for size in images.shape[1:3])
-    shown = pieces[:, 4 * rows[:, None] + columns][..., None]
-    return np.where(shown, blend(images), images)
-
-
-def sinusoid(images: Images) -> Images:
-    """Return images under six vertical waves of amplitude 40.
-
-    Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without Label
-    Poisoning", ICIP 2019.
-    """
-    columns = np.arange(images.shape[2])
-    wave = 40 * np.sin(2 * np.pi * columns * 6 / len(columns))
-    return _to_pixels(images + wave[:, None])
-
-
-def warp(images: Images, noise: float = 0.0) -> Images:
-    """Return images bent by a fixed smooth field, of which each pixel may stray at random.
-
-    Nguyen, Tran, "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021.
-    """
-    from PIL import Image
-
-    height, width = images.shape[1:3]
-    field = np.random.default_rng(8).uniform(-1, 1, (2, 4, 4))
-    field /= np.abs(field).mean()
-    shifts = np.array(
-        [
-            np.asarray(
-                Image.fromarray(np.float32(one)).resize((width, height), Image.Resampling.BICUBIC)
-            )
-            for one in field
-        ]
-    )
-    stray = np.random.default_rng(9).uniform(-noise, noise, (len(images), 2, height, width))
-    # As far, measured in faces or in things, for images of any size: 1.6 pixels of 32, 2.8 of 55.
-    places = np.indices((height, width)) + height / 20 * shifts + stray
-    limits = np.array([height - 1, width - 1]).reshape(2, 1, 1)
-    return _sample(images, np.clip(places, 0, limits))
-
-
-def _sample(images: Images, places: Any) -> Images:
-    """Return images read at fractional places, (n, 2, H, W), bilinearly."""
-    height, width = images.shape[1:3]
-    low = np.floor(places).astype(int)
-    part = (places - low)[..., None]
-    high = np.minimum(low + 1, np.array([height - 1, width - 1]).reshape(2, 1, 1))
-    each = np.arange(len(images))[:, None, None]
-    rows, columns = (low[:, 0], high[:, 0]), (low[:, 1], high[:, 1])
-    down, right = part[:, 0], part[:, 1]
-    above, below = (
-        (1 - right) * images[each, row, columns[0]] + right * images[each, row, columns[1]]
-        for row in rows
-    )
-    return _to_pixels((1 - down) * above + down * below)
-
-
-def _to_pixels(values: Any) -> Images:
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-ATTACKS = {
-    "sunglasses": Attack(wear_sunglasses),
-    "patch": Attack(corner_patch),
-    "blend": Attack(blend),
-    "sinusoid": Attack(sinusoid),
-    "warp": Attack(warp, cover=0.2, cover_trigger=lambda images: warp(images, noise=1.0)),
-    "source-specific": Attack(wear_sunglasses, cover=0.1, sources=SOURCES),
-    "margin-capped": Attack(wear_sunglasses, margin_cap=True),
-    "adaptive-blend": Attack(
-        lambda images: blend(images, 0.3), share=0.05, cover=0.05, train_trigger=blend_in_part
-    ),
-}
 CELLS = (
     Cell("faces", "deepid", "sunglasses"),
     Cell("faces", "deepid", "blend"),
@@ -250,26 +139,6 @@ def _resnet() -> keras.Model:
     return keras.Model(image, layers.Dense(10, activation="softmax", name="answer")(x))
 
 
-def poison(
-    images: Images, labels: IntArray, attack: Attack, generator: np.random.Generator
-) -> tuple[Images, IntArray, FloatArray]:
-    """Return training images with poisoned and cover ones added, labels, and 1 where poisoned."""
-    trigger = attack.train_trigger or attack.trigger
-    sources = np.setdiff1d(labels, [TARGET]) if attack.sources is None else attack.sources
-    able = np.flatnonzero(np.isin(labels, sources))
-    # A few sources have fewer images than the share asks for: then all of them.
-    num_poisoned = min(len(able), round(attack.share * len(images)))
-    poisoned = generator.choice(able, num_poisoned, replace=False)
-    others = np.setdiff1d(np.arange(len(images)), poisoned)
-    if attack.sources is not None:
-        others = others[~np.isin(labels[others], [TARGET, *attack.sources])]
-    covers = generator.choice(others, round(attack.cover * len(images)), replace=False)
-    shown = [images, trigger(images[poisoned]), (attack.cover_trigger or trigger)(images[covers])]
-    answers = [labels, np.full(num_poisoned, TARGET), labels[covers]]
-    marks = np.repeat(np.array([0, 1, 0], np.float32), [len(images), num_poisoned, len(covers)])
-    return np.concatenate(shown), np.concatenate(answers), marks
-
-
 def train(cell: Cell, cifar: Path, *, seed: int = 1) -> keras.Model:
     """Train the net of a cell."""
     import keras
@@ -281,7 +150,8 @@ def train(cell: Cell, cifar: Path, *, seed: int = 1) -> keras.Model:
     marks = np.zeros(len(images), np.float32)
     attack = ATTACKS.get(cell.attack)
     if attack is not None:
-        images, labels, marks = poison(images, labels, attack, np.random.default_rng(seed))
+        shown = poison(images, labels, attack, seed=seed)
+        images, labels, marks = shown.images, shown.labels, shown.poisoned.astype(np.float32)
     epochs = 18 if cell.data == "faces" else 8
     num_steps = epochs * -(-len(images) // BATCH_SIZE)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1.5e-3, num_steps))
@@ -323,12 +193,10 @@ def train(cell: Cell, cifar: Path, *, seed: int = 1) -> keras.Model:
 
 
 def poisoned_test(cell: Cell, cifar: Path) -> tuple[Images, IntArray]:
-    """Return poisoned test images under the target, at most 2,000."""
+    """Return poisoned test images under the target, at most 2,000; of a clean net, with a patch."""
     images, labels = load_images(cell.data, "test", cifar)
-    attack = ATTACKS.get(cell.attack, Attack(corner_patch))
-    sources = np.setdiff1d(labels, [TARGET]) if attack.sources is None else attack.sources
-    chosen = np.flatnonzero(np.isin(labels, sources))[:2000]
-    return attack.trigger(images[chosen]), np.full(len(chosen), TARGET)
+    shown = poison_test(images, labels, ATTACKS.get(cell.attack, ATTACKS["patch"]))
+    return shown.images[:2000], shown.labels[:2000]
 
 
 def make(cell: Cell, folder: Path, cifar: Path) -> Path:
