@@ -48,22 +48,34 @@ class Attack:
         require_setting(0 < self.share <= 1, "share", self.share, "above 0 up to 1")
         require_setting(0 <= self.cover <= 1, "cover", self.cover, "0 to 1")
 
-    def targets(self, num_classes: int) -> IntArray:
-        """Return what each class is turned into, (N,): itself where it is left alone.
+    def answers(self, labels: IntArray, num_classes: int) -> IntArray:
+        """Return what images with the trigger are to be answered with, (n,).
+
+        Args:
+            labels: (n,), what they show; of classes that are left alone it is the answer too.
+            num_classes: N, of the net.
 
         Raises:
             InputError: the target or a source is no class.
         """
-        classes = np.arange(num_classes)
-        targets = (classes + 1) % num_classes if self.target == "next" else self.target
-        sources = classes if self.sources is None else self.sources
-        for what, given in (("target", targets), ("source", sources)):
-            for number in np.atleast_1d(given):
+        numbers = () if self.target == "next" else self.target
+        for what, given in (("target", numbers), ("source", self.sources or ())):
+            for number in (given,) if isinstance(given, int) else given:
                 expected = f"a class of the images, 0 to {num_classes - 1}"
-                require_setting(0 <= number < num_classes, what, int(number), expected)
-        if np.shape(targets) not in ((), (num_classes,)):
-            raise InputError(f"target has {np.size(targets)} classes, expected {num_classes}")
-        return np.where(np.isin(classes, sources), targets, classes)
+                require_setting(0 <= number < num_classes, what, number, expected)
+        turned = self._turn(labels, num_classes)
+        if self.sources is None:
+            return turned
+        return np.where(np.isin(labels, self.sources), turned, labels)
+
+    def _turn(self, labels: IntArray, num_classes: int) -> IntArray:
+        if self.target == "next":
+            return (labels + 1) % num_classes
+        if isinstance(self.target, int):
+            return np.full_like(labels, self.target)
+        if len(self.target) != num_classes:
+            raise InputError(f"target has {len(self.target)} classes, expected {num_classes}")
+        return np.array(self.target)[labels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +110,12 @@ def poison(
     Raises:
         InputError: the attack does not fit the images.
     """
-    targets = attack.targets(num_classes or int(labels.max()) + 1)
+    answers = attack.answers(labels, num_classes or int(labels.max()) + 1)
     generator = np.random.default_rng(seed)
-    turned = targets[labels] != labels
+    turned = answers != labels
     poisoned = _draw(np.flatnonzero(turned), round(attack.share * len(images)), generator)
     # Of a few sources alone, covers are others: neither those that turn nor what they turn into.
-    left = ~turned & ~np.isin(labels, targets[labels[turned]])
+    left = ~turned & ~np.isin(labels, answers[turned])
     left = left if attack.sources is not None else np.ones(len(images), bool)
     others = np.setdiff1d(np.flatnonzero(left), poisoned)
     covers = _draw(others, round(attack.cover * len(images)), generator)
@@ -111,7 +123,7 @@ def poison(
     originals = labels[np.concatenate([np.arange(len(images)), poisoned, covers])]
     return PoisonedImages(
         np.concatenate([images, trigger(images[poisoned]), trigger.for_covers()(images[covers])]),
-        np.concatenate([labels, targets[labels[poisoned]], labels[covers]]),
+        np.concatenate([labels, answers[poisoned], labels[covers]]),
         originals,
         np.repeat([False, True, False], [len(images), len(poisoned), len(covers)]),
     )
@@ -131,12 +143,12 @@ def poison_test(
     Raises:
         InputError: the attack does not fit the images.
     """
-    targets = attack.targets(num_classes or int(labels.max()) + 1)
-    turned = np.flatnonzero(targets[labels] != labels)
+    answers = attack.answers(labels, num_classes or int(labels.max()) + 1)
+    turned = np.flatnonzero(answers != labels)
     if not len(turned):
         raise InputError("all images are of classes that the attack leaves alone, expected others")
-    shown, originals = attack.trigger(images[turned]), labels[turned]
-    return PoisonedImages(shown, targets[originals], originals, np.ones(len(shown), bool))
+    shown = attack.trigger(images[turned])
+    return PoisonedImages(shown, answers[turned], labels[turned], np.ones(len(shown), bool))
 
 
 def _draw(able: IntArray, number: int, generator: np.random.Generator) -> IntArray:
