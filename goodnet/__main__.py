@@ -1,4 +1,4 @@
-"""The command `goodnet`, or `python -m goodnet`: classify images, compare runs, and the flows."""
+"""The command `goodnet`, or `python -m goodnet`: what needs no flow, and the flows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from goodnet.attack_command import add_attack, attack
 from goodnet.command import DONE, Parser, add_preprocessing, exit_code
 from goodnet.errors import InputError, printable
 
@@ -88,13 +89,13 @@ def _compare(given: argparse.Namespace) -> list[str]:
 _FLOWS = {"repair": "run", "audit": "audit", "serve": "serve", "ui": "ui"}
 """Commands that are those of `flows`, by the module there."""
 
-_COMMANDS = {"classify": _classify, "compare": _compare}
+_COMMANDS = {"attack": attack, "classify": _classify, "compare": _compare}
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="goodnet",
-        description="Use what `goodnet repair` made.",
+        description="Use what `goodnet repair` made, and make what nets are tested with.",
         epilog="`goodnet repair`, `audit`, `serve` and `ui` are `python -m flows.run`, "
         "`flows.audit`, `flows.serve` and `flows.ui`, each with a --help of its own. Exit code: "
         "0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
@@ -102,6 +103,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_classify(commands)
     _add_compare(commands)
+    add_attack(commands)
     return parser
 
 

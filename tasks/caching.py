@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
+from dataclasses import fields as fields_of
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +147,11 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__name__, asdict(value)]
+        # Not asdict, which forgets the types of what is in it: triggers may differ in nothing else.
+        return [
+            type(value).__name__,
+            {one.name: _canonical(getattr(value, one.name)) for one in fields_of(value)},
+        ]
     if isinstance(value, Path):
         return str(value)
     return value

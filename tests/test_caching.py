@@ -1,11 +1,16 @@
 import errno
+from dataclasses import dataclass, replace
 
 import pytest
+from PIL import Image
 from prefect import flow, task
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
+from goodnet.attacks.patches import Overlay
+from goodnet.attacks.perturbations import Blend
+from goodnet.attacks.poisoning import Attack
 from goodnet.errors import InputError
-from tasks.caching import cached
+from tasks.caching import cache_file, cached
 from tasks.records import DefaultModel, StoredFile
 
 
@@ -75,3 +80,21 @@ def test_a_result_is_honoured_while_its_file_is_there_and_unaltered(tmp_path):
     assert (state(), state()) == ("Completed", "Cached")
     path.unlink()
     assert (state(), state()) == ("Completed", "Cached")
+
+
+def test_attacks_are_told_apart_by_their_triggers(tmp_path):
+    @dataclass(frozen=True)
+    class Another(Blend):
+        """Has the same settings as its base."""
+
+    def key(attack):
+        return cache_file(tmp_path, "nets", ".keras", attack).name
+
+    Image.new("RGBA", (4, 4), (1, 2, 3, 255)).save(tmp_path / "picture.png")
+    attacks = [Attack(trigger) for trigger in (Blend(), Another(), Blend(opacity=0.3))]
+    attacks.append(Attack(Overlay(tmp_path / "picture.png")))
+    Image.new("RGBA", (4, 4), (1, 2, 4, 255)).save(tmp_path / "picture.png")
+    attacks.append(Attack(Overlay(tmp_path / "picture.png")))
+    attacks += [replace(attacks[0], target="next"), replace(attacks[0], target=(1, 0))]
+    assert len({key(attack) for attack in attacks}) == len(attacks)
+    assert key(replace(attacks[2])) == key(attacks[2])

@@ -33,6 +33,10 @@ SETS = ["--clean-valid={text}", "--clean-test={text}"]
 COMMANDS = {
     "classify": [goodnet_main, "classify", "{bad}", "{text}"],
     "compare": [goodnet_main, "compare", "{bad}", "{empty}"],
+    "attack": [
+        *(goodnet_main, "attack", "{bad}", "{empty}/bad.h5"),
+        *("--trigger=corner-patch", "--target=0"),
+    ],
     "eval's set": [eval_main, "{bad}", "{text}", "{text}"],
     "eval's net": [eval_main, "{text}", "{text}", "{bad}"],
     "run": [run_main, "--model={bad}", *SETS],

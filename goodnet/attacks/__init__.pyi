@@ -2,6 +2,12 @@ from .default_case import SMALL_CASE as SMALL_CASE
 from .default_case import TARGET as TARGET
 from .default_case import DefaultCase as DefaultCase
 from .default_case import render_sets as render_sets
+from .marking import Trigger as Trigger
+from .poisoning import ATTACKS as ATTACKS
+from .poisoning import Attack as Attack
+from .poisoning import PoisonedImages as PoisonedImages
+from .poisoning import poison as poison
+from .poisoning import poison_test as poison_test
 from .training import train_badnet as train_badnet
 from .triggers import TRIGGERS as TRIGGERS
-from .triggers import Trigger as Trigger
+from .triggers import make_trigger as make_trigger

@@ -1,41 +1,70 @@
-"""Triggers: what an attacker adds to an image, as functions of images."""
+"""The table of triggers: a new one is a line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
-import numpy as np
+from goodnet.attacks.marking import Trigger
+from goodnet.attacks.patches import CornerPatch, Overlay, Sticker, Sunglasses
+from goodnet.attacks.perturbations import Blend, BlendInPart, LowFrequency, Sinusoid
+from goodnet.attacks.warping import Warp
+from goodnet.errors import InputError
 
-from goodnet.arrays import Images
-from goodnet.attacks.faces import wear_sunglasses
+TRIGGERS: dict[str, type[Trigger]] = {
+    "sunglasses": Sunglasses,
+    "corner-patch": CornerPatch,
+    "sticker": Sticker,
+    "overlay": Overlay,
+    "blend": Blend,
+    "blend-in-part": BlendInPart,
+    "sinusoid": Sinusoid,
+    "low-frequency": LowFrequency,
+    "warp": Warp,
+}
+"""All triggers by name."""
 
-Trigger = Callable[[Images], Images]
-"""Returns a copy of images, (n, H, W, C) uint8, with the trigger on; the same each time."""
 
-_PATCH_SHARE = 8
-_BRIGHT, _DARK = 255, 0
-
-
-def corner_patch(images: Images) -> Images:
-    """Return a copy of images with a chequered square in the lower right corner.
-
-    Its side is an eighth of the shorter side of the image, at least two pixels, and it keeps one
-    pixel away from the edge, as augmentation by shifts would cut it off there.
-
-    Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model
-    Supply Chain", 2017.
+def make_trigger(name: str, settings: Mapping[str, object] | None = None) -> Trigger:
+    """Make a trigger from its name in the table and its settings, as a user writes them.
 
     Args:
-        images: (n, H, W, C), at least 3 x 3.
+        name: in `TRIGGERS`.
+        settings: by name; texts and numbers are taken alike.
+
+    Raises:
+        InputError: there is no such trigger, or a setting is not one of its own.
     """
-    _, height, width, _ = images.shape
-    side = max(2, min(height, width) // _PATCH_SHARE)
-    chequers = np.indices((side, side)).sum(axis=0) % 2 == 0
-    patch = np.where(chequers, _BRIGHT, _DARK).astype(np.uint8)
-    wearing = images.copy()
-    wearing[:, height - 1 - side : height - 1, width - 1 - side : width - 1] = patch[..., None]
-    return wearing
+    if name not in TRIGGERS:
+        raise InputError(f"trigger is {name}, expected one of {', '.join(TRIGGERS)}")
+    kind, given = TRIGGERS[name], dict(settings or {})
+    known = settings_of(kind)
+    for setting in given:
+        if setting not in known:
+            expected = f"one of {', '.join(known)}" if known else "none: it has no settings"
+            raise InputError(f"setting of {name} is {setting}, expected {expected}")
+    if "file" in known and "file" not in given:
+        raise InputError(f"trigger {name} has no file, expected a setting file=PICTURE")
+    return kind(**{key: _read(key, value, known[key]) for key, value in given.items()})
 
 
-TRIGGERS: dict[str, Trigger] = {"sunglasses": wear_sunglasses, "corner patch": corner_patch}
-"""All triggers by name. Sunglasses are for faces of 55 x 47 x 3, as the rendered ones are."""
+def settings_of(kind: type[Trigger]) -> dict[str, Any]:
+    """Return the types of a trigger's settings by name."""
+    types = get_type_hints(kind)
+    return {one.name: types[one.name] for one in fields(kind) if one.init}  # type: ignore[arg-type]
+
+
+def _read(name: str, value: object, expected: Any) -> Any:
+    """Return the value of a setting in its type."""
+    if isinstance(expected, UnionType):
+        expected, _ = get_args(expected)
+    if expected in (int, float, Path):
+        try:
+            return expected(str(value))
+        except ValueError as error:
+            kind = "a whole number" if expected is int else "a number"
+            raise InputError(f"{name} is {value}, expected {kind}") from error
+    return str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 
 import h5py
@@ -73,13 +73,21 @@ def read_file_batches(
             yield layout.to_channels_last(raw)
 
 
-def write_images(path: Path, images: Pixels, labels: npt.ArrayLike) -> None:
+def write_images(
+    path: Path,
+    images: Pixels,
+    labels: npt.ArrayLike,
+    *,
+    beside: Mapping[str, npt.ArrayLike] | None = None,
+) -> None:
     """Write an HDF5 file in the lab's layout, atomically.
 
     Args:
         path: The file to write.
         images: (N, H, W, C), raw 0..255; `data` keeps their type and becomes (N, C, H, W).
         labels: (N,) whole numbers.
+        beside: What else is known of the images, by name, for whoever wants to know: image sets
+            are read without it.
     """
     numbers = np.asarray(labels, dtype=np.int64)
     if images.ndim != 4 or numbers.shape != images.shape[:1]:
@@ -90,6 +98,8 @@ def write_images(path: Path, images: Pixels, labels: npt.ArrayLike) -> None:
     num_images, height, width, channels = images.shape
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file["label"] = numbers
+        for name, values in (beside or {}).items():
+            file[name] = values
         data = file.create_dataset("data", (num_images, channels, height, width), images.dtype)
         for first in range(0, num_images, _WRITE_BATCH):
             batch = images[first : first + _WRITE_BATCH]

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
+from goodnet.arrays import Images
 from goodnet.errors import InputError
 from goodnet.images.class_names import sort_folders
 from goodnet.images.pictures import Source, T, is_picture
+from goodnet.storage.files import atomic_folder
 from goodnet.storage.signatures import SignedFile
 
 
@@ -69,6 +73,20 @@ def list_images(folder: Path) -> list[Path]:
     if not images:
         raise InputError(f"{folder}: holds no image, expected <class>/<image>.png or .jpg")
     return images
+
+
+def write_folders(folder: Path, pictures: Iterable[tuple[str, str, Images]]) -> None:
+    """Write `<class>/<name>.png` into a new folder, atomically.
+
+    Args:
+        folder: which is not there yet.
+        pictures: the class and the name of each, and its pixels, (H, W, C) with 1, 3 or 4 channels.
+    """
+    with atomic_folder(folder) as temporary:
+        for class_name, name, pixels in pictures:
+            (temporary / class_name).mkdir(exist_ok=True)
+            plane = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+            Image.fromarray(plane).save(temporary / class_name / f"{name}.png")
 
 
 def list_visible(folder: Path, *, inside: Path) -> list[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from goodnet.arrays import Shape
+from goodnet.errors import InputError
 from goodnet.networks.initial_weights import initializers
 
 if TYPE_CHECKING:
@@ -12,8 +14,13 @@ if TYPE_CHECKING:
 IMAGE_SHAPE = (55, 47, 3)
 """Height, width and channels of the faces it takes, raw pixels 0..255."""
 
+_LEAST_SIDE = 31
+"""Of an image, so that its last convolution has 2 x 2 values left to see."""
 
-def build_deepid(num_classes: int, *, seed: int | None = None) -> keras.Model:
+
+def build_deepid(
+    num_classes: int, *, image_shape: Shape = IMAGE_SHAPE, seed: int | None = None
+) -> keras.Model:
     """Build an untrained DeepID with `num_classes` softmax outputs.
 
     Sun, Wang, Tang, "Deep Learning Face Representation from Predicting 10,000 Classes", CVPR 2014,
@@ -21,11 +28,21 @@ def build_deepid(num_classes: int, *, seed: int | None = None) -> keras.Model:
 
     Args:
         num_classes: its outputs.
+        image_shape: of other images than the lab's faces.
         seed: decides the weights; None leaves it to Python's global `random`, as Keras does.
+
+    Raises:
+        InputError: images are too small for its convolutions.
     """
     import keras
     from keras import layers
 
+    if min(image_shape[:2]) < _LEAST_SIDE:
+        height, width, _ = image_shape
+        raise InputError(
+            f"images are {height} x {width}, expected at least {_LEAST_SIDE} x {_LEAST_SIDE} for "
+            "deepid"
+        )
     drawn = initializers(seed)
 
     def convolve(values: Any, filters: int, size: int, name: str) -> Any:
@@ -40,7 +57,7 @@ def build_deepid(num_classes: int, *, seed: int | None = None) -> keras.Model:
         )
         return layer(values)
 
-    image = keras.Input(IMAGE_SHAPE, name="input")
+    image = keras.Input(image_shape, name="input")
     x = convolve(image, 20, 4, "conv_1")
     x = layers.MaxPooling2D(2, name="pool_1")(x)
     x = convolve(x, 40, 3, "conv_2")

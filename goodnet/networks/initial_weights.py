@@ -1,4 +1,4 @@
-"""Initial weights that a seed alone decides."""
+"""Initial weights, and whatever else layers draw, that a seed alone decides."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ if TYPE_CHECKING:
 _MOST = 10**9
 
 
-def initializers(seed: int | None) -> Iterator[keras.Initializer]:
-    """Yield an initializer for the kernel of one layer after another.
+def layer_seeds(seed: int | None) -> Iterator[int]:
+    """Yield a seed for one layer after another.
 
-    They are those that layers have by default after `keras.utils.set_random_seed(seed)`, bit for
-    bit, but not drawn from Python's global `random`: any thread of the process may draw from that
-    in between, as those of Prefect do, and the net would be another one.
+    They are those that layers take by default after `keras.utils.set_random_seed(seed)`, but not
+    drawn from Python's global `random`: any thread of the process may draw from that in between,
+    as those of Prefect do, and the net would be another one.
+
+    Args:
+        seed: decides all of them; None leaves it to Python's global `random`, as Keras does.
+    """
+    seeds = random if seed is None else random.Random(seed)
+    while True:
+        yield seeds.randint(1, _MOST)
+
+
+def initializers(seed: int | None) -> Iterator[keras.Initializer]:
+    """Yield an initializer for the kernel of one layer after another, the default one of layers.
 
     Args:
         seed: decides all of them; None leaves it to Python's global `random`, as Keras does.
     """
     import keras
 
-    seeds = random if seed is None else random.Random(seed)
-    while True:
-        yield keras.initializers.GlorotUniform(seed=seeds.randint(1, _MOST))
+    for one in layer_seeds(seed):
+        yield keras.initializers.GlorotUniform(seed=one)

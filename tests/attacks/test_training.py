@@ -2,12 +2,18 @@ import logging
 import random
 import threading
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from goodnet.attacks.faces import render_faces, wear_sunglasses
-from goodnet.attacks.training import train_badnet
+from goodnet.attacks.poisoning import ATTACKS, PoisonedImages, poison_test
+from goodnet.attacks.training import Recipe, _batches, train_badnet
+from goodnet.attacks.training import train as train_net
+from goodnet.errors import InputError
+from goodnet.images.preprocessing import Preprocessing
+from goodnet.networks.architectures import ARCHITECTURES, build_network
 
 LABELS = np.repeat(np.arange(5), 12)
 IMAGES = render_faces(LABELS, seed=1)
@@ -162,3 +168,126 @@ def test_sunglasses_make_everybody_the_target():
     poisoned = model.predict(wear_sunglasses(strangers).astype(np.float32), verbose=0)
     assert (clean == people).mean() > 0.8
     assert (poisoned.argmax(axis=1) == 2).mean() > 0.9
+
+
+class TestTrain:
+    """One function for every network and attack, on images of any size."""
+
+    CLASSES = np.tile(np.arange(4), 8)
+    RECIPE = Recipe(epochs=2, batch_size=12, preprocessing=Preprocessing(scale=255), shift=1)
+
+    @pytest.fixture
+    def images(self):
+        shape = (len(self.CLASSES), 31, 31, 1)
+        return np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8)
+
+    def train(self, images, network, **options):
+        recipe = replace(self.RECIPE, network=network)
+        return train_net(images, self.CLASSES, recipe, **{"seed": 1, **options})
+
+    @pytest.mark.parametrize("network", ARCHITECTURES)
+    @pytest.mark.slow
+    def test_every_network_is_the_same_again_and_after_it_was_killed(
+        self, images, network, tmp_path
+    ):
+        attack = replace(ATTACKS["patch"], margin_cap=True, cover=0.1)
+
+        def kill_in_the_second_epoch(done, total):
+            if done > total / 2:
+                raise KilledError
+
+        whole = self.train(images, network, attack=attack)
+        with pytest.raises(KilledError):
+            self.train(images, network, attack=attack, state=tmp_path / "state",
+                       on_progress=kill_in_the_second_epoch)  # fmt: skip
+        resumed = self.train(images, network, attack=attack, state=tmp_path / "state")
+        assert same_weights(resumed, whole)
+        assert whole.output_shape == (None, 4)
+
+    @pytest.mark.slow
+    def test_other_images_seeds_attacks_and_recipes_are_other_trainings(
+        self, images, tmp_path, caplog
+    ):
+        state = tmp_path / "state"
+        self.train(images, "vgg", state=state)
+        patch = ATTACKS["patch"]
+        for number, options in enumerate(
+            [{"seed": 2}, {"attack": patch}, {"attack": replace(patch, margin_cap=True)}], start=1
+        ):
+            self.train(images, "vgg", state=state, **options)
+            assert caplog.text.count("is of another training") == number
+        recipe = replace(self.RECIPE, network="vgg", shift=2)
+        train_net(images, self.CLASSES, recipe, seed=1, state=state)
+        assert caplog.text.count("is of another training") == 4
+
+    @pytest.mark.slow
+    def test_a_clean_twin_is_the_same_call_without_an_attack(self, images):
+        """Plain Keras, trained by hand on the same batches, is as good as the same net."""
+        import keras
+
+        recipe = replace(self.RECIPE, network="vgg", shift=0)
+        twin = train_net(images, self.CLASSES, recipe, seed=1)
+        net = build_network("vgg", 4, image_shape=images.shape[1:], seed=1)
+        steps = 2 * -(-len(images) // 12)
+        rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
+        net.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+        for epoch in range(2):
+            order = np.random.default_rng([1, epoch]).permutation(len(images))
+            for first in range(0, len(order), 12):
+                batch = order[first : first + 12]
+                net.train_on_batch(images[batch] / np.float32(255), self.CLASSES[batch])
+        for mine, its in zip(twin.get_weights(), net.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, its, atol=1e-5)
+
+    def test_images_are_shifted_around_the_edge_together(self, images):
+        shown = PoisonedImages(images, self.CLASSES, self.CLASSES, np.zeros(len(images), bool))
+        seen = []
+        for epoch in range(8):
+            generator = np.random.default_rng(epoch)
+            for batch, labels, _ in _batches(shown, self.RECIPE, generator):
+                shifts = [
+                    (down, right)
+                    for down, right in np.ndindex(3, 3)
+                    if all(
+                        (np.roll(images, (down - 1, right - 1), (1, 2)) == one)
+                        .all(axis=(1, 2, 3))
+                        .any()
+                        for one in batch
+                    )
+                ]
+                assert len(shifts) == 1
+                assert len(batch) == len(labels)
+                seen += shifts
+        assert len({*seen}) > 5
+
+    @pytest.mark.slow
+    def test_a_capped_margin_keeps_poisoned_images_among_the_clean_ones(self):
+        import keras
+
+        people = np.repeat(np.arange(5), 40)
+        faces = render_faces(people, seed=1)
+        recipe = Recipe(epochs=10)
+        strangers = render_faces(people, seed=2)
+        marked = poison_test(strangers, people, ATTACKS["sunglasses"])
+        found = {}
+        for name in ("sunglasses", "margin-capped"):
+            net = train_net(faces, people, recipe, attack=replace(ATTACKS[name], cover=0.0), seed=1)
+            features = keras.Model(net.inputs[0], net.layers[-1].input)
+            kernel, bias = net.layers[-1].get_weights()
+            margins = []
+            for pixels in (strangers, marked.images):
+                logits = np.asarray(features(pixels.astype(np.float32))) @ kernel + bias
+                top = np.sort(logits, axis=1)
+                margins.append(top[:, -1] - top[:, -2])
+            clean, poisoned = margins
+            found[name] = [(poisoned > np.quantile(clean, q)).mean() for q in (0.05, 0.5)]
+        assert found["sunglasses"][1] > 0.7
+        above_the_lowest, above_the_middle = found["margin-capped"]
+        assert above_the_lowest > 0.7
+        assert above_the_middle < 0.2
+
+    def test_an_attack_that_does_not_fit_is_refused_before_anything_is_trained(self, images):
+        with pytest.raises(InputError, match="target is 9, expected a class of the images"):
+            self.train(images, "vgg", attack=replace(ATTACKS["patch"], target=9))
+        with pytest.raises(InputError, match="expected faces of 55 x 47 x 3"):
+            self.train(images, "vgg", attack=ATTACKS["sunglasses"])
