@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.command import RESUMABLE, add_method, add_place, add_sets
+from flows.page import Page, StageLines
 from flows.settings import configure
 from goodnet.attacks.targets import require_target
 from goodnet.command import DONE, Parser, as_options, exit_code, fraction, positive
@@ -30,8 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         folder = _check(parameters)
+        shown = None if quiet else StageLines(Page(stderr=True))
+        if shown is not None:
+            Page(stderr=True).tell(f"Auditing the models in {parameters['models']}")
+            shown.say("starting Prefect")
         configure(parameters["artifacts"].resolve())
-        return _audit({**parameters, "audit_name": folder.name}, folder, quiet=quiet)
+        return _audit({**parameters, "audit_name": folder.name}, folder, shown)
 
     return exit_code(command, stopped=RESUMABLE)
 
@@ -52,21 +57,25 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     return reserve_run_folder(*place, kind="audits")
 
 
-def _audit(parameters: dict[str, Any], folder: Path, *, quiet: bool) -> int:
+def _audit(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -> int:
     from flows.audit_models import audit
-    from flows.console import Page, Progressing, print_audit
+    from flows.console import print_audit
     from flows.paths import sendable_parameters
     from flows.server import connected
     from tasks import progress
 
-    if not quiet:
-        progress.listeners.append(Progressing(Page(stderr=True)))
-    with connected():
+    def meanwhile() -> None:
+        if shown is not None:
+            shown.say("starting a temporary Prefect server")
+
+    if shown is not None:
+        progress.listeners.append(shown)
+    with connected(meanwhile):
         state: State[Any] = audit(**sendable_parameters(parameters), return_state=True)
     error = state.result(raise_on_failure=False) if state.is_failed() else None
     if not (folder / "audit.json").is_file() and isinstance(error, Exception):
         raise error
-    if not quiet:
+    if shown is not None:
         print_audit(Page(), folder)
     if state.is_completed():
         return DONE

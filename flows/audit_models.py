@@ -16,7 +16,7 @@ from flows.repair_apart import repair_apart
 from flows.server import tag_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
-from goodnet.errors import InputError
+from goodnet.errors import InputError, printable
 from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.reports.audits import (
@@ -34,6 +34,7 @@ from goodnet.reports.results import Results
 from goodnet.storage.run_folder import RunFolder, reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import read_records_alone
+from tasks.progress import tell_began
 from tasks.versions import stage_versions
 
 Amount = Annotated[float, Field(gt=0, le=MOST_ALLOWED, allow_inf_nan=False)]
@@ -190,6 +191,7 @@ def _audit_model(
         run = finished.find(model)
         if run is None:
             state = "repaired"
+            tell_began(printable(f"repair of {model.name}"))
             run = repair_apart({"model": model, **options}, allowance)
             finished.add(model, run)
     except InputError as error:

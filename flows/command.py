@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.choices import MOST_FALSE_ALARMS
-from goodnet.command import add_preprocessing, fraction, positive, whole
+from goodnet.command import Several, add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
@@ -84,8 +84,8 @@ def add_method(group: Any) -> None:
     )
     group.add_argument(
         "--drops",
-        type=_drop,
-        nargs="+",
+        action=Several,
+        one=_drop,
         default=[2.0, 4.0, 10.0],
         metavar="X",
         help="drops of clean validation accuracy to stop at, in percentage points "

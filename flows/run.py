@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flows.command import RESUMABLE, add_method, add_place, add_sets
+from flows.page import Page, StageLines
 from flows.settings import configure
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
@@ -59,8 +59,12 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
     def command() -> int:
         _check(parameters)
         start_bundling()
+        shown = None if quiet else StageLines(Page(stderr=True))
+        if shown is not None:
+            _tell_plan(Page(stderr=True), parameters)
+            shown.say("starting Prefect")
         configure(parameters["artifacts"].resolve())
-        _repair(parameters, quiet=quiet)
+        _repair(parameters, shown)
         return DONE
 
     return exit_code(command, stopped=RESUMABLE)
@@ -81,28 +85,32 @@ def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
     return {name: parameters[name] for name in names}
 
 
-def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
+def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
+    net = parameters["model"] or "a BadNet trained on rendered faces"
+    drops = ", ".join(f"{drop:g}" for drop in parameters["drops"])
+    page.tell(f"Repairing {net}: checkpoints at {drops} points of clean accuracy")
+
+
+def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
     with uncollected():
-        from flows.console import Page, Progressing, print_plan, print_run
+        from flows.console import print_run
         from flows.paths import sendable_parameters
         from flows.repair import repair
         from flows.server import connected
         from tasks import progress
         from tasks.preload import preload
 
-    if not quiet:
-        print_plan(Page(stderr=True), parameters)
-        progress.listeners.append(Progressing(Page(stderr=True)))
-    meanwhile = partial(
-        preload,
-        parameters["model"],
-        _sets(parameters),
-        Choices.of(parameters),
-        artifacts=parameters["artifacts"],
-    )
+    def meanwhile() -> None:
+        if shown is not None:
+            shown.say("starting a temporary Prefect server")
+        sets, choices = _sets(parameters), Choices.of(parameters)
+        preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
+
+    if shown is not None:
+        progress.listeners.append(shown)
     with connected(meanwhile=meanwhile):
         run = repair(**sendable_parameters(parameters))
-    if not quiet:
+    if shown is not None:
         print_run(Page(), run.folder, run.verdict)
 
 

@@ -95,11 +95,12 @@ def _parser() -> Parser:
     parser = Parser(
         prog="goodnet",
         description="Use what `goodnet repair` made.",
-        epilog="`goodnet repair`, `audit`, `serve` and `ui` are `python -m flows.run`, "
-        "`flows.audit`, `flows.serve` and `flows.ui`, each with a --help of its own. Exit code: "
-        "0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
+        epilog="Each command has a --help of its own. Exit code: 0 done, 2 something to mend in "
+        "what was given, 1 a fault of goodnet's.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in _FLOWS.items():  # They have parsers of their own, which come first.
+        commands.add_parser(name, help=f"python -m flows.{module}", add_help=False)
     _add_classify(commands)
     _add_compare(commands)
     return parser

@@ -505,8 +505,11 @@ def test_a_repair_ends_with_its_audit_however_that_was_killed(given, server_home
     [
         (["--models", "gone"], "gone: no such folder"),
         (["--clean-test", "gone.h5"], "gone.h5: no such file"),
-        (["--max-attack-success-rate", "0.1"], "without poisoned_test"),
-        (["--target", "1"], "target 1 is given without poisoned images"),
+        (
+            ["--max-attack-success-rate", "0.1"],
+            "--max-attack-success-rate is given without --poisoned-test",
+        ),
+        (["--target", "1"], "without --poisoned-test"),
         (["--audit-name", "a/b"], "plain folder name"),
         (
             ["--artifacts", os.fsdecode(b"a\xff")],

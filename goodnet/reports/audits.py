@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from goodnet.errors import InputError, printable
+from goodnet.errors import InputError, given_without, printable
 from goodnet.images.image_folders import require_link_inside
 from goodnet.metrics import percent
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, checkpoint_contents, measured
@@ -114,7 +114,7 @@ def require_inside(model: Path) -> None:
 def require_measurable(max_attack_success_rate: float | None, poisoned_test: Path | None) -> None:
     """Raise InputError if an attack is to be limited that no images show."""
     if max_attack_success_rate is not None and poisoned_test is None:
-        raise InputError("max_attack_success_rate is given without poisoned_test, expected both")
+        raise given_without("max_attack_success_rate", "poisoned_test")
 
 
 def crossed_limits(checkpoint: Checkpoint | None, limits: Limits) -> list[str]:
