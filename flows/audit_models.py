@@ -13,7 +13,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from flows.paths import AnyPath
 from flows.repair import Drops, FalseAlarms, Means, PixelScale, Range, Share, Verify
 from flows.repair_apart import repair_apart
-from flows.server import tag_process
+from flows.run_names import name_run
+from flows.server import label_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
 from goodnet.errors import InputError, printable
@@ -40,7 +41,7 @@ from tasks.versions import stage_versions
 Amount = Annotated[float, Field(gt=0, le=MOST_ALLOWED, allow_inf_nan=False)]
 
 
-@flow(name="audit", persist_result=False, on_running=[tag_process])
+@flow(name="audit", persist_result=False, on_running=[label_process])
 def audit(
     models: AnyPath,
     clean_valid: AnyPath,
@@ -83,7 +84,7 @@ def audit(
     Args:
         models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
         clean_valid: Clean validation images, all that the repairs themselves see: HDF5, .npz, or a
-            folder or zip file of <class>/<image>.png, a class being a number or a name.
+            folder or zip file of CLASS/IMAGE.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
@@ -125,6 +126,7 @@ def audit(
     read_records_alone()
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, audit_name, kind="audits")
+    name_run(models.resolve().name, folder.name)
     limits = {
         "false_alarm_rate": max_false_alarm_rate,
         "attack_success_rate": max_attack_success_rate,
@@ -170,7 +172,7 @@ def audit(
         _audit_model(model, finished, options=options, limits=limits, allowance=allowance)
         for model in find_models(models)
     ]
-    publish_audit(folder, audited, limits)
+    publish_audit(folder, models.resolve().name, audited, limits)
     problems = find_problems(audited)
     if problems:
         return Failed(message=" ".join(problems))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.page import Page, StageLines
@@ -18,6 +18,9 @@ from goodnet.heavy_imports import uncollected
 from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
+
+if TYPE_CHECKING:
+    from tasks.records import PublishedRun
 
 _DESCRIPTION = """\
 Repair a backdoored image classifier B with nothing but clean validation
@@ -109,7 +112,8 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
     if shown is not None:
         progress.listeners.append(shown)
     with connected(meanwhile=meanwhile):
-        run = repair(**sendable_parameters(parameters))
+        # Called so, Prefect hands on what the flow's last state holds.
+        run = cast("PublishedRun", repair(**sendable_parameters(parameters)))
     if shown is not None:
         print_run(Page(), run.folder, run.verdict)
 

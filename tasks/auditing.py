@@ -14,7 +14,7 @@ from goodnet.reports.audits import AuditedModel, Limits, audit_contents, audit_r
 from goodnet.storage.files import read_json, write_json
 from goodnet.storage.run_folder import RunFolder
 from tasks.caching import always_run, cache_file, digest_memory
-from tasks.publishing import as_cells, as_markdown
+from tasks.markdown import artifact_key, as_cells, as_markdown
 from tasks.records import StoredFile
 
 
@@ -72,12 +72,21 @@ class FinishedRepairs:
 
 
 @task(name="publish audit", **always_run())
-def publish_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> None:
-    """Write audit.json into a new folder and show the table in the Prefect UI."""
+def publish_audit(
+    folder: Path, models: str, audited: Sequence[AuditedModel], limits: Limits
+) -> None:
+    """Write audit.json into a new folder and show the table in the Prefect UI.
+
+    Args:
+        folder: of the audit, which is not there yet.
+        models: name of the folder of the nets.
+        audited: what came of each.
+        limits: of the audit.
+    """
     folder.mkdir(parents=True)
     write_json(folder / "audit.json", audit_contents(folder.name, limits, audited))
     create_table_artifact(
         [as_cells(row) for row in audit_rows(audited)],
-        key="audit",
+        key=artifact_key(models, "audit"),
         description=as_markdown(folder.name),
     )
