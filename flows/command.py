@@ -8,8 +8,9 @@ from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.choices import MOST_FALSE_ALARMS
-from goodnet.command import Several, add_preprocessing, fraction, positive, whole
+from goodnet.command import Parser, Several, add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.reports.audits import DEFAULT_ALLOWANCE, MOST_ALLOWED
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
 """What to say after Ctrl-C."""
@@ -139,6 +140,45 @@ def add_method(group: Any) -> None:
     )
 
 
+def add_limits(parser: Parser) -> None:
+    """Add the options that say when an audit fails."""
+    limits = parser.add_argument_group("limits of the GoodNet that the verdict speaks of")
+    limits.add_argument(
+        "--max-false-alarm-rate",
+        type=fraction,
+        metavar="R",
+        help="most false alarms on clean test images, 0 to 1 (default: no limit)",
+    )
+    limits.add_argument(
+        "--max-attack-success-rate",
+        type=fraction,
+        metavar="R",
+        help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
+    )
+
+
+def add_allowance(parser: Parser) -> None:
+    """Add the options that say what the repair of one net of an audit may take."""
+    allowance = parser.add_argument_group(
+        "what one net may take", "Then its repair is ended, it has failed, and the audit goes on."
+    )
+    allowance.add_argument(
+        "--max-minutes-per-model",
+        type=_amount,
+        default=DEFAULT_ALLOWANCE.minutes,
+        metavar="M",
+        help="longest repair of one net; the next audit goes on from its last stage "
+        "(default: %(default)s)",
+    )
+    allowance.add_argument(
+        "--max-gigabytes-per-model",
+        type=_amount,
+        default=DEFAULT_ALLOWANCE.gigabytes,
+        metavar="GB",
+        help="most memory of the repair of one net, on Linux (default: %(default)s)",
+    )
+
+
 def add_place(group: Any) -> None:
     """Add the options that say where files go and how much is printed."""
     group.add_argument(
@@ -153,6 +193,13 @@ def add_place(group: Any) -> None:
         action="store_true",
         help="print nothing but errors (default: progress and results)",
     )
+
+
+def _amount(text: str) -> float:
+    value = positive(text)
+    if value > MOST_ALLOWED:
+        raise argparse.ArgumentTypeError(f"is {text}, expected at most {MOST_ALLOWED:,.0f}")
+    return value
 
 
 def _class(text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from flows.checks import check_repair, given_sets
 from flows.command import RESUMABLE, add_method, add_place, add_sets
 from flows.page import Page, StageLines
 from flows.settings import configure
@@ -15,7 +16,6 @@ from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.heavy_imports import uncollected
-from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
@@ -76,16 +76,8 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
 def _check(parameters: dict[str, Any]) -> None:
     """Find what can be found wrong before anything slow is imported; reserve the run's name."""
     new_run_folder(parameters["artifacts"], parameters["run_name"])
-    sets = _sets(parameters)
-    require_complete(parameters["model"], sets)
-    if parameters["model"] is not None:
-        check_inputs(parameters["model"], sets, Choices.of(parameters))
+    check_repair(parameters)
     reserve_run_folder(parameters["artifacts"], parameters["run_name"])
-
-
-def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
-    names: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
-    return {name: parameters[name] for name in names}
 
 
 def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
@@ -106,7 +98,7 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
     def meanwhile() -> None:
         if shown is not None:
             shown.say("starting a temporary Prefect server")
-        sets, choices = _sets(parameters), Choices.of(parameters)
+        sets, choices = given_sets(parameters), Choices.of(parameters)
         preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
 
     if shown is not None:
