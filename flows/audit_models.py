@@ -19,9 +19,10 @@ from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
 from goodnet.errors import InputError, printable
 from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
-from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.model_files import limits as model_limits
 from goodnet.reports.audits import (
     DEFAULT_ALLOWANCE,
+    DEFAULT_LIMITS,
     MOST_ALLOWED,
     Allowance,
     AuditedModel,
@@ -48,7 +49,8 @@ def audit(
     clean_test: AnyPath,
     poisoned_test: AnyPath | None = None,
     poisoned_valid: AnyPath | None = None,
-    max_false_alarm_rate: Share | None = None,
+    max_false_alarm_rate: Share | None = DEFAULT_LIMITS.false_alarm_rate,
+    max_clean_accuracy_loss: Share | None = DEFAULT_LIMITS.clean_accuracy_loss,
     max_attack_success_rate: Share | None = None,
     classes: AnyPath | None = None,
     architecture: str | None = None,
@@ -66,8 +68,8 @@ def audit(
     target: NonNegativeInt | None = None,
     min_clean_accuracy: Share | None = None,
     verify: Verify = "sample",
-    max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
-    max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
+    max_model_bytes: PositiveInt = model_limits.DEFAULT_LIMITS.max_file_bytes,
+    max_parameters: PositiveInt = model_limits.DEFAULT_LIMITS.max_parameters,
     max_minutes_per_model: Amount = DEFAULT_ALLOWANCE.minutes,
     max_gigabytes_per_model: Amount = DEFAULT_ALLOWANCE.gigabytes,
     refresh: bool = False,
@@ -79,7 +81,7 @@ def audit(
     A net that was repaired before with the same images and parameters is not repaired again.
     Failed has also one that is hardly right on clean images, or that gives poisoned images another
     class than their labels name: its rates would keep any limit.
-    Limits apply to the GoodNet that the verdict on a net speaks of.
+    Limits apply to the GoodNet that its run recommends.
 
     Args:
         models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
@@ -93,6 +95,8 @@ def audit(
             list; else those of the folders of clean validation, sorted, if they have names.
         max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
             audit fails if there are more.
+        max_clean_accuracy_loss: Most clean accuracy that a GoodNet may cost, 0 to 1; the audit
+            fails if it costs more.
         max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
             the audit fails if there are more.
         architecture: Network of files with weights only: deepid.
@@ -127,10 +131,7 @@ def audit(
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, audit_name, kind="audits")
     name_run(models.resolve().name, folder.name)
-    limits = {
-        "false_alarm_rate": max_false_alarm_rate,
-        "attack_success_rate": max_attack_success_rate,
-    }
+    limits = Limits(max_false_alarm_rate, max_clean_accuracy_loss, max_attack_success_rate)
     require_measurable(max_attack_success_rate, poisoned_test)
     require_target(target, num_classes=None, poisoned=poisoned_test is not None)
     sets = {

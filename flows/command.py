@@ -10,7 +10,7 @@ from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.choices import MOST_FALSE_ALARMS
 from goodnet.command import Parser, Several, add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
-from goodnet.reports.audits import DEFAULT_ALLOWANCE, MOST_ALLOWED
+from goodnet.reports import audits
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
 """What to say after Ctrl-C."""
@@ -142,12 +142,20 @@ def add_method(group: Any) -> None:
 
 def add_limits(parser: Parser) -> None:
     """Add the options that say when an audit fails."""
-    limits = parser.add_argument_group("limits of the GoodNet that the verdict speaks of")
+    limits = parser.add_argument_group("limits of the GoodNet that a run recommends")
     limits.add_argument(
         "--max-false-alarm-rate",
         type=fraction,
+        default=audits.DEFAULT_LIMITS.false_alarm_rate,
         metavar="R",
-        help="most false alarms on clean test images, 0 to 1 (default: no limit)",
+        help="most false alarms on clean test images, 0 to 1 (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--max-clean-accuracy-loss",
+        type=fraction,
+        default=audits.DEFAULT_LIMITS.clean_accuracy_loss,
+        metavar="R",
+        help="most clean test accuracy that it may cost, 0 to 1 (default: %(default)s)",
     )
     limits.add_argument(
         "--max-attack-success-rate",
@@ -165,7 +173,7 @@ def add_allowance(parser: Parser) -> None:
     allowance.add_argument(
         "--max-minutes-per-model",
         type=_amount,
-        default=DEFAULT_ALLOWANCE.minutes,
+        default=audits.DEFAULT_ALLOWANCE.minutes,
         metavar="M",
         help="longest repair of one net; the next audit goes on from its last stage "
         "(default: %(default)s)",
@@ -173,7 +181,7 @@ def add_allowance(parser: Parser) -> None:
     allowance.add_argument(
         "--max-gigabytes-per-model",
         type=_amount,
-        default=DEFAULT_ALLOWANCE.gigabytes,
+        default=audits.DEFAULT_ALLOWANCE.gigabytes,
         metavar="GB",
         help="most memory of the repair of one net, on Linux (default: %(default)s)",
     )
@@ -197,8 +205,8 @@ def add_place(group: Any) -> None:
 
 def _amount(text: str) -> float:
     value = positive(text)
-    if value > MOST_ALLOWED:
-        raise argparse.ArgumentTypeError(f"is {text}, expected at most {MOST_ALLOWED:,.0f}")
+    if value > audits.MOST_ALLOWED:
+        raise argparse.ArgumentTypeError(f"is {text}, expected at most {audits.MOST_ALLOWED:,.0f}")
     return value
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.page import Page
 from goodnet.errors import printable
 from goodnet.reports.about import About
+from goodnet.reports.audit_files import PAGE
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.verdict import remarks
@@ -66,14 +67,15 @@ def _from_here(path: Path) -> str:
 
 
 def print_audit(page: Page, folder: Path) -> None:
-    """Print what a finished audit found: a few lines for each net."""
+    """Print what a finished audit found, a few lines for each net, and, last, where its page is."""
     audited = json.loads((folder / "audit.json").read_text("utf-8"))["models"]
     for one in audited:
         page.say(f"{one['model']}: {one['state']}")
-        for line in filter(None, (one["error"], one["verdict"], *one["crossed"])):
+        judged = ": ".join(filter(None, (one["verdict"], one["why"])))
+        for line in filter(None, (one["error"], judged, *one["crossed"])):
             page.tell(line)
         page.say()
-    page.say(f"Files: {folder}")
+    page.say(_from_here(folder / PAGE))
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:

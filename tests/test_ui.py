@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from flows.password import kept_password
 from flows.temporary_server import Server
 from goodnet.errors import printable
-from goodnet.reports.audits import AuditedModel
+from goodnet.reports.audits import DEFAULT_LIMITS, AuditedModel
 from tasks.auditing import publish_audit
 from tasks.markdown import as_markdown, markdown_table
 
@@ -319,7 +319,10 @@ def test_names_from_files_are_text_on_every_page(ui_server, signed_in, tmp_path)
     @flow(name="hostile", flow_run_name=printable(f"repair {HOSTILE}"))
     def hostile():
         publish_audit(
-            folder, HOSTILE, [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)], {}
+            folder,
+            HOSTILE,
+            [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)],
+            DEFAULT_LIMITS,
         )
         table = markdown_table([{HOSTILE: HOSTILE, "number": "1"}])
         create_markdown_artifact(f"# {as_markdown(folder.name)}\n\n{table}", key="report")
