@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from goodnet.errors import printable
@@ -28,19 +28,6 @@ def as_cells(row: Mapping[str, Any]) -> dict[str, Any]:
         name: re.sub(r"([\[\]<>`!])", r"\\\1", value) if isinstance(value, str) else value
         for name, value in row.items()
     }
-
-
-def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return a table in Markdown: the first column names things, the others are numbers.
-
-    Args:
-        rows: at least one; cells by title, the same titles in each.
-    """
-    titles = [*rows[0]]
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
-    lines = [[*map(as_markdown, titles)], *lines[1:]]
-    lines += [[*map(as_markdown, row.values())] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown_picture(png: bytes, title: str) -> str:

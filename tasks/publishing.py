@@ -36,11 +36,12 @@ from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.run_files import write_run_files
 from goodnet.reports.samples import Sample, read_samples, thumbnail
+from goodnet.reports.tables import format_markdown
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
 from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
-from tasks.markdown import artifact_key, as_cells, as_markdown, markdown_picture, markdown_table
+from tasks.markdown import artifact_key, as_cells, as_markdown, markdown_picture
 from tasks.records import (
     ActivationsRecord,
     CheckpointSteps,
@@ -210,9 +211,9 @@ def _report_lines(
     folder = RunFolder(run.folder)
     yield f"# {as_markdown(net)}: {as_markdown(run.word)}"
     yield from map(as_markdown, (run.why, run.verdict, *all_remarks(results), *unreached(results)))
-    yield markdown_table(printed_rows(results))
+    yield format_markdown(printed_rows(results), escape=as_markdown)
     if results.detectors:
-        yield markdown_table(detector_rows(results))
+        yield format_markdown(detector_rows(results), escape=as_markdown)
     curve = curve_png(pq.read_table(folder.sweep), results.reached)
     yield markdown_picture(curve, "accuracy and attack success rate")
     for kind in dict.fromkeys(sample.kind for sample in samples):

@@ -4,7 +4,10 @@ import re
 
 import pytest
 
-from tasks.markdown import artifact_key, as_markdown, markdown_picture, markdown_table
+from goodnet.reports.tables import format_markdown
+from tasks.markdown import artifact_key, as_markdown, markdown_picture
+
+ROWS = [{"net": "a|b", "rate": "1 %"}, {"net": "c", "rate": ""}]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +26,7 @@ def test_a_key_is_one_that_prefect_takes_and_the_same_for_a_net_at_any_time(of, 
 
 
 def test_a_table_has_a_line_for_each_row_and_no_cell_ends_early():
-    lines = markdown_table([{"net": "a|b", "rate": "1 %"}, {"net": "c", "rate": ""}]).splitlines()
+    lines = format_markdown(ROWS, escape=as_markdown).splitlines()
     assert lines == [
         "| net | rate |",
         "| --- | ---: |",

@@ -28,6 +28,7 @@ FILES_OF_A_RUN = {
     "sweep.parquet",
     "scores.parquet",
     "goodnet.keras",
+    "MODEL_CARD.md",
     "report.html",
     *(f"checkpoints/b_prime_{drop}.keras" for drop in ("02", "04", "10")),
     *(f"goodnet_{drop}.keras" for drop in ("02", "04", "10")),

@@ -22,8 +22,9 @@ from flows.password import kept_password
 from flows.temporary_server import Server
 from goodnet.errors import printable
 from goodnet.reports.audits import DEFAULT_LIMITS, AuditedModel
+from goodnet.reports.tables import format_markdown
 from tasks.auditing import publish_audit
-from tasks.markdown import as_markdown, markdown_table
+from tasks.markdown import as_markdown
 
 pytestmark = pytest.mark.server
 
@@ -324,7 +325,7 @@ def test_names_from_files_are_text_on_every_page(ui_server, signed_in, tmp_path)
             [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)],
             DEFAULT_LIMITS,
         )
-        table = markdown_table([{HOSTILE: HOSTILE, "number": "1"}])
+        table = format_markdown([{HOSTILE: HOSTILE, "number": "1"}], escape=as_markdown)
         create_markdown_artifact(f"# {as_markdown(folder.name)}\n\n{table}", key="report")
 
     password = (ui_server.home / "goodnet-password").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from unicodedata import category, east_asian_width
 
 from goodnet.errors import printable
@@ -40,6 +40,18 @@ def format_csv(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """
     table = [[*rows[0]], *(row.values() for row in rows)]
     return [",".join(map(_field, cells)) for cells in table]
+
+
+def format_markdown(rows: Sequence[Mapping[str, str]], *, escape: Callable[[str], str]) -> str:
+    """Return a table in Markdown: the first column names things, the others are numbers.
+
+    Args:
+        rows: at least one; cells by title, the same titles in each.
+        escape: makes Markdown of a text that shows it as it is.
+    """
+    titles, *cells = ([*map(escape, row)] for row in ([*rows[0]], *(row.values() for row in rows)))
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _field(cell: object) -> str:
