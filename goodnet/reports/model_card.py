@@ -52,7 +52,7 @@ def _paragraphs(results: Results, recommended: Recommendation, about: About) -> 
     yield "## What B was"
     if b is not None:
         yield f"{_code(Path(b.path).name)}, {b.size:,} bytes, SHA-256 {_code(b.sha256)}."
-    yield "Whether it is backdoored is not known. B is in this file whole, and nothing of it changed."
+    yield "Whether it is backdoored is not known. B is in this file whole, nothing of it changed."
     yield "## What was measured"
     yield format_markdown(_rates(results, recommended, joined.goodnet), escape=_escaped)
     yield f"**{_escaped(recommended.verdict)}**: {_escaped(recommended.why)}"
