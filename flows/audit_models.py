@@ -13,15 +13,17 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from flows.paths import AnyPath
 from flows.repair import Drops, FalseAlarms, Means, PixelScale, Range, Share, Verify
 from flows.repair_apart import repair_apart
-from flows.server import tag_process
+from flows.run_names import name_run
+from flows.server import label_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
 from goodnet.choices import ALL_REPAIRS, RepairName
-from goodnet.errors import InputError
+from goodnet.errors import InputError, printable
 from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
-from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.model_files import limits as model_limits
 from goodnet.reports.audits import (
     DEFAULT_ALLOWANCE,
+    DEFAULT_LIMITS,
     MOST_ALLOWED,
     Allowance,
     AuditedModel,
@@ -35,19 +37,21 @@ from goodnet.reports.results import Results
 from goodnet.storage.run_folder import RunFolder, reserve_run_folder
 from tasks.auditing import FinishedRepairs, publish_audit
 from tasks.caching import read_records_alone
+from tasks.progress import tell_began
 from tasks.versions import stage_versions
 
 Amount = Annotated[float, Field(gt=0, le=MOST_ALLOWED, allow_inf_nan=False)]
 
 
-@flow(name="audit", persist_result=False, on_running=[tag_process])
+@flow(name="audit", persist_result=False, on_running=[label_process])
 def audit(
     models: AnyPath,
     clean_valid: AnyPath,
     clean_test: AnyPath,
     poisoned_test: AnyPath | None = None,
     poisoned_valid: AnyPath | None = None,
-    max_false_alarm_rate: Share | None = None,
+    max_false_alarm_rate: Share | None = DEFAULT_LIMITS.false_alarm_rate,
+    max_clean_accuracy_loss: Share | None = DEFAULT_LIMITS.clean_accuracy_loss,
     max_attack_success_rate: Share | None = None,
     classes: AnyPath | None = None,
     architecture: str | None = None,
@@ -66,8 +70,8 @@ def audit(
     target: NonNegativeInt | None = None,
     min_clean_accuracy: Share | None = None,
     verify: Verify = "sample",
-    max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
-    max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
+    max_model_bytes: PositiveInt = model_limits.DEFAULT_LIMITS.max_file_bytes,
+    max_parameters: PositiveInt = model_limits.DEFAULT_LIMITS.max_parameters,
     max_minutes_per_model: Amount = DEFAULT_ALLOWANCE.minutes,
     max_gigabytes_per_model: Amount = DEFAULT_ALLOWANCE.gigabytes,
     refresh: bool = False,
@@ -79,12 +83,12 @@ def audit(
     A net that was repaired before with the same images and parameters is not repaired again.
     Failed has also one that is hardly right on clean images, or that gives poisoned images another
     class than their labels name: its rates would keep any limit.
-    Limits apply to the GoodNet that the verdict on a net speaks of.
+    Limits apply to the GoodNet that its run recommends.
 
     Args:
         models: Folder with the nets: .keras, .h5 or .hdf5 files directly in it.
         clean_valid: Clean validation images, all that the repairs themselves see: HDF5, .npz, or a
-            folder or zip file of <class>/<image>.png, a class being a number or a name.
+            folder or zip file of CLASS/IMAGE.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
@@ -93,6 +97,8 @@ def audit(
             list; else those of the folders of clean validation, sorted, if they have names.
         max_false_alarm_rate: Most false alarms of a GoodNet on clean test images, 0 to 1; the
             audit fails if there are more.
+        max_clean_accuracy_loss: Most clean accuracy that a GoodNet may cost, 0 to 1; the audit
+            fails if it costs more.
         max_attack_success_rate: Most poisoned test images that may get past a GoodNet, 0 to 1;
             the audit fails if there are more.
         architecture: Network of files with weights only: deepid.
@@ -128,10 +134,8 @@ def audit(
     read_records_alone()
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, audit_name, kind="audits")
-    limits = {
-        "false_alarm_rate": max_false_alarm_rate,
-        "attack_success_rate": max_attack_success_rate,
-    }
+    name_run(models.resolve().name, folder.name)
+    limits = Limits(max_false_alarm_rate, max_clean_accuracy_loss, max_attack_success_rate)
     require_measurable(max_attack_success_rate, poisoned_test)
     require_target(target, num_classes=None, poisoned=poisoned_test is not None)
     sets = {
@@ -174,7 +178,7 @@ def audit(
         _audit_model(model, finished, options=options, limits=limits, allowance=allowance)
         for model in find_models(models)
     ]
-    publish_audit(folder, audited, limits)
+    publish_audit(folder, models.resolve().name, audited, limits)
     problems = find_problems(audited)
     if problems:
         return Failed(message=" ".join(problems))
@@ -195,6 +199,7 @@ def _audit_model(
         run = finished.find(model)
         if run is None:
             state = "repaired"
+            tell_began(printable(f"repair of {model.name}"))
             run = repair_apart({"model": model, **options}, allowance)
             finished.add(model, run)
     except InputError as error:

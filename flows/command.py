@@ -8,8 +8,9 @@ from typing import Any
 
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS
-from goodnet.command import add_preprocessing, fraction, positive, whole
+from goodnet.command import Parser, Several, add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.reports import audits
 
 RESUMABLE = "stopped; the same command goes on from the last stage"
 """What to say after Ctrl-C."""
@@ -84,8 +85,8 @@ def add_method(group: Any) -> None:
     )
     group.add_argument(
         "--drops",
-        type=_drop,
-        nargs="+",
+        action=Several,
+        one=_drop,
         default=[2.0, 4.0, 10.0],
         metavar="X",
         help="drops of clean validation accuracy to stop at, in percentage points "
@@ -156,6 +157,53 @@ def add_method(group: Any) -> None:
     )
 
 
+def add_limits(parser: Parser) -> None:
+    """Add the options that say when an audit fails."""
+    limits = parser.add_argument_group("limits of the GoodNet that a run recommends")
+    limits.add_argument(
+        "--max-false-alarm-rate",
+        type=fraction,
+        default=audits.DEFAULT_LIMITS.false_alarm_rate,
+        metavar="R",
+        help="most false alarms on clean test images, 0 to 1 (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--max-clean-accuracy-loss",
+        type=fraction,
+        default=audits.DEFAULT_LIMITS.clean_accuracy_loss,
+        metavar="R",
+        help="most clean test accuracy that it may cost, 0 to 1 (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--max-attack-success-rate",
+        type=fraction,
+        metavar="R",
+        help="most poisoned test images that get past it, 0 to 1 (default: no limit)",
+    )
+
+
+def add_allowance(parser: Parser) -> None:
+    """Add the options that say what the repair of one net of an audit may take."""
+    allowance = parser.add_argument_group(
+        "what one net may take", "Then its repair is ended, it has failed, and the audit goes on."
+    )
+    allowance.add_argument(
+        "--max-minutes-per-model",
+        type=_amount,
+        default=audits.DEFAULT_ALLOWANCE.minutes,
+        metavar="M",
+        help="longest repair of one net; the next audit goes on from its last stage "
+        "(default: %(default)s)",
+    )
+    allowance.add_argument(
+        "--max-gigabytes-per-model",
+        type=_amount,
+        default=audits.DEFAULT_ALLOWANCE.gigabytes,
+        metavar="GB",
+        help="most memory of the repair of one net, on Linux (default: %(default)s)",
+    )
+
+
 def add_place(group: Any) -> None:
     """Add the options that say where files go and how much is printed."""
     group.add_argument(
@@ -170,6 +218,13 @@ def add_place(group: Any) -> None:
         action="store_true",
         help="print nothing but errors (default: progress and results)",
     )
+
+
+def _amount(text: str) -> float:
+    value = positive(text)
+    if value > audits.MOST_ALLOWED:
+        raise argparse.ArgumentTypeError(f"is {text}, expected at most {audits.MOST_ALLOWED:,.0f}")
+    return value
 
 
 def _class(text: str) -> int:

@@ -12,7 +12,7 @@ SIGN_IN_PATH = "/goodnet-sign-in"
 # browser, so that no log of requests has it.
 _SIGN_IN = b"""<!doctype html><title>goodnet</title><script>
 localStorage.setItem("prefect-password", btoa(decodeURIComponent(location.hash.slice(1))));
-location.replace("/");
+location.replace("/v2/runs");
 </script>"""
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.paths import AnyPath
-from flows.server import tag_process
+from flows.run_names import name_run, tag_run
+from flows.server import label_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS, Choices, RepairName
@@ -57,7 +60,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Verify = Literal["sample", "full"]
 
 
-@flow(name="repair", persist_result=False, on_running=[tag_process])
+@flow(name="repair", persist_result=False, on_running=[label_process])
 def repair(
     model: AnyPath | None = None,
     clean_valid: AnyPath | None = None,
@@ -87,7 +90,7 @@ def repair(
     artifacts: AnyPath | None = None,
     run_name: str | None = None,
     default_case: DefaultCase = DefaultCase(),  # noqa: B008
-) -> PublishedRun:
+) -> State[PublishedRun]:
     """Prune the channels that clean images leave quiet and measure what that is worth.
 
     Prefect shows these descriptions in the form for a new run.
@@ -96,7 +99,7 @@ def repair(
         model: Net to repair: .keras, .h5, or weights with an architecture. Without one the
             embedded default is rendered, trained and repaired.
         clean_valid: Clean validation images, all that the repair itself sees: HDF5, .npz, or a
-            folder or zip file of <class>/<image>.png, a class being a number or a name.
+            folder or zip file of CLASS/IMAGE.png, a class being a number or a name.
         clean_test: Clean test images, for evaluation only.
         poisoned_test: Poisoned test images under the attacker's label, or with `target` under
             their own, if there are any.
@@ -158,6 +161,9 @@ def repair(
     )
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
+    net = "rendered faces" if model is None else model.stem
+    name_run(net, folder.name)
+    tag_run(model=net)
     clean_up(artifacts)
     sets: dict[SetName, Path | None] = {
         "clean_valid": clean_valid,
@@ -280,5 +286,6 @@ def repair(
             drops=choices.drops,
             samples=samples,
         )
-        publish_artifacts(run)
-        return run
+        publish_artifacts(run, net, samples)
+        tag_run(verdict=run.word)
+        return Completed(data=run, message=f"{run.word}: {run.why}")

@@ -19,7 +19,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Pending
 from prefect.utilities.callables import get_call_parameters
 
-from flows.console import Page
+from flows.page import Page
 from flows.paths import sendable_parameters
 from flows.repair import repair
 from flows.server import mark_crashed

@@ -55,7 +55,7 @@ def _repair(run: UUID, *, shown: bool) -> dict[str, str]:
         from prefect.client.orchestration import get_client
         from prefect.flow_engine import run_flow
 
-        from flows.console import Page, Progressing
+        from flows.page import Page, Progressing
         from flows.repair import repair
         from tasks import progress
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from flows.checks import check_repair, given_sets
 from flows.command import RESUMABLE, add_method, add_place, add_sets
+from flows.page import Page, StageLines
 from flows.settings import configure
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.heavy_imports import uncollected
-from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
+
+if TYPE_CHECKING:
+    from tasks.records import PublishedRun
 
 _DESCRIPTION = """\
 Repair a backdoored image classifier B with nothing but clean validation
@@ -59,8 +62,12 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
     def command() -> int:
         _check(parameters)
         start_bundling()
+        shown = None if quiet else StageLines(Page(stderr=True))
+        if shown is not None:
+            _tell_plan(Page(stderr=True), parameters)
+            shown.say("starting Prefect")
         configure(parameters["artifacts"].resolve())
-        _repair(parameters, quiet=quiet)
+        _repair(parameters, shown)
         return DONE
 
     return exit_code(command, stopped=RESUMABLE)
@@ -69,40 +76,37 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
 def _check(parameters: dict[str, Any]) -> None:
     """Find what can be found wrong before anything slow is imported; reserve the run's name."""
     new_run_folder(parameters["artifacts"], parameters["run_name"])
-    sets = _sets(parameters)
-    require_complete(parameters["model"], sets)
-    if parameters["model"] is not None:
-        check_inputs(parameters["model"], sets, Choices.of(parameters))
+    check_repair(parameters)
     reserve_run_folder(parameters["artifacts"], parameters["run_name"])
 
 
-def _sets(parameters: dict[str, Any]) -> dict[SetName, Path | None]:
-    names: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
-    return {name: parameters[name] for name in names}
+def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
+    net = parameters["model"] or "a BadNet trained on rendered faces"
+    drops = ", ".join(f"{drop:g}" for drop in parameters["drops"])
+    page.tell(f"Repairing {net}: checkpoints at {drops} points of clean accuracy")
 
 
-def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
+def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
     with uncollected():
-        from flows.console import Page, Progressing, print_plan, print_run
+        from flows.console import print_run
         from flows.paths import sendable_parameters
         from flows.repair import repair
         from flows.server import connected
         from tasks import progress
         from tasks.preload import preload
 
-    if not quiet:
-        print_plan(Page(stderr=True), parameters)
-        progress.listeners.append(Progressing(Page(stderr=True)))
-    meanwhile = partial(
-        preload,
-        parameters["model"],
-        _sets(parameters),
-        Choices.of(parameters),
-        artifacts=parameters["artifacts"],
-    )
+    def meanwhile() -> None:
+        if shown is not None:
+            shown.say("starting a temporary Prefect server")
+        sets, choices = given_sets(parameters), Choices.of(parameters)
+        preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
+
+    if shown is not None:
+        progress.listeners.append(shown)
     with connected(meanwhile=meanwhile):
-        run = repair(**sendable_parameters(parameters))
-    if not quiet:
+        # Called so, Prefect hands on what the flow's last state holds.
+        run = cast("PublishedRun", repair(**sendable_parameters(parameters)))
+    if shown is not None:
         print_run(Page(), run.folder, run.verdict)
 
 

@@ -23,7 +23,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
-    FlowRunFilterTags,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
@@ -46,11 +45,11 @@ _ANSWER_SECONDS = 10  # a busy server takes its time
 # With the pauses between them 6 seconds for each call. A run makes some more to say that it has
 # failed, and is to end within half a minute of its server.
 _RETRIES = 2
-# A pending run may be one that is to be repeated, and has the tags of the process before.
+# A pending run may be one that is to be repeated, and has the labels of the process before.
 _BEGUN = [StateType.RUNNING, StateType.CANCELLING]
 _UNFINISHED = [state for state in StateType if state not in TERMINAL_STATES]
-_HOST_TAG = "host:"
-_PROCESS_TAG = "process:"
+_HOST = "goodnet.host"
+_PROCESS = "goodnet.process"
 
 
 @contextmanager
@@ -126,12 +125,15 @@ def find_announced() -> Server | None:
     return server if is_up(server.url) else None
 
 
-def tag_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Tag a run that begins with its process, so that later ones can tell if that was killed."""
-    others = [tag for tag in flow_run.tags if not tag.startswith((_HOST_TAG, _PROCESS_TAG))]
-    here = [f"{_HOST_TAG}{platform.node()}", f"{_PROCESS_TAG}{name_process()}"]
+def label_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Label a run that begins with its process, so that later ones can tell if that was killed.
+
+    Prefect's pages show tags but not labels: nobody has to read a process's name.
+    """
     with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, tags=others + here)
+        client.update_flow_run_labels(
+            flow_run.id, {_HOST: platform.node(), _PROCESS: name_process()}
+        )
 
 
 def mark_crashed_runs() -> None:
@@ -139,15 +141,14 @@ def mark_crashed_runs() -> None:
 
     So are their task runs, and before them, because they are found by the unfinished run alone.
     """
-    begun = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_BEGUN)),
-        tags=FlowRunFilterTags(all_=[f"{_HOST_TAG}{platform.node()}"]),
-    )
+    begun = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_BEGUN)))
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=begun):
-            processes = [tag.removeprefix(_PROCESS_TAG) for tag in run.tags if _is_process(tag)]
-            if processes and all(is_gone(process) for process in processes):
-                mark_crashed(run, "The process of this run was killed.")
+        runs = client.read_flow_runs(flow_run_filter=begun)
+    for run in runs:
+        process = run.labels.get(_PROCESS)
+        here = run.labels.get(_HOST) == platform.node()
+        if here and isinstance(process, str) and is_gone(process):
+            mark_crashed(run, "The process of this run was killed.")
 
 
 def mark_crashed(run: FlowRun, message: str) -> None:
@@ -220,7 +221,3 @@ def _bypass_proxies(url: str | None) -> None:
 def _announcement() -> Path:
     """Return the file in the folder of Prefect's database that tells where its server is."""
     return get_current_settings().home / "goodnet-server.json"
-
-
-def _is_process(tag: str) -> bool:
-    return tag.startswith(_PROCESS_TAG)

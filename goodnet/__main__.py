@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -75,15 +77,34 @@ def _classify(given: argparse.Namespace) -> list[str]:
 
 
 def _compare(given: argparse.Namespace) -> list[str]:
-    from goodnet.reports.compare import describe_comparison, read_runs
+    from goodnet.reports import compare
 
-    runs = read_runs(given.runs)
-    lines = describe_comparison(runs)
+    runs = compare.read_runs(given.runs)
+    lines = {
+        "table": compare.describe_comparison,
+        "csv": compare.comparison_csv,
+        "json": compare.comparison_json,
+    }[given.format](runs)
+    if given.format == "table":
+        lines = [part for line in lines for part in _fitted(line)]
     if given.plot is not None:
         from goodnet.reports.comparison_page import write_comparison
 
-        lines += ["", f"Plot: {printable(str(write_comparison(given.plot, runs)))}"]
+        path = write_comparison(given.plot, runs)
+        # Whatever reads CSV or JSON wants nothing else.
+        lines += ["", f"Plot: {printable(str(path))}"] if given.format == "table" else []
     return lines
+
+
+def _fitted(line: str) -> list[str]:
+    """Return a line as lines of a terminal that end between words; elsewhere it stays whole."""
+    if not sys.stdout.isatty():
+        return [line]
+    width = shutil.get_terminal_size().columns
+    fold = textwrap.TextWrapper(
+        width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return [line] if len(line) <= width else fold.wrap(line)
 
 
 _FLOWS = {"repair": "run", "audit": "audit", "serve": "serve", "ui": "ui"}
@@ -96,11 +117,12 @@ def _parser() -> Parser:
     parser = Parser(
         prog="goodnet",
         description="Use what `goodnet repair` made, and make what nets are tested with.",
-        epilog="`goodnet repair`, `audit`, `serve` and `ui` are `python -m flows.run`, "
-        "`flows.audit`, `flows.serve` and `flows.ui`, each with a --help of its own. Exit code: "
-        "0 done, 2 something to mend in what was given, 1 a fault of goodnet's.",
+        epilog="Each command has a --help of its own. Exit code: 0 done, 2 something to mend in "
+        "what was given, 1 a fault of goodnet's.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in _FLOWS.items():  # They have parsers of their own, which come first.
+        commands.add_parser(name, help=f"python -m flows.{module}", add_help=False)
     _add_classify(commands)
     _add_compare(commands)
     add_attack(commands)
@@ -160,10 +182,16 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
     parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="of what is printed; json also has what differs (default: table)",
+    )
+    parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE.html",
-        help="also write a page with one plot of accuracy and attack success of all runs "
+        help="also write a page with plots of accuracy, attack success and detection of all runs "
         "(default: no page)",
     )
 

@@ -97,7 +97,9 @@ def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> li
     Control characters in names are escaped in all formats, in CSV formulas too. JSON is one array.
     """
     if answer_format == "table":
-        return format_table([{"image": one.image, "answer": _shown(one)} for one in answers])
+        return format_table(
+            [{"image": one.image, "answer": _shown(one)} for one in answers], num_names=2
+        )
     rows = [asdict(answer) for answer in answers]
     if all(answer.name is None for answer in answers):
         rows = [{"image": row["image"], "answer": row["answer"]} for row in rows]

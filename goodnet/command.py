@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -38,6 +39,9 @@ _ARGUMENT = (
 )
 _ADVICE = re.compile(rf"\b(give|with) ({_ARGUMENT}(?:, {_ARGUMENT})*)")
 """How the library advises values for its arguments."""
+
+_GIVEN_WITHOUT = re.compile(r"^(\w+) is given without (\w+(?: and \w+)*), which it needs$")
+"""What `goodnet.errors.given_without` says."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -84,17 +88,26 @@ def exit_code(command: Callable[[], int], *, stopped: str = "stopped") -> int:
 
 
 def as_options(message: str) -> str:
-    """Return a message of the library with the arguments that it advises as options of a command.
+    """Return a message of the library with arguments that it names as options of a command.
 
-    `give pixel_scale=255` becomes `give --pixel-scale 255`.
+    `give pixel_scale=255` becomes `give --pixel-scale 255`, and so does what was given without
+    what it needs.
     """
+    found = _GIVEN_WITHOUT.match(message)
+    if found:
+        needed = " and ".join(map(_option, found[2].split(" and ")))
+        return f"{_option(found[1])} is given without {needed}, which it needs"
     return _ADVICE.sub(_as_option, message)
+
+
+def _option(argument: str) -> str:
+    return f"--{argument.replace('_', '-')}"
 
 
 def _as_option(found: re.Match[str]) -> str:
     options = [found[1]]
     for name, value in re.findall(_ARGUMENT, found[2]):
-        options.append(f"--{name.replace('_', '-')}")
+        options.append(_option(name))
         options += [] if value == "True" else [re.sub('[",()]', "", value)]
     return " ".join(options)
 
@@ -119,11 +132,67 @@ def silence(stream: TextIO) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are safe to print: a shell's `*` puts names of files into them."""
+    """A parser that guesses what mistyped words were to be.
+
+    Its complaints are safe to print: a shell's `*` puts names of files into them.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse what is known; keep the words for complaints about them."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message and exit with 2."""
-        super().error(printable(message))
+        """Print the message, a guess and where help is, and exit with 2."""
+        meant = [f"; did you mean {guess}?" for guess in self._guesses()]
+        line = printable(f"{message}{''.join(meant)}")
+        self.exit(MENDABLE, f"error: {line}\nSee {self.prog} --help.\n")
+
+    def _guesses(self) -> Iterator[str]:
+        """Yield the known word that is most like each of those given that are not known.
+
+        An option may be given by its beginning; a first word that is no command may be one.
+        """
+        options = set(self._option_string_actions)
+        commands: set[str] = set()
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                commands.update(action.choices)
+                for name in commands & set(self._given[:1]):
+                    options.update(action.choices[name]._option_string_actions)
+        for number, word in enumerate(self._given):
+            if word == "--":
+                return
+            option = word.partition("=")[0]
+            if word.startswith("--") and not any(one.startswith(option) for one in options):
+                yield from get_close_matches(option, sorted(options), 1)
+            elif commands and number == 0 and word not in commands:
+                yield from get_close_matches(word, sorted(commands), 1)
+
+
+class Several(argparse.Action):
+    """Takes numbers with spaces or commas between them: `2 4 10`, `2,4,10`.
+
+    Args:
+        one: what makes one of them of a text.
+    """
+
+    def __init__(self, *, one: Callable[[str], Any], **options: Any) -> None:
+        super().__init__(nargs="+", **options)
+        self._one = one
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Keep the list of all."""
+        texts = [text.strip() for value in values for text in value.split(",")]
+        try:
+            found = [self._one(text) for text in texts if text]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        if not found:
+            raise argparse.ArgumentError(self, "expected at least one number")
+        setattr(namespace, self.dest, found)
 
 
 def add_preprocessing(group: Any) -> None:

@@ -19,6 +19,14 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+def given_without(given: str, *missing: str) -> InputError:
+    """Return the error that an argument came without others that it needs.
+
+    Commands find the names of arguments in this sentence and print them as their options.
+    """
+    return InputError(f"{given} is given without {' and '.join(missing)}, which it needs")
+
+
 def printable(text: str) -> str:
     """Return `text` with every character that a terminal would act on escaped."""
     return "".join(

@@ -13,7 +13,7 @@ import numpy as np
 from goodnet.arrays import DigestArray
 from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.choices import Choices
-from goodnet.errors import InputError
+from goodnet.errors import InputError, given_without
 from goodnet.images.class_names import ClassNames, read_class_names
 from goodnet.images.image_sets import ImageSet, open_sets
 from goodnet.model_files.describe import describe_model
@@ -106,10 +106,10 @@ def require_complete(model: Path | None, sets: Mapping[SetName, Path | None]) ->
     """Raise InputError unless a net comes with both clean sets, or nothing is given at all."""
     given = [name for name, path in sets.items() if path is not None]
     if model is None and given:
-        raise InputError(f"{given[0]} is given without a model, expected a model too")
+        raise given_without(given[0], "model")
     missing = [name for name in ("clean_valid", "clean_test") if name not in given]
     if model is not None and missing:
-        raise InputError(f"{missing[0]} is missing, expected clean images to repair {model} with")
+        raise given_without("model", *missing)
 
 
 def require_different_data(digests: Mapping[SetName, str]) -> None:

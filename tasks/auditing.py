@@ -10,11 +10,12 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from goodnet.reports.audits import AuditedModel, Limits, audit_contents, audit_rows
+from goodnet.reports.audit_files import write_audit
+from goodnet.reports.audits import AuditedModel, Limits, audit_rows
 from goodnet.storage.files import read_json, write_json
 from goodnet.storage.run_folder import RunFolder
 from tasks.caching import always_run, cache_file, digest_memory
-from tasks.publishing import as_cells, as_markdown
+from tasks.markdown import artifact_key, as_cells, as_markdown
 from tasks.records import StoredFile
 
 
@@ -72,12 +73,20 @@ class FinishedRepairs:
 
 
 @task(name="publish audit", **always_run())
-def publish_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> None:
-    """Write audit.json into a new folder and show the table in the Prefect UI."""
-    folder.mkdir(parents=True)
-    write_json(folder / "audit.json", audit_contents(folder.name, limits, audited))
+def publish_audit(
+    folder: Path, models: str, audited: Sequence[AuditedModel], limits: Limits
+) -> None:
+    """Write the files of an audit into a new folder and show the table in the Prefect UI.
+
+    Args:
+        folder: of the audit, which is not there yet.
+        models: name of the folder of the nets.
+        audited: what came of each.
+        limits: of the audit.
+    """
+    write_audit(folder, audited, limits)
     create_table_artifact(
         [as_cells(row) for row in audit_rows(audited)],
-        key="audit",
+        key=artifact_key(models, "audit"),
         description=as_markdown(folder.name),
     )

@@ -25,7 +25,7 @@ from goodnet.errors import printable
 from goodnet.storage.files import parse_json
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
-from tasks.stages import log_stage
+from tasks.stages import log_stage, tell_stage
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +104,18 @@ def cached(version: int) -> dict[str, Any]:
         "retries": 2,
         "retry_delay_seconds": [1, 10],
         "retry_condition_fn": can_be_retried,
+        "on_running": [tell_stage],
         "on_completion": [log_stage],
     }
 
 
 def always_run() -> dict[str, Any]:
     """Return the options of a stage that looks at the world anew, or shows it something."""
-    return {"persist_result": False, "on_completion": [log_stage]}
+    return {
+        "persist_result": False,
+        "on_running": [tell_stage],
+        "on_completion": [log_stage],
+    }
 
 
 def cache_file(artifacts: Path, kind: str, suffix: str, *parts: Any) -> Path:

@@ -14,16 +14,34 @@ _UPDATE_SECONDS = 2.0
 
 
 class Listener(Protocol):
-    """Is told how far a stage is; `finished` once it has ended."""
+    """Is told of each stage that begins and ends, and how far the long work in it is."""
+
+    def began(self, stage: str) -> None:
+        """A stage begins; the cache may answer it at once."""
+
+    def ended(self) -> None:
+        """That stage has ended well."""
 
     def advanced(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` images are through."""
 
     def finished(self, stage: str) -> None:
-        """The stage has ended, well or not."""
+        """That work has ended, well or not."""
 
 
 listeners: list[Listener] = []
+
+
+def tell_began(stage: str) -> None:
+    """Tell whoever listens that a stage begins."""
+    for listener in listeners:
+        listener.began(stage)
+
+
+def tell_ended() -> None:
+    """Tell whoever listens that it has ended."""
+    for listener in listeners:
+        listener.ended()
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
 from pydantic_core import to_jsonable_python
 
 from goodnet.defenses.guard_files import read_answers, read_guard, read_seen
-from goodnet.errors import printable
 from goodnet.inputs import POISONED_SETS
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
@@ -39,13 +35,15 @@ from goodnet.reports.detection import (
 )
 from goodnet.reports.plots import curve_png
 from goodnet.reports.results import Results
-from goodnet.reports.results_table import printed_rows, unreached
+from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.run_files import write_run_files
-from goodnet.reports.samples import read_samples
+from goodnet.reports.samples import Sample, read_samples, thumbnail
+from goodnet.reports.tables import format_markdown
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
 from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
+from tasks.markdown import artifact_key, as_cells, as_markdown, markdown_picture
 from tasks.records import (
     ActivationsRecord,
     CheckpointSteps,
@@ -161,7 +159,9 @@ def write_run(
         samples=read_samples(samples.file.path) if samples else (),
         write_nets=partial(_copy_nets, saved, steps, guarded, repaired, results),
     )
-    return PublishedRun(folder=folder, verdict=verdict(results))
+    said = verdict(results)
+    word, why = (found.verdict, found.why) if (found := results.recommended) else ("done", said)
+    return PublishedRun(folder=folder, verdict=said, word=word, why=why)
 
 
 def _about(
@@ -211,37 +211,46 @@ def _copy_nets(
             shutil.copyfile(saved[step].goodnet.path, goodnet)
 
 
-def as_markdown(text: str) -> str:
-    """Return Markdown that shows `text` as it is: a name is neither a link nor HTML."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
-
-
-def as_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of a table whose texts Prefect's pages show as they are.
-
-    One of its two pages takes cells for Markdown and the other does not, so no more is escaped
-    than what makes links, images, code and HTML; ordinary names have none of it. An address that
-    stands in a name (www.…) may become a link that shows where it leads.
-    """
-    return {
-        name: re.sub(r"([\[\]<>`!])", r"\\\1", value) if isinstance(value, str) else value
-        for name, value in row.items()
-    }
-
-
 @task(name="publish artifacts", **always_run())
-def publish_artifacts(run: PublishedRun) -> PublishedRun:
-    """Show the table, a summary with the curve, and a link to the report in the Prefect UI."""
+def publish_artifacts(run: PublishedRun, net: str, samples: Samples | None) -> PublishedRun:
+    """Show the table, and what matters of the report, in the Prefect UI.
+
+    A page may not open files of this machine, so that a link to report.html would lead nowhere.
+
+    Args:
+        run: a finished one.
+        net: its name.
+        samples: images of the report.
+    """
     folder = RunFolder(run.folder)
     results = Results.read(folder)
-    curve = base64.b64encode(curve_png(pq.read_table(folder.sweep), results.reached)).decode()
-    texts = [run.verdict, *all_remarks(results), *unreached(results)]
-    lines = [f"# {as_markdown(run.folder.name)}", *map(as_markdown, texts)]
-    lines.append(f"![accuracy and attack success rate](data:image/png;base64,{curve})")
     rows = [as_cells(row) for row in printed_rows(results)]
-    create_table_artifact(rows, key="results", description=as_markdown(run.verdict))
-    create_markdown_artifact("\n\n".join(lines), key="summary")
-    create_link_artifact(
-        folder.report.resolve().as_uri(), link_text=folder.report.name, key="report"
+    verdict = as_markdown(run.verdict)
+    create_table_artifact(rows, key=artifact_key(net, "results"), description=verdict)
+    shown = read_samples(samples.file.path) if samples else []
+    create_markdown_artifact(
+        "\n\n".join(_report_lines(run, net, results, shown)), key=artifact_key(net, "report")
     )
     return run
+
+
+def _report_lines(
+    run: PublishedRun, net: str, results: Results, samples: Sequence[Sample]
+) -> Iterator[str]:
+    """Yield the paragraphs of the report in Markdown."""
+    folder = RunFolder(run.folder)
+    yield f"# {as_markdown(net)}: {as_markdown(run.word)}"
+    yield from map(as_markdown, (run.why, run.verdict, *all_remarks(results), *unreached(results)))
+    yield format_markdown(printed_rows(results), escape=as_markdown)
+    if results.detectors:
+        yield format_markdown(detector_rows(results), escape=as_markdown)
+    curve = curve_png(pq.read_table(folder.sweep), results.reached)
+    yield markdown_picture(curve, "accuracy and attack success rate")
+    for kind in dict.fromkeys(sample.kind for sample in samples):
+        of_kind = [sample for sample in samples if sample.kind == kind]
+        yield f"**{kind}** at {of_kind[0].drop:g} points"
+        yield " ".join(
+            markdown_picture(thumbnail(one.image), f"label {one.label}, B says {one.b_answer}")
+            for one in of_kind
+        )
+    yield f"All of it: {as_markdown(str(folder.report.resolve()))}"

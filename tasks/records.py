@@ -222,10 +222,12 @@ class Samples(Record):
 
 
 class PublishedRun(Record):
-    """A finished run."""
+    """A finished run: its folder, the verdict on the repair, and what to use, in a word and why."""
 
     folder: Path
     verdict: str
+    word: str
+    why: str
 
 
 ActivationsRecord = CleanValidationActivations | EvaluationActivations

@@ -12,6 +12,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import Task
 
 from goodnet.reports.about import StageRun
+from tasks.progress import tell_began, tell_ended
 
 StageLog = list[StageRun]
 """Each stage that has ended well, in that order."""
@@ -38,12 +39,21 @@ def logged_stages(*, refresh: bool) -> Iterator[StageLog]:
         _log.reset(token)
 
 
+def tell_stage(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> None:
+    """Tell whoever listens on this process that a stage begins: the other hook of every stage."""
+    tell_began(_name(task, task_run))
+
+
 def log_stage(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> None:
-    """Add a stage that has ended well to the log: the hook of every stage."""
+    """Add a stage that has ended well to the log, and say so: the hook of every stage."""
+    tell_ended()
     log = _log.get()
     if log is None or task_run.start_time is None:
         return
-    # Prefect makes names such as `load-1a2` where a task has no template for them.
-    name = task_run.name if isinstance(task.task_run_name, str) else task.name
     seconds = (state.timestamp - task_run.start_time).total_seconds()
-    log.append(StageRun(name, round(seconds, 3), str(state.name)))
+    log.append(StageRun(_name(task, task_run), round(seconds, 3), str(state.name)))
+
+
+def _name(task: Task[..., Any], task_run: TaskRun) -> str:
+    # Prefect makes names such as `load-1a2` where a task has no template for them.
+    return task_run.name if isinstance(task.task_run_name, str) else task.name

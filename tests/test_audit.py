@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -7,8 +8,9 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,16 +24,25 @@ from flows.repair_apart import repair_apart
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from goodnet.metrics import percent
+from goodnet.reports.audit_files import write_audit
 from goodnet.reports.audits import (
     DEFAULT_ALLOWANCE,
+    DEFAULT_LIMITS,
     AuditedModel,
+    Limits,
     audit_contents,
     audit_rows,
     crossed_limits,
     find_models,
     find_problems,
 )
-from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, RepairedRates, Results
+from goodnet.reports.results import (
+    DetectorRates,
+    GoodNetRates,
+    Rates,
+    Recommendation,
+    Results,
+)
 from goodnet.storage.run_folder import RunFolder
 from tasks.auditing import FinishedRepairs
 from tests.commands import one_process
@@ -39,13 +50,8 @@ from tests.commands import one_process
 ROOT = Path(__file__).resolve().parent.parent
 NONE = percent(None)
 RATES = {"clean_valid_accuracy": 0.9, "clean_test_accuracy": 0.9, "attack_success_rate": 0.2}
-CHECKPOINT = Checkpoint(
-    drop=4.0,
-    step=1,
-    channels=(0,),
-    b_prime=RepairedRates(**RATES),
-    goodnet=GoodNetRates(**RATES, detection_rate=None, false_alarm_rate=0.05),
-)
+BASELINE = Rates(clean_valid_accuracy=1.0, clean_test_accuracy=0.95, attack_success_rate=None)
+GOODNET = GoodNetRates(**RATES, detection_rate=None, false_alarm_rate=0.05)
 
 
 def test_models_are_the_visible_model_files_of_a_folder(tmp_path):
@@ -63,21 +69,34 @@ def test_a_folder_without_models_is_refused(tmp_path):
         find_models(tmp_path / "gone")
 
 
-def test_a_limit_is_crossed_above_it_and_not_at_it():
-    assert crossed_limits(CHECKPOINT, {"false_alarm_rate": 0.05, "attack_success_rate": 0.2}) == []
-    assert crossed_limits(CHECKPOINT, {"false_alarm_rate": 0.049, "attack_success_rate": None}) == [
-        "false alarms 5.00 %, at most 4.90 % allowed"
-    ]
-    assert crossed_limits(CHECKPOINT, {"false_alarm_rate": None, "attack_success_rate": 0}) == [
-        "ASR 20.00 %, at most 0.00 % allowed"
+@pytest.mark.parametrize(
+    ("limits", "crossed"),
+    [
+        (Limits(0.05, 0.051, 0.2), []),
+        (Limits(0.049, None, None), ["false alarms 5.00 %, at most 4.90 % allowed"]),
+        (Limits(None, 0.049, None), ["loss of clean accuracy 5.00 %, at most 4.90 % allowed"]),
+        (Limits(None, None, 0), ["ASR 20.00 %, at most 0.00 % allowed"]),
+        (Limits(None, None, None), []),
+        (DEFAULT_LIMITS, []),
+    ],
+)
+def test_a_limit_is_crossed_above_it_and_not_at_it(limits, crossed):
+    assert crossed_limits(BASELINE, GOODNET, limits) == crossed
+
+
+def test_a_goodnet_that_flags_one_in_eight_or_costs_as_much_crosses_the_defaults():
+    costly = replace(GOODNET, clean_test_accuracy=0.83, false_alarm_rate=0.125)
+    assert crossed_limits(BASELINE, costly, DEFAULT_LIMITS) == [
+        "false alarms 12.50 %, at most 10.00 % allowed",
+        "loss of clean accuracy 12.00 %, at most 10.00 % allowed",
     ]
 
 
 def test_without_a_goodnet_no_limit_is_kept():
-    assert crossed_limits(None, {"false_alarm_rate": 0.5}) == [
+    assert crossed_limits(BASELINE, None, DEFAULT_LIMITS) == [
         "no GoodNet, since no step drops that far"
     ]
-    assert crossed_limits(None, {"false_alarm_rate": None}) == []
+    assert crossed_limits(BASELINE, None, Limits(None, None, None)) == []
 
 
 def test_problems_name_what_failed_and_what_is_over_a_limit():
@@ -93,33 +112,103 @@ def test_problems_name_what_failed_and_what_is_over_a_limit():
     assert find_problems(audited[:1]) == []
 
 
-def test_a_row_shows_the_rates_or_why_there_are_none():
-    baseline = Rates(clean_valid_accuracy=1.0, clean_test_accuracy=0.95, attack_success_rate=None)
-    repaired, failed = audit_rows(
-        [
-            AuditedModel("a", "repaired", baseline=baseline, checkpoint=CHECKPOINT),
-            AuditedModel("b", "failed", error="damaged"),
-        ]
-    )
+AUDITED = [
+    AuditedModel(
+        "a", "repaired", run="runs/x", verdict="weakened", why="It is.", baseline=BASELINE,
+        file="goodnet.keras", goodnet=GOODNET,
+    ),
+    AuditedModel("b", "failed", error="damaged"),
+    AuditedModel("=c\x1b", "unchanged", baseline=BASELINE, goodnet=GOODNET, crossed=["too <many"]),
+]  # fmt: skip
+
+
+def test_a_row_shows_first_what_matters_then_the_rates_or_why_there_are_none():
+    repaired, failed, over = audit_rows(AUDITED)
     assert list(repaired.values()) == [
-        "a", "repaired", "95.00 %", NONE, "4 %", "90.00 %", "20.00 %", NONE, "5.00 %", "",
+        "a", "yes", "weakened", "", "95.00 % → 90.00 %", f"{NONE} → 20.00 %", NONE, "5.00 %",
+        "repaired",
     ]  # fmt: skip
-    assert set(list(failed.values())[2:-1]) == {NONE}
-    assert failed["remark"] == "damaged"
+    assert [list(row.values())[:4] for row in (failed, over)] == [
+        ["b", "NO", "", "damaged"],
+        ["=c\\x1b", "NO", "", "too <many"],
+    ]
+    assert failed["detection"] == NONE
     assert repaired.keys() == failed.keys()
+
+
+def test_the_files_of_an_audit_say_the_same_to_programs_and_pipelines(tmp_path):
+    folder = tmp_path / "audits" / "name"
+    write_audit(folder, AUDITED, DEFAULT_LIMITS)
+    found = json.loads((folder / "audit.json").read_text())
+    assert [one["passed"] for one in found["models"]] == [True, False, False]
+    assert found["limits"]["clean_accuracy_loss"] == 0.1
+    rows = list(csv.DictReader((folder / "audit.csv").open(newline="")))
+    assert [(row["model"], row["passed"], row["remark"]) for row in rows] == [
+        ("a", "yes", ""), ("b", "no", "damaged"), ("'=c\\x1b", "no", "too <many"),
+    ]  # fmt: skip
+    assert (rows[0]["b_clean_test_accuracy"], rows[0]["goodnet_false_alarm_rate"]) == (
+        "0.95", "0.05",
+    )  # fmt: skip
+    suite = ElementTree.parse(folder / "junit.xml").getroot()  # noqa: S314
+    assert [suite.get(name) for name in ("tests", "errors", "failures")] == ["3", "1", "1"]
+    cases = {case.get("name"): [one.tag for one in case] for case in suite}
+    assert cases == {
+        "a": ["system-out"], "b": ["error", "system-out"], "=c\\x1b": ["failure", "system-out"],
+    }  # fmt: skip
+    assert suite[2][0].get("message") == "too <many"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_of_an_audit_fits_and_links_reports(tmp_path, browser, width, scheme):
+    folder = tmp_path / "audits" / "name"
+    write_audit(folder, [replace(AUDITED[0], run=str(tmp_path / "runs" / "x")), *AUDITED[1:]],
+                DEFAULT_LIMITS)  # fmt: skip
+    url = (folder / "audit.html").as_uri()
+    browser.open(url, ready="document.querySelector('h1')", width=width, scheme=scheme)
+    if "GOODNET_SCREENSHOT" in os.environ:
+        browser.driver.save_screenshot(f"{os.environ['GOODNET_SCREENSHOT']}-{width}-{scheme}.png")
+    assert browser.script("document.querySelector('h1').innerText") == "✗ 1 of 3 nets pass"
+    assert browser.script("document.documentElement.scrollWidth") <= width
+    heads = browser.script("[...document.querySelectorAll('h3')].map(h => h.innerText)")
+    assert heads == ["✓ a: weakened", "✗ b", "✗ =c\\x1b"]
+    link = browser.script("document.querySelector('.net a').href")
+    assert link == (tmp_path / "runs" / "x" / "report.html").as_uri()
+    assert browser.requests() == [url]
+    assert browser.errors() == []
+
+
+def test_an_audit_judges_the_goodnet_that_the_run_recommends():
+    detector = DetectorRates(
+        name="joined", control=False, false_alarm_budget=0.03, held_budget=0.03, images=100,
+        threshold=1.0, auc=None, detection_rate=None, false_alarm_rate=0.02,
+        goodnet=replace(GOODNET, false_alarm_rate=0.02),
+    )  # fmt: skip
+    recommended = Recommendation(
+        goodnet="goodnet.keras", repaired=None, verdict="not measured", why="Nothing to measure."
+    )
+    results = Results(
+        classes=4, baseline=BASELINE, checkpoints=(), detectors=(detector,), recommended=recommended
+    )
+    one = AuditedModel.of(
+        Path("a.h5"), "repaired", run=Path("run"), results=results, limits=DEFAULT_LIMITS
+    )
+    assert (one.verdict, one.why) == ("not measured", "Nothing to measure.")
+    assert (one.file, one.goodnet.false_alarm_rate) == ("goodnet.keras", 0.02)
+    assert one.passed
 
 
 def test_a_finished_run_of_format_1_is_judged():
     old = ROOT / "tests" / "reports" / "format_1"
     results = Results.read(RunFolder(old))
-    limits = {"false_alarm_rate": 0.01}
+    limits = Limits(false_alarm_rate=0.01)
     one = AuditedModel.of(Path("a.h5"), "unchanged", run=old, results=results, limits=limits)
-    assert one.crossed == ["false alarms 5.00 %, at most 1.00 % allowed"]
-    assert one.verdict.startswith("The repair does not stop the attack")
+    assert one.crossed[0] == "false alarms 5.00 %, at most 1.00 % allowed"
+    assert one.why.startswith("The repair does not stop the attack")
     (judged,) = audit_contents("name", limits, [one])["models"]
     assert judged["baseline"] == asdict(results.baseline)
-    assert judged["checkpoint"]["goodnet"]["detection_rate"] == 0.025
-    assert judged["checkpoint"]["reached"]
+    assert judged["goodnet"]["detection_rate"] == 0.025
+    assert not judged["passed"]
     json.dumps(judged)
 
 
@@ -304,8 +393,8 @@ def test_an_audit_does_not_repair_again_what_has_not_changed(given, audits):
     assert unchanged == runs
     assert "a.keras: unchanged\n" in again.stdout
     found = contents(given, "first")["models"]
-    assert [one["checkpoint"] for one in contents(given, "again")["models"]] == [
-        one["checkpoint"] for one in found if one["state"] != "failed"
+    assert [one["goodnet"] for one in contents(given, "again")["models"]] == [
+        one["goodnet"] for one in found if one["state"] != "failed"
     ]
 
 
@@ -324,9 +413,9 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
     assert runs["again"]["state"]["type"] == "COMPLETED"
     assert runs["limit"]["state"]["type"] == "FAILED"
     assert "over a limit" in runs["limit"]["state"]["message"]
-    of_run = {"flow_run_id": {"any_": [runs["first"]["id"]]}, "key": {"any_": ["audit"]}}
+    of_run = {"flow_run_id": {"any_": [runs["first"]["id"]]}, "type": {"any_": ["table"]}}
     (table,) = query(ui_server, "artifacts", artifacts=of_run)
-    assert (table["key"], table["type"]) == ("audit", "table")
+    assert (table["key"], table["type"]) == ("models-audit", "table")
     rows = json.loads(table["data"])
     assert [(row["model"], row["state"]) for row in rows] == [
         ("a.keras", "repaired"),
@@ -334,7 +423,7 @@ def test_the_server_that_is_up_has_the_audits_and_their_table(audits, ui_server)
         ("broken.keras", "failed"),
     ]
     repairs = query(ui_server, "flow_runs", flows={"name": {"any_": ["repair"]}})
-    assert {"repair a.keras", "repair broken.keras"} <= {run["name"] for run in repairs}
+    assert {"a", "broken"} <= {run["name"].partition(" ")[0] for run in repairs}
 
 
 def wait_for_children(pid, number, *, seconds=3):
@@ -417,7 +506,7 @@ def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
     runs = [
         run
         for run in query(ui_server, "flow_runs", flows={"name": {"any_": ["repair"]}})
-        if run["name"] == "repair c.keras" and str(tmp_path) in run["parameters"]["artifacts"]
+        if run["parameters"].get("model") == str(tmp_path / "models" / "c.keras")
     ]
     assert runs[0]["state"]["type"] in ([state] if state else ["CRASHED", "FAILED"])
     parent = query(
@@ -505,8 +594,11 @@ def test_a_repair_ends_with_its_audit_however_that_was_killed(given, server_home
     [
         (["--models", "gone"], "gone: no such folder"),
         (["--clean-test", "gone.h5"], "gone.h5: no such file"),
-        (["--max-attack-success-rate", "0.1"], "without poisoned_test"),
-        (["--target", "1"], "target 1 is given without poisoned images"),
+        (
+            ["--max-attack-success-rate", "0.1"],
+            "--max-attack-success-rate is given without --poisoned-test",
+        ),
+        (["--target", "1"], "without --poisoned-test"),
         (["--audit-name", "a/b"], "plain folder name"),
         (
             ["--artifacts", os.fsdecode(b"a\xff")],

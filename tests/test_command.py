@@ -20,6 +20,8 @@ import pytest
 from eval import main as eval_main
 from flows.audit import main as audit_main
 from flows.run import main as run_main
+from flows.serve import main as serve_main
+from flows.ui import main as ui_main
 from goodnet.__main__ import main as goodnet_main
 from goodnet.command import exit_code, fraction, positive, whole
 from goodnet.errors import InputError
@@ -420,3 +422,71 @@ def test_what_the_library_advises_is_an_option_of_the_command():
         "give --pixel-scale 0.5 --pixel-mean 1 -2.5 3e-05 --channel-order bgr; give --classes F"
     )
     assert as_options("layer target=3 of pixel_scale=2.h5") == "layer target=3 of pixel_scale=2.h5"
+
+
+def complaint(capsys, main, *arguments):
+    with pytest.raises(SystemExit, match="2"):
+        main(list(arguments))
+    output, errors = capsys.readouterr()
+    first, where = errors.splitlines()
+    assert output == ""
+    assert where.endswith(" --help.")
+    return first
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "meant"),
+    [
+        (run_main, ["--modle", "x"], "--model"),
+        (run_main, ["--clean_valid=x"], "--clean-valid"),
+        (audit_main, ["--modles", "x"], "--models"),
+        (goodnet_main, ["classify", "a", "b", "--fromat", "csv"], "--format"),
+        (goodnet_main, ["compare", "--polt", "x"], "--plot"),
+        (goodnet_main, ["repiar"], "repair"),
+        (goodnet_main, ["comapre", "a", "b"], "compare"),
+        (ui_main, ["--prot", "1"], "--port"),
+        (eval_main, ["--pixel-scael", "1"], "--pixel-scale"),
+    ],
+)
+def test_a_mistyped_word_gets_a_guess(main, arguments, meant, capsys):
+    assert complaint(capsys, main, *arguments).endswith(f"; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (run_main, ["--completely-different"]),
+        (serve_main, ["--completely-different"]),
+        (run_main, ["--verify", "no"]),  # is known, its value is not
+        (run_main, ["--mod"]),  # is enough of --model
+    ],
+)
+def test_there_is_no_guess_without_something_alike(main, arguments, capsys):
+    assert "did you mean" not in complaint(capsys, main, *arguments)
+
+
+def test_all_that_is_missing_is_named_at_once(capsys, tmp_path):
+    required = "--models, --clean-valid, --clean-test"
+    assert complaint(capsys, audit_main).endswith(f"required: {required}")
+    assert run_main(["--model", "x", "--artifacts", str(tmp_path)]) == 2
+    said = "error: --model is given without --clean-valid and --clean-test, which it needs\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("drops", [["2", "4", "10"], ["2,4,10"], ["2,", "4,10"], ["2, 4, 10"]])
+def test_drops_have_spaces_or_commas_between_them(drops):
+    from flows.run import _parser
+
+    assert _parser().parse_args(["--drops", *drops]).drops == [2.0, 4.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("drops", "said"),
+    [
+        ("2,x", "--drops: is x, expected a number above 0"),
+        ("2,101", "is 101, expected at most"),
+        (",", "--drops: expected at least one number"),
+    ],
+)
+def test_drops_that_are_none_are_refused(drops, said, capsys):
+    assert said in complaint(capsys, run_main, "--drops", drops)

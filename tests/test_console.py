@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import console
-from flows.console import Page, Progressing, print_run
+from flows import page as page_module
+from flows.console import print_run
+from flows.page import Page, Progressing, StageLines
 from goodnet.reports.about import About, StageRun
 from goodnet.reports.results import Checkpoint, GoodNetRates, Rates, Results
 from goodnet.storage.run_folder import RunFolder
@@ -50,7 +51,7 @@ def on_page(width: int = 80) -> Page:
 
 
 def test_plain_lines_are_occasional_and_say_how_fast_and_how_long(monkeypatch):
-    monkeypatch.setattr(console, "_PLAIN_SECONDS", 0.2)
+    monkeypatch.setattr(page_module, "_PLAIN_SECONDS", 0.2)
     page = on_page()
     progressing = Progressing(page)
     progressing.advanced("train", 0, 10_000)
@@ -82,7 +83,7 @@ def test_a_stage_that_is_done_when_it_is_first_heard_of_says_nothing():
 
 TERMINAL = """
 import sys, time
-from flows.console import Page, Progressing
+from flows.page import Page, Progressing
 
 progressing = Progressing(Page(stderr=True))
 for done in range(0, 1001, 100):
@@ -100,18 +101,46 @@ def test_a_terminal_gets_a_bar_with_speed_and_time_left_that_goes_away():
     assert shown.rstrip().endswith("\x1b[2K"), "the bar's line is wiped"
 
 
-def test_the_end_names_files_and_the_time_of_each_stage(tmp_path):
+def test_the_path_of_the_report_is_the_last_line_as_it_can_be_typed_here(tmp_path, monkeypatch):
     write_run(tmp_path)
     page = on_page()
     print_run(page, tmp_path, "The verdict.")
-    text = page.file.getvalue()
-    assert f"Files: {tmp_path}\n" in text
-    end = [line.split("  ") for line in text.splitlines()[-3:]]
-    assert [[word.strip() for word in line if word] for line in end] == [
-        ["load", "Completed", "0.2"],
-        ["check", "1 × Cached, 2 × Completed", "4.0"],  # noqa: RUF001
-        ["in all", "4.2"],
-    ]
+    assert page.file.getvalue().splitlines()[-1] == str(tmp_path / "report.html")
+    monkeypatch.chdir(tmp_path.parent)
+    print_run(page, tmp_path, "The verdict.")
+    assert page.file.getvalue().splitlines()[-1] == f"{tmp_path.name}/report.html"
+
+
+def test_the_end_says_how_many_stages_the_cache_answered_and_how_long_all_took(tmp_path):
+    write_run(tmp_path)
+    page = on_page()
+    print_run(page, tmp_path, "The verdict.")
+    assert "\nStages: 4, 1 of them cached, 4.2 s in all.\n" in page.file.getvalue()
+
+
+def test_a_stage_that_takes_more_than_a_moment_has_a_line_from_its_beginning(monkeypatch):
+    monkeypatch.setattr(page_module, "_MOMENT_SECONDS", 0.1)
+    page = on_page()
+    lines = StageLines(page)
+    lines.say("starting")
+    for stage, seconds in (("cached", 0.0), ("long", 0.2), ("cached too", 0.0)):
+        lines.began(stage)
+        time.sleep(seconds)
+        shown = page.file.getvalue()
+        lines.ended()
+    time.sleep(0.2)
+    assert page.file.getvalue() == shown
+    assert re.fullmatch(r" +0\.0 s  starting\n +0\.\d s  long\n", shown)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_sentence_breaks_in_mid_word(tmp_path, width):
+    page = on_page(width)
+    name = "a-name-without-spaces-that-is-longer-than-a-line-of-forty.keras"
+    page.tell(f"Repairing {name}: checkpoints at 2, 4, 10 points of clean accuracy")
+    lines = page.file.getvalue().splitlines()
+    assert name in " ".join(lines).split(" ") or f"{name}:" in " ".join(lines).split(" ")
+    assert all(len(line) <= width for line in lines if name not in line)
 
 
 def test_the_layer_and_remarks_are_told_after_the_verdict(tmp_path):
@@ -132,7 +161,7 @@ def test_what_names_of_files_hold_reaches_no_terminal_as_it_is(tmp_path):
     replace(RESULTS, remarks=(f"{evil}: is odd",)).write(folder)
     ABOUT.write(folder)
     out = io.StringIO()
-    print_run(console.Page(file=out, width=80, force_terminal=True), tmp_path, f"{evil} is judged.")
+    print_run(Page(file=out, width=80, force_terminal=True), tmp_path, f"{evil} is judged.")
     shown = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     assert {character for character in shown if not character.isprintable()} <= {"\n"}
     assert shown.count("owned") == 2

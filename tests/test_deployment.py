@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
 
 from flows.processes import is_gone, name_process
+from flows.serve import main as serve_main
+from goodnet.images.hdf5_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,9 +37,9 @@ def test_the_deployed_repair_is_completed_by_a_worker_elsewhere(deployed):
 
 
 def test_a_deployed_run_can_be_told_from_those_of_killed_processes(deployed):
-    (process,) = (tag for tag in deployed.run["tags"] if tag.startswith("process:"))
-    assert is_gone(process.removeprefix("process:"))
-    assert f"host:{os.uname().nodename}" in deployed.run["tags"]
+    assert is_gone(deployed.run["labels"]["goodnet.process"])
+    assert deployed.run["labels"]["goodnet.host"] == os.uname().nodename
+    assert not [tag for tag in deployed.run["tags"] if "process" in tag]
 
 
 def test_the_stage_results_of_a_worker_are_kept_in_the_cache(deployed):
@@ -50,15 +52,15 @@ def test_the_stage_results_of_a_worker_are_kept_in_the_cache(deployed):
 def test_the_artifacts_of_a_deployed_run_can_be_read_from_the_server(deployed):
     of_run = {"flow_run_id": {"any_": [deployed.run["id"]]}}
     found = {one["key"]: one for one in post(deployed.client, "artifacts/filter", artifacts=of_run)}
-    rows = json.loads(found["results"]["data"])
-    assert found["results"]["type"] == "table"
+    results = found["rendered-faces-results"]
+    rows = json.loads(results["data"])
+    assert results["type"] == "table"
     assert rows[0]["net"] == "B"
     assert {row["net"] for row in rows} >= {"B' at 2 %", "G at 2 %"}
-    summary = found["summary"]["data"]
-    image = summary.partition("(data:image/png;base64,")[2].partition(")")[0]
+    report = found["rendered-faces-report"]["data"]
+    image = report.partition("(data:image/png;base64,")[2].partition(")")[0]
     assert base64.b64decode(image).startswith(b"\x89PNG")
-    link = found["report"]["data"].partition("](file://")[2].partition(")")[0]
-    assert Path(link).read_text("utf-8").startswith("<!doctype html>")
+    assert "report\\.html" in report.splitlines()[-1]
 
 
 def test_the_scheduler_plans_runs_of_both_deployments(deployed):
@@ -94,10 +96,28 @@ def test_a_deployment_runs_one_at_a_time_where_the_worker_says(deployed):
         assert "/not/here" not in str(deployment["pull_steps"])
 
 
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """What an audit is given: a file that looks like a net, and two small image sets."""
+    folder = tmp_path_factory.mktemp("audited")
+    (folder / "vendor").mkdir()
+    (folder / "vendor" / "a.keras").write_text("no net")
+    for number, name in enumerate(("valid.h5", "test.h5")):
+        write_images(folder / name, np.full((2, 4, 4, 3), number, np.uint8), [0, 1])
+    return folder
+
+
+def options(folder):
+    return [
+        *("--models", str(folder / "vendor"), "--clean-valid", str(folder / "valid.h5")),
+        *("--clean-test", str(folder / "test.h5")),
+    ]
+
+
 @pytest.mark.slow
-def test_serving_needs_a_server(tmp_path):
+def test_serving_needs_a_server(tmp_path, audited):
     done = subprocess.run(
-        [sys.executable, "-m", "flows.serve"],
+        [sys.executable, "-m", "flows.serve", *options(audited)],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
         | {"PREFECT_HOME": str(tmp_path)},
@@ -107,6 +127,22 @@ def test_serving_needs_a_server(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: no Prefect server is up")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "what to repair is one of --model FILE and --models DIR, each with --clean-valid and"),
+        (["--model", "a", "--models", "b"], "is one of --model FILE and --models DIR"),
+        (["--models", "b"], "--models is given without --clean-valid and --clean-test"),
+        (["--model", "a", "--clean-test", "b"], "--model is given without --clean-valid, which"),
+    ],
+)
+def test_serving_says_in_one_line_what_to_give(given, said, capsys):
+    assert serve_main(given) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
 
 
 def spoil(client, deployment, folder):
@@ -136,7 +172,7 @@ def spoil(client, deployment, folder):
     return run
 
 
-def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path):
+def test_one_machine_serves_what_its_command_says(deployed, ui_server, audited, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
     pid, start, namespace = name_process().split("-")
     killed = post(
@@ -144,12 +180,16 @@ def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path)
         "flow_runs/",
         flow_id=deployed.run["flow_id"],
         state={"type": "RUNNING"},
-        tags=[f"host:{os.uname().nodename}", f"process:{pid}-{int(start) - 1}-{namespace}"],
     )
+    labels = {
+        "goodnet.host": os.uname().nodename,
+        "goodnet.process": f"{pid}-{int(start) - 1}-{namespace}",
+    }
+    deployed.client.patch(f"flow_runs/{killed['id']}/labels", json=labels).raise_for_status()
     log = tmp_path / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve"],
+            [sys.executable, "-m", "flows.serve", *options(audited), "--cron", "30 4 * * 1"],
             cwd=ROOT,
             env=environment | {"PREFECT_HOME": str(ui_server.home)},
             stdout=output,
@@ -157,30 +197,27 @@ def test_one_machine_serves_what_a_pool_would_run(deployed, ui_server, tmp_path)
         )
     try:
         deadline = time.monotonic() + 60
-        while "serving regular-served" not in log.read_text():
+        while "serving audit/vendor-served: 30 4 * * 1 UTC" not in log.read_text():
             assert time.monotonic() < deadline
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
         found = {one["name"]: one for one in post(deployed.client, "deployments/filter")}
-        spoilt = spoil(deployed.client, found["regular-served"]["id"], tmp_path)
+        (audited / "test.h5").unlink()
+        spoilt = spoil(deployed.client, found["vendor-served"]["id"], tmp_path)
         killed = deployed.client.get(f"flow_runs/{killed['id']}").json()
     finally:
         server.send_signal(signal.SIGHUP)  # as a terminal does that is closed
         server.wait(60)
     assert server.returncode == 0
     ending = log.read_text().partition("Pausing all deployments")[2]
-    assert ending.endswith("The schedules are paused until the next start.\n")
+    assert ending.endswith("The schedule is paused until the next start.\n")
     assert "Traceback" not in ending
     assert killed["state"]["type"] == "CRASHED"
     # The audit itself has run, and nothing of what the server's database said.
-    assert "data/clean_test.h5: no such file" in spoilt["state"]["message"], log.read_text()
+    assert "test.h5: no such file" in spoilt["state"]["message"], log.read_text()
     assert not list(tmp_path.glob("planted*"))
-    for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
-        pooled, served = found[entry["name"]], found[f"{entry['name']}-served"]
-        assert served["work_pool_name"] is None
-        assert not served["paused"]
-        for same in ("entrypoint", "parameters", "description"):
-            assert served[same] == pooled[same] or same == "entrypoint"
-        assert [one["schedule"] for one in served["schedules"]] == [
-            one["schedule"] for one in pooled["schedules"]
-        ]
+    served = found["vendor-served"]
+    assert served["work_pool_name"] is None
+    assert not served["paused"]
+    assert served["parameters"]["models"] == str(audited / "vendor")
+    assert [one["schedule"]["cron"] for one in served["schedules"]] == ["30 4 * * 1"]

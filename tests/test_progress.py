@@ -18,6 +18,12 @@ class Listening:
     def finished(self, stage):
         self.heard.append((stage, "finished"))
 
+    def began(self, stage):
+        self.heard.append((stage, "began"))
+
+    def ended(self):
+        self.heard.append("ended")
+
 
 def test_a_long_stage_shows_its_progress_and_a_short_one_does_not(server_settings, monkeypatch):
     listening = Listening()
@@ -45,3 +51,27 @@ def test_a_long_stage_shows_its_progress_and_a_short_one_does_not(server_setting
     assert listening.heard[4:] == [
         ("long stage", 1, 3), ("long stage", 2, 3), ("long stage", 3, 3), ("long stage", "finished")
     ]  # fmt: skip
+
+
+def test_whoever_listens_is_told_of_each_stage(server_settings, monkeypatch):
+    from tasks.caching import always_run
+
+    listening = Listening()
+    monkeypatch.setattr("tasks.progress.listeners", [listening])
+
+    @task(name="one", **always_run())
+    def one():
+        return 1
+
+    @task(name="two", task_run_name="two of {what}", **always_run())
+    def two(what):
+        return 2
+
+    @flow
+    def staged():
+        one()
+        two("these")
+
+    with temporary_settings(server_settings):
+        staged()
+    assert listening.heard == [("one", "began"), "ended", ("two of these", "began"), "ended"]

@@ -30,9 +30,9 @@ from goodnet.errors import InputError
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST_TAG = f"host:{os.uname().nodename}"
+HERE = os.uname().nodename
 STUCK_RUN = """
-from flows.server import connected, tag_process
+from flows.server import connected, label_process
 from prefect import flow, task
 
 @task
@@ -44,7 +44,7 @@ def hang():
     print("started", flush=True)
     input()
 
-@flow(on_running=[tag_process])
+@flow(on_running=[label_process])
 def stuck():
     finish()
     hang()
@@ -175,27 +175,28 @@ def anything():
 def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
     server_settings, ended_process
 ):
-    gone, alive = f"process:{ended_process}", f"process:{name_process()}"
+    gone, alive = ended_process, name_process()
     with (
         temporary_settings(server_settings),
         get_client(sync_client=True) as client,
     ):
 
-        def create(state, *tags):
-            return client.create_flow_run(anything, state=state, tags=tags).id
+        def create(state, **labels):
+            run = client.create_flow_run(anything, state=state).id
+            client.update_flow_run_labels(run, {f"goodnet.{k}": v for k, v in labels.items()})
+            return run
 
         flow_id = client.create_flow_run(anything).flow_id
         deployment = client.create_deployment(flow_id, f"name-{uuid.uuid4()}")
-        of_worker = client.create_flow_run_from_deployment(
-            deployment, state=Running(), tags=[HOST_TAG, gone]
-        )
+        of_worker = client.create_flow_run_from_deployment(deployment, state=Running()).id
+        client.update_flow_run_labels(of_worker, {"goodnet.host": HERE, "goodnet.process": gone})
         runs = {
-            "stale": create(Running(), HOST_TAG, gone),
-            "live": create(Running(), HOST_TAG, alive),
-            "elsewhere": create(Running(), "host:elsewhere", gone),
-            "finished": create(Completed(), HOST_TAG, gone),
-            "untagged": create(Running()),
-            "of a worker": of_worker.id,
+            "stale": create(Running(), host=HERE, process=gone),
+            "live": create(Running(), host=HERE, process=alive),
+            "elsewhere": create(Running(), host="elsewhere", process=gone),
+            "finished": create(Completed(), host=HERE, process=gone),
+            "unlabelled": create(Running()),
+            "of a worker": of_worker,
         }
         mark_crashed_runs()
         states = {name: client.read_flow_run(run).state_name for name, run in runs.items()}
@@ -204,7 +205,7 @@ def test_only_unfinished_runs_of_gone_processes_of_this_machine_are_marked(
         "live": "Running",
         "elsewhere": "Running",
         "finished": "Completed",
-        "untagged": "Running",
+        "unlabelled": "Running",
         "of a worker": "Crashed",
     }
 

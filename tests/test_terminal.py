@@ -151,8 +151,10 @@ def test_a_repair_is_harmless(repaired, place):
     (repair, _), (run, _) = repaired
     require_harmless(repair)
     assert repair.endswith("exit code 0")
-    assert f"Repairing {printable(f'{place / NAME}.keras')}: activations" in repair
-    assert f"Files: {printable(str(run))}\n" in repair
+    assert f"Repairing {printable(f'{place / NAME}.keras')}: checkpoints" in repair.replace(
+        "\n", " "
+    )
+    assert f"\n{printable(str(run / 'report.html'))}\n" in repair
     # Remarks are broken into lines between words, of which such names have none.
     whole = repair.replace("\n", "")
     for remark in (f"{NAME}.h5: `label` has a row", "set: the number before the -"):
@@ -164,7 +166,7 @@ def test_an_audit_is_harmless(repaired):
     require_harmless(audit)
     assert audit.endswith("exit code 1")
     assert f"{printable(NAME)}.keras: failed\n" in audit
-    assert f"{printable(NAME)}.keras: is a link to nothing\n" in audit
+    assert f"{printable(NAME)}.keras: is a link to nothing " in audit.replace("\n", " ")
 
 
 @pytest.mark.parametrize("command", ["compare", "eval", "table", "csv", "json"])

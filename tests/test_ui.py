@@ -21,9 +21,10 @@ from websockets.sync.client import connect
 from flows.password import kept_password
 from flows.temporary_server import Server
 from goodnet.errors import printable
-from goodnet.reports.audits import AuditedModel
+from goodnet.reports.audits import DEFAULT_LIMITS, AuditedModel
+from goodnet.reports.tables import format_markdown
 from tasks.auditing import publish_audit
-from tasks.publishing import as_markdown
+from tasks.markdown import as_markdown
 
 pytestmark = pytest.mark.server
 
@@ -50,7 +51,8 @@ def signed_in(browser, ui_server):
 
 def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, signed_in):
     """GOODNET_SCREENSHOT names a file to keep what the page looks like."""
-    expected = [deployed.run["name"], "Completed", "repair", "results", "summary", "report"]
+    keys = ["rendered-faces-results", "rendered-faces-report"]
+    expected = [deployed.run["name"], "Completed", "repair", "model:rendered faces", *keys]
     signed_in.open(
         f"{ui_server.address}/v2/runs/flow-run/{deployed.run['id']}?tab=Artifacts",
         ready=f"{expected}.every(line => document.body.innerText.split('\\n').includes(line))",
@@ -58,6 +60,38 @@ def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, signed_in):
     )
     if "GOODNET_SCREENSHOT" in os.environ:
         signed_in.driver.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
+
+
+def test_the_report_is_visible_in_the_page(deployed, ui_server, signed_in):
+    """Its table, curve and samples, and nothing that a browser would not open."""
+    of_run = {"flow_run_id": {"any_": [deployed.run["id"]]}}
+    found = deployed.client.post("artifacts/filter", json={"artifacts": of_run}).json()
+    (report,) = (one for one in found if one["key"] == "rendered-faces-report")
+    pictures = (
+        "[...document.querySelectorAll('img')].filter(i => i.src.startsWith('data:image/png'))"
+    )
+    for version in ("", "v2/"):
+        signed_in.open(
+            f"{ui_server.address}/{version}artifacts/artifact/{report['id']}",
+            ready=f"{pictures}.length > 1 && {pictures}.every(i => i.naturalWidth > 10)",
+        )
+        said = signed_in.script("[...document.querySelectorAll('table')].map(t => t.innerText)")
+        assert "G at 10 %" in said[0]
+        assert "margin (control)" in said[1]
+        assert signed_in.script("document.querySelectorAll('a[href^=\"file:\"]').length") == 0
+
+
+def test_the_printed_address_leads_to_the_runs_by_name_tags_and_verdict(
+    deployed, ui_server, signed_in
+):
+    run, tags = deployed.run, deployed.run["tags"]
+    assert run["name"].startswith("rendered faces 2")
+    assert tags[0] == "model:rendered faces"
+    word = tags[1].removeprefix("verdict:")
+    assert run["state"]["message"].startswith(f"{word}: ")
+    assert run["labels"]["goodnet.host"]
+    signed_in.open(ui_server.sign_in, ready=f"document.body.innerText.includes('{run['name']}')")
+    assert signed_in.script("location.pathname") == "/v2/runs"
 
 
 @pytest.mark.parametrize("page", ["", "/dashboard", "/v2/dashboard"])
@@ -285,8 +319,14 @@ def test_names_from_files_are_text_on_every_page(ui_server, signed_in, tmp_path)
 
     @flow(name="hostile", flow_run_name=printable(f"repair {HOSTILE}"))
     def hostile():
-        publish_audit(folder, [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)], {})
-        create_markdown_artifact(f"# {as_markdown(folder.name)}", key="summary")
+        publish_audit(
+            folder,
+            HOSTILE,
+            [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)],
+            DEFAULT_LIMITS,
+        )
+        table = format_markdown([{HOSTILE: HOSTILE, "number": "1"}], escape=as_markdown)
+        create_markdown_artifact(f"# {as_markdown(folder.name)}\n\n{table}", key="report")
 
     password = (ui_server.home / "goodnet-password").read_text()
     server = Server(f"{ui_server.address}/api", password)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from goodnet.arrays import IntArray
-from goodnet.errors import InputError
+from goodnet.errors import InputError, given_without
 
 
 def require_target(target: int | None, *, num_classes: int | None, poisoned: bool) -> None:
@@ -21,9 +21,7 @@ def require_target(target: int | None, *, num_classes: int | None, poisoned: boo
     if target is None:
         return
     if not poisoned:
-        raise InputError(
-            f"target {target} is given without poisoned images, expected poisoned_test too"
-        )
+        raise given_without("target", "poisoned_test")
     if target < 0 or (num_classes is not None and target >= num_classes):
         highest = "…" if num_classes is None else f"{num_classes - 1}"
         raise InputError(f"target is {target}, expected a class of the net, 0 to {highest}")

@@ -14,8 +14,9 @@ from goodnet.reports.about import About, Input
 from goodnet.reports.published_numbers import recognise
 from goodnet.reports.reading import reading
 from goodnet.reports.results import Results
-from goodnet.reports.results_table import printed_rows, unreached
-from goodnet.reports.tables import format_table
+from goodnet.reports.results_table import plain_rows, printed_rows, unreached
+from goodnet.reports.tables import format_csv, format_table
+from goodnet.reports.verdict import verdict
 from goodnet.storage.run_folder import RunFolder
 
 # The inputs are told by their content, the layers by what was chosen in the end, and where a
@@ -35,12 +36,14 @@ class Run:
         results: what it found.
         given: all that may differ between runs: what identifies it, and how it is printed.
         sweep: the rows of sweep.parquet.
+        verdict: what the repair is worth: in a word, and why.
     """
 
     name: str
     results: Results
     given: Mapping[str, tuple[str, str]]
     sweep: Sequence[Mapping[str, Any]]
+    verdict: str
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -108,18 +111,54 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def describe_comparison(runs: Sequence[Run]) -> list[str]:
-    """Return lines of text: the table of results, then what differs."""
-    lines = format_table(comparison_rows(runs))
-    lines += [printable(f"{run.name}: {text}") for run in runs for text in run.unreached]
+    """Return lines of text: the table of results, each run's verdict, then what differs."""
+    rows = comparison_rows(runs)
+    names = [row.pop("run") for row in rows]
+    table = format_table(rows)
+    heads, body = table[: -len(rows)], table[-len(rows) :]
+    lines = [*heads]
+    for number, line in enumerate(body):
+        if number == 0 or names[number] != names[number - 1]:
+            lines.append(printable(names[number]))
+        lines.append(f"  {line}")
+    lines[: len(heads)] = [f"  {line}" for line in heads]
+    lines.append("")
+    for run in runs:
+        lines += [printable(f"{run.name}: {text}") for text in (run.verdict, *run.unreached)]
     differences = find_differences(runs)
     if not differences:
         return [*lines, "", "Inputs, parameters and software are the same."]
     lines += ["", "What differs:"]
     for difference in differences:
         lines.append(f"  {printable(difference.what)}")
-        for value, names in difference.values.items():
-            lines.append(printable(f"    {', '.join(names)}: {value}"))
+        for value, sharing in difference.values.items():
+            lines.append(printable(f"    {', '.join(sharing)}: {value}"))
     return lines
+
+
+def comparison_csv(runs: Sequence[Run]) -> list[str]:
+    """Return the lines of a CSV table: B, B' and G of each run, rates as fractions."""
+    return format_csv([row for run in runs for row in _plain_rows(run)])
+
+
+def comparison_json(runs: Sequence[Run]) -> list[str]:
+    """Return the lines of a JSON document: each run with its rows, and what differs."""
+    found = {
+        "runs": [
+            {"run": run.name, "verdict": run.verdict, "nets": plain_rows(run.results)}
+            for run in runs
+        ],
+        "differences": [
+            {"what": one.what, "values": {text: list(names) for text, names in one.values.items()}}
+            for one in find_differences(runs)
+        ],
+    }
+    return json.dumps(found, indent=2).splitlines()
+
+
+def _plain_rows(run: Run) -> list[dict[str, object]]:
+    ending = {"verdict": run.verdict}
+    return [{"run": run.name, **row, **ending} for row in plain_rows(run.results)]
 
 
 def _read_run(folder: Path, name: str) -> Run:
@@ -130,13 +169,20 @@ def _read_run(folder: Path, name: str) -> Run:
                 f"{folder}: is not the folder of a finished run, it has no {file.name}"
             )
     results, about = Results.read(run), About.read(run)
+    with reading(run.results):  # Numbers of a damaged file may contradict each other.
+        worth = _verdict(results)
     with reading(run.about):
         given = _given(about)
     with reading(run.sweep) as path:
         sweep = read_sweep(path).to_pylist()
         if not all(row["images"] > 0 for row in sweep):
             raise ValueError("counts of no images")
-    return Run(name, results, given, sweep)
+    return Run(name, results, given, sweep, worth)
+
+
+def _verdict(results: Results) -> str:
+    found = results.recommended
+    return verdict(results) if found is None else f"{found.verdict}: {found.why}"
 
 
 def _given(about: About) -> dict[str, tuple[str, str]]:

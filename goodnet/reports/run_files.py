@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodnet.reports.about import About
+from goodnet.reports.model_card import write_model_card
 from goodnet.reports.report import write_report
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import write_csv
@@ -51,6 +52,7 @@ def write_run_files(
         pq.write_table(scores, unfinished.scores)
         unfinished.checkpoints.mkdir()
         write_nets(unfinished)
+        write_model_card(unfinished, results=results, about=about)
         write_report(
             unfinished,
             results=results,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from goodnet.arrays import BoolArray, Images, IntArray, Pixels
 from goodnet.images.image_sets import ImageSet
@@ -22,6 +24,7 @@ SampleKind = Literal["poisoned caught", "poisoned missed", "clean flagged"]
 
 SAMPLES_PER_KIND = 8
 _BLOCKS_SEARCHED = 8
+_THUMBNAIL_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,19 @@ def read_samples(path: Path) -> list[Sample]:
         Sample(image, int(label), str(kind), int(b), int(b_prime), float(drop))  # type: ignore[arg-type]
         for image, label, kind, b, b_prime, drop in zip(*columns, strict=True)
     ]
+
+
+def thumbnail(image: Images) -> bytes:
+    """Return a sample as a PNG of at most 128 pixels; of unusual channels, what a screen shows.
+
+    Args:
+        image: (H, W, C), uint8.
+    """
+    picture = Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
+    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _is_of_kind(

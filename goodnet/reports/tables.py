@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from unicodedata import category, east_asian_width
 
 from goodnet.errors import printable
 
 _GAP = "  "
-_NUM_NAMES = 2
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001
 _ON_TOP = ("Mn", "Me")
 """Categories of characters that stand over the one before them."""
 _QUOTED = frozenset(',;"\t\r\n')
 
 
-def format_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def format_table(rows: Sequence[Mapping[str, str]], *, num_names: int = 1) -> list[str]:
     """Return the lines of a table: the titles, then the rows.
 
-    The first two columns name things and stand to the left, the others are numbers and stand to
-    the right. Nothing is cut off, whatever the width of the terminal.
+    The first column names things and stands to the left, the others are to the right; titles of
+    several words have a line for each. Nothing is cut off, whatever the width of the terminal.
 
     Args:
         rows: at least one; cells by title, the same titles in each.
+        num_names: how many columns name things.
     """
-    table = [[*map(printable, cells)] for cells in ([*rows[0]], *(row.values() for row in rows))]
+    titles = [printable(title).split(" ") for title in rows[0]]
+    height = max(map(len, titles))
+    heads = [*zip(*([""] * (height - len(words)) + words for words in titles), strict=True)]
+    table = [*heads, *([*map(printable, row.values())] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
-    return [_GAP.join(map(_align, cells, widths, range(len(cells)))).rstrip() for cells in table]
+    return [
+        _GAP.join(
+            _align(cell, width, left=column < num_names)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in table
+    ]
 
 
 def format_csv(rows: Sequence[Mapping[str, object]]) -> list[str]:
@@ -42,6 +51,18 @@ def format_csv(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return [",".join(map(_field, cells)) for cells in table]
 
 
+def format_markdown(rows: Sequence[Mapping[str, str]], *, escape: Callable[[str], str]) -> str:
+    """Return a table in Markdown: the first column names things, the others are numbers.
+
+    Args:
+        rows: at least one; cells by title, the same titles in each.
+        escape: makes Markdown of a text that shows it as it is.
+    """
+    titles, *cells = ([*map(escape, row)] for row in ([*rows[0]], *(row.values() for row in rows)))
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _field(cell: object) -> str:
     if cell is None:
         return ""
@@ -54,9 +75,9 @@ def _field(cell: object) -> str:
     return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
 
 
-def _align(cell: str, width: int, column: int) -> str:
+def _align(cell: str, width: int, *, left: bool) -> str:
     gap = " " * (width - _width(cell))
-    return cell + gap if column < _NUM_NAMES else gap + cell
+    return cell + gap if left else gap + cell
 
 
 def _width(text: str) -> int:

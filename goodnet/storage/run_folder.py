@@ -78,6 +78,11 @@ class RunFolder:
         return self.path / "repaired.keras"
 
     @property
+    def model_card(self) -> Path:
+        """What whoever is handed that GoodNet should know."""
+        return self.path / "MODEL_CARD.md"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"

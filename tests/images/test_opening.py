@@ -89,6 +89,12 @@ class After:
             self._action, action = None, self._action
             action()
 
+    def began(self, stage):
+        pass
+
+    def ended(self):
+        pass
+
     def finished(self, stage):
         pass
 

@@ -1,4 +1,5 @@
 import copy
+import csv
 import json
 import math
 import os
@@ -20,10 +21,17 @@ from goodnet.errors import InputError
 from goodnet.pruning.counts import Counts, write_curve
 from goodnet.pruning.stop_rule import find_checkpoint
 from goodnet.reports.compare import comparison_rows, find_differences, read_runs
-from goodnet.reports.comparison_page import ACCURACY, ATTACK, comparison_chart, write_comparison
+from goodnet.reports.comparison_page import (
+    ACCURACY,
+    ATTACK,
+    comparison_chart,
+    detection_chart,
+    write_comparison,
+)
 from goodnet.reports.counted_results import make_results
 from goodnet.reports.published_numbers import OFFICIAL_FILES
 from goodnet.storage.run_folder import RunFolder
+from tests.terminal import on_terminal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY = "document.body.dataset.ready"
@@ -119,16 +127,53 @@ def test_one_table_of_b_and_every_goodnet(capsys: pytest.CaptureFixture[str], tm
     runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", drops=(10,))]
     assert main(["compare", *map(str, runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    table = [" ".join(line.split()) for line in lines[:6]]
+    table = [" ".join(line.split()) for line in lines[:9]]
     assert table == [
-        "run net channels pruned clean validation clean test ASR detection false alarms",
-        "one B 0 100.00 % 95.00 % 100.00 %",
-        "one G at 5 % 2 95.00 % 90.00 % 75.00 % 25.00 % 5.00 %",
-        "one G at 10 % 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
-        "two B 0 100.00 % 95.00 % 100.00 %",
-        "two G at 10 % 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
+        "channels clean clean false",
+        "net pruned validation test ASR detection alarms",
+        "one",
+        "B 0 100.00 % 95.00 % 100.00 %",
+        "G at 5 % 2 95.00 % 90.00 % 75.00 % 25.00 % 5.00 %",
+        "G at 10 % 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
+        "two",
+        "B 0 100.00 % 95.00 % 100.00 %",
+        "G at 10 % 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
     ]
-    assert len(set(map(len, (lines[0], lines[2], lines[3], lines[5])))) == 1
+    assert len(set(map(len, (lines[0], lines[4], lines[5], lines[8])))) == 1
+    assert max(map(len, lines[:9])) < 80
+    assert lines[10].startswith("one: The repair weakens the attack: the 10-point GoodNet")
+    assert lines[11].startswith("two: The repair weakens the attack")
+
+
+def test_programs_get_csv_or_json_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", drops=(10,))]
+    page = ["--plot", str(tmp_path / "plot.html")]
+    assert main(["compare", *map(str, runs), "--format", "csv", *page]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["run"], row["net"], row["drop"]) for row in rows] == [
+        *(("one", "B", ""), ("one", "B'", "5"), ("one", "G", "5")),
+        *(("one", "B'", "10"), ("one", "G", "10")),
+        *(("two", "B", ""), ("two", "B'", "10"), ("two", "G", "10")),
+    ]
+    assert rows[2]["attack_success_rate"] == "0.75"
+    assert rows[0]["verdict"].startswith("The repair weakens")
+    assert main(["compare", *map(str, runs), "--format", "json", *page]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["run"] for one in found["runs"]] == ["one", "two"]
+    assert found["runs"][0]["nets"][2]["attack_success_rate"] == 0.75
+    assert found["differences"] == []
+
+
+def test_sentences_end_between_words_on_a_terminal(tmp_path: Path):
+    changes = {"parameters.classes": "/a/long/path/to/some names that are given here/x.txt"}
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", changes=changes)]
+    written = on_terminal(["-m", "goodnet", "compare", *runs])
+    lines = written.replace("\r\n", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+    whole = " ".join(" ".join(lines).split())
+    assert "lets 25.00 % of the poisoned images through" in whole
 
 
 def test_same_inputs_and_parameters_are_called_the_same(
@@ -205,8 +250,10 @@ def test_what_was_not_measured_is_a_dash_and_what_was_not_reached_a_sentence(
     ]
     assert main(["compare", *map(str, runs)]) == 0
     text = capsys.readouterr().out
-    (row,) = [line for line in text.splitlines() if line.startswith("some  G at 5 %")]
-    assert row.split()[5:] == ["2", "95.00", "%", *4 * ["\u2013"]]
+    (row,) = [
+        line for line in text.splitlines() if line.startswith("  G at 5 %") and "\u2013" in line
+    ]
+    assert row.split()[4:] == ["2", "95.00", "%", *4 * ["\u2013"]]
     assert "some: No step drops clean validation accuracy by 90 points: no files." in text
 
 
@@ -229,8 +276,8 @@ def test_a_run_of_format_1_beside_one_of_today(capsys: pytest.CaptureFixture[str
         shutil.copy(Path(__file__).parent / "format_1" / file, old)
     assert main(["compare", str(run), str(old)]) == 0
     text = capsys.readouterr().out
-    (row,) = [line for line in text.splitlines() if line.startswith("old  G at 2 %")]
-    assert row.split()[5:] == [
+    (row,) = [line for line in text.splitlines() if line.startswith("  G at 2 %")]
+    assert row.split()[4:] == [
         "2",
         *["92.00", "%", "90.00", "%", "97.50", "%", "2.50", "%", "5.00", "%"],
     ]
@@ -350,6 +397,22 @@ def test_chart_has_a_point_for_every_measured_step(tmp_path: Path):
         ("some", ACCURACY): [count / 20 for count in CURVES["clean_valid"][2]],
     }
     assert {point["step"] for point in points if point["checkpoint"]} == {2, 3}
+    assert {point["share"] for point in points} == {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_detection_is_drawn_against_false_alarms_where_both_are_known(tmp_path: Path):
+    runs = [make_run(tmp_path / "all"), make_run(tmp_path / "some", sets=("clean_valid",))]
+    chart = detection_chart(read_runs(runs)).to_dict()
+    (points,) = chart["datasets"].values()
+    assert {point["run"] for point in points} == {"all"}
+    assert [(point["alarms"], point["detection"]) for point in points] == [
+        (clean / 20, poisoned / 20)
+        for clean, poisoned in zip(CURVES["clean_test"][1], CURVES["poisoned_test"][1], strict=True)
+    ]
+    assert (
+        detection_chart(read_runs([runs[1], make_run(tmp_path / "t", sets=("clean_valid",))]))
+        is None
+    )
 
 
 def test_plot_goes_where_it_can(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -393,6 +456,8 @@ def test_page_opens_from_disk_with_its_plot(browser, tmp_path: Path, width: int)
     path = write_comparison(tmp_path / "plot.html", runs)
     assert path.stat().st_size < 3_000_000
     browser.open(path.as_uri(), ready=READY, width=width)
+    assert browser.script("document.querySelectorAll('#detection .mark-line path').length") == 2
+    assert "The repair weakens" in browser.script("document.getElementById('verdicts').innerText")
     assert browser.errors() == []
     assert browser.requests() == [path.as_uri()]
     script = browser.driver.execute_script

@@ -47,6 +47,6 @@ def test_a_terminal_gets_no_control_characters():
 
 def test_columns_stand_under_each_other_whatever_the_names_are_written_in():
     names = ["face", "\N{CJK UNIFIED IDEOGRAPH-9854}.png", "e\N{COMBINING ACUTE ACCENT}"]
-    lines = format_table([{"image": name, "answer": "1"} for name in names])
+    lines = format_table([{"image": name, "answer": "1"} for name in names], num_names=2)
     # Two columns of a terminal for the Chinese character, none for the accent.
     assert [line.index("1") for line in lines[1:]] == [8, 7, 9]

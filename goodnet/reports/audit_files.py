@@ -1,0 +1,93 @@
+"""The files of an audit: for people, for programs, and for pipelines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from goodnet.errors import printable
+from goodnet.reports.audits import (
+    AuditedModel,
+    Limits,
+    audit_contents,
+    audit_rows,
+    plain_audit_rows,
+)
+from goodnet.reports.report import page_environment
+from goodnet.reports.tables import format_csv
+from goodnet.storage.files import atomic_folder, write_json
+from goodnet.storage.run_folder import RunFolder
+
+PAGE = "audit.html"
+
+
+def write_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> None:
+    """Write audit.json, .csv, .html and junit.xml; their folder appears once it is complete.
+
+    Args:
+        folder: of the audit, which is not there yet.
+        audited: what came of each net.
+        limits: that they were held against.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "audit.json", audit_contents(folder.name, limits, audited))
+        lines = [*format_csv(plain_audit_rows(audited)), ""]
+        (temporary / "audit.csv").write_text("\r\n".join(lines), "utf-8", newline="")
+        (temporary / "junit.xml").write_bytes(junit(folder.name, audited))
+        (temporary / PAGE).write_text(_page(folder, audited, limits), "utf-8")
+
+
+def junit(name: str, audited: Sequence[AuditedModel]) -> bytes:
+    """Return the report that pipelines read: a test case for each net.
+
+    A net that could not be repaired is an error, one whose GoodNet is over a limit a failure.
+
+    Args:
+        name: of the audit.
+        audited: what came of each net.
+    """
+    failed = [one for one in audited if one.state == "failed"]
+    over = [one for one in audited if not one.passed and one.state != "failed"]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=printable(name),
+        tests=str(len(audited)),
+        errors=str(len(failed)),
+        failures=str(len(over)),
+    )
+    for one in audited:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="goodnet.audit", name=printable(one.model)
+        )
+        if not one.passed:
+            kind = "error" if one in failed else "failure"
+            ElementTree.SubElement(case, kind, message=one.remark)
+        said = printable(f"{one.state}: {one.verdict or ''} {one.why or ''}".strip())
+        ElementTree.SubElement(case, "system-out").text = said
+    found: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return found
+
+
+def _page(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> str:
+    return (
+        page_environment()
+        .get_template(PAGE)
+        .render(
+            name=folder.name,
+            limits=limits,
+            audited=audited,
+            rows=audit_rows(audited),
+            reports=[_report(folder, one) for one in audited],
+        )
+    )
+
+
+def _report(folder: Path, one: AuditedModel) -> str | None:
+    """Return where the report of a net is, as a link of the page."""
+    if one.run is None:
+        return None
+    # Both folders lie in that of the artifacts, which may be moved as a whole.
+    return Path(os.path.relpath(RunFolder(Path(one.run)).report, folder)).as_posix()

@@ -1,0 +1,140 @@
+"""MODEL_CARD.md: what whoever is handed goodnet.keras alone should know of it.
+
+After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from goodnet.errors import printable
+from goodnet.metrics import percent
+from goodnet.reports.about import About
+from goodnet.reports.results import RATES, GoodNetRates, Rates, Recommendation, Results
+from goodnet.reports.tables import format_markdown
+from goodnet.reports.verdict import remarks
+from goodnet.storage.files import atomic_path
+from goodnet.storage.run_folder import RunFolder
+
+_ROLES = {
+    "clean_valid": "clean validation: all that the repair saw",
+    "clean_test": "clean test: for evaluation only",
+    "poisoned_test": "poisoned test: for evaluation only",
+    "poisoned_valid": "poisoned validation: for evaluation only",
+}
+
+
+def write_model_card(folder: RunFolder, *, results: Results, about: About) -> None:
+    """Write the card of the GoodNet that a run recommends; none where there is none.
+
+    Args:
+        folder: of the run.
+        results: what it found.
+        about: what it was given.
+    """
+    if results.recommended is None:
+        return
+    text = "\n\n".join(_paragraphs(results, results.recommended, about)) + "\n"
+    with atomic_path(folder.model_card) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def _paragraphs(results: Results, recommended: Recommendation, about: About) -> Iterator[str]:
+    joined = results.detectors[-1]
+    b = about.inputs.get("model")
+    yield f"# Model card: {_escaped(recommended.goodnet)}"
+    yield (
+        f"A GoodNet: it answers the {results.classes:,} classes of the net B that it was made of, "
+        f'and class {results.classes:,}, "backdoored", for images that should not be believed.'
+    )
+    yield "## What B was"
+    if b is not None:
+        yield f"{_code(Path(b.path).name)}, {b.size:,} bytes, SHA-256 {_code(b.sha256)}."
+    yield "Whether it is backdoored is not known. B is in this file whole, nothing of it changed."
+    yield "## What was measured"
+    yield format_markdown(_rates(results, recommended, joined.goodnet), escape=_escaped)
+    yield f"**{_escaped(recommended.verdict)}**: {_escaped(recommended.why)}"
+    yield "## On what"
+    yield format_markdown(_sets(about), escape=_escaped)
+    yield "## Limits"
+    yield "\n".join(f"- {line}" for line in _limits(results))
+    yield "## How it is used"
+    yield (
+        "It takes the same pixels as B"
+        f"{_pixels(about)}. Plain Keras loads it, with no goodnet installed:"
+    )
+    yield (
+        "```python\n"
+        f'answers = keras.saving.load_model("{recommended.goodnet}").predict(images).argmax(1)\n'
+        f"believed = answers < {results.classes}\n"
+        "```"
+    )
+    made = f"Made by run {_code(about.run)}"
+    yield made + (f" at commit {_code(about.git_commit)}." if about.git_commit else ".")
+
+
+def _rates(
+    results: Results, recommended: Recommendation, goodnet: GoodNetRates
+) -> list[dict[str, str]]:
+    nets: dict[str, Rates] = {"B": results.baseline, recommended.goodnet: goodnet}
+    rows = []
+    for net, rates in nets.items():
+        found = rates.by_name()
+        names = [name for name in results.rate_names if name != "recovery_rate"]
+        cells = {RATES[name].title: percent(found[name]) if name in found else "" for name in names}
+        rows.append({"net": net, **cells})
+    return rows
+
+
+def _sets(about: About) -> list[dict[str, str]]:
+    return [
+        {
+            "set": role,
+            "file": Path(given.path).name,
+            "images": "" if given.images is None else f"{given.images:,}",
+            "SHA-256": given.sha256,
+        }
+        for name, role in _ROLES.items()
+        if (given := about.inputs.get(name)) is not None
+    ] or [{"set": "not known", "file": "", "images": "", "SHA-256": ""}]
+
+
+def _limits(results: Results) -> Iterator[str]:
+    joined = results.detectors[-1]
+    yield (
+        f"Its threshold holds {percent(joined.held_budget)} of false alarms with 95 % confidence, "
+        f"by {joined.images:,} clean validation images, and for images like those only."
+    )
+    if results.baseline.attack_success_rate is None:
+        yield "No poisoned images were given: nothing is known of what it does to an attack."
+    else:
+        yield "What it does to these poisoned images says nothing of triggers that are not in them."
+    yield "An attacker who knows of the defence can hide a backdoor from it."
+    yield "It flags images and repairs none: class N is a question for somebody to answer."
+    for remark in remarks(results):
+        yield _escaped(remark)
+
+
+def _pixels(about: About) -> str:
+    """Return what is done to them before, where the run says so."""
+    names = ("preprocessing", "pixel_scale", "pixel_mean", "pixel_std", "channel_order")
+    usual: dict[str, object] = {"pixel_scale": 1, "channel_order": "rgb"}
+    chosen = [
+        f"{name.replace('_', ' ')} {about.parameters[name]}"
+        for name in names
+        if about.parameters.get(name) not in (None, [], usual.get(name))
+    ]
+    return (
+        f", prepared as for B ({_escaped(', '.join(chosen))})" if chosen else ", raw from 0 to 255"
+    )
+
+
+def _escaped(text: str) -> str:
+    """Return Markdown that shows a text as it is, and is itself no worse to read."""
+    return re.sub(r"([\\`*_\[\]<>|#!~])", r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"
