@@ -306,7 +306,8 @@ def options(folder, **changes):
         "artifacts": folder / "artifacts",
         **changes,
     }
-    return [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", path)]
+    named = [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", path)]
+    return [*named, "--quick"]
 
 
 @pytest.fixture(scope="module")

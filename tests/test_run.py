@@ -48,15 +48,16 @@ def run(*arguments, environment=None, traced=False):
     )
 
 
-def options_of(case, **changes):
+def options_of(case, *, trained=False, **changes):
     """The command's options for the files of a case; those changed to None are left out."""
     given = {"model": case.model, "architecture": "deepid", **case.sets, **changes}
-    return [
+    parts = [
         part
         for name, value in given.items()
         if value is not None
         for part in (f"--{name.replace('_', '-')}", value)
     ]
+    return parts if trained else [*parts, "--quick"]
 
 
 def read_results(artifacts, name):
@@ -67,7 +68,7 @@ def read_results(artifacts, name):
 def on_faces(faces_case, prefect_server, tmp_path_factory):
     """The command on rendered faces, run twice with the same cache."""
     artifacts = tmp_path_factory.mktemp("artifacts")
-    arguments = options_of(faces_case, artifacts=artifacts)
+    arguments = options_of(faces_case, trained=True, artifacts=artifacts)
     first = run(*arguments, "--run-name", "first", environment=prefect_server)
     # The second one has to start a server of its own, and works ahead meanwhile.
     home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
