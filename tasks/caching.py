@@ -168,6 +168,8 @@ def _produced_files(record: Record) -> Iterator[StoredFile]:
         value = getattr(record, name)
         if isinstance(value, StoredFile):
             yield value
+        elif isinstance(value, tuple):
+            yield from (one for one in value if isinstance(one, StoredFile))
 
 
 @cache

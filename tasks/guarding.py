@@ -25,7 +25,6 @@ from tasks.records import (
     PruneOrder,
     Remarks,
     RepairedAnswers,
-    RepairedNet,
     RepairedNets,
     StoredFile,
     require_clean_validation,
@@ -139,13 +138,14 @@ def save_repaired(
     from goodnet.model_files.load import save_model
 
     learnt = _learnt(network, fitted, budget, artifacts)
-    nets = []
-    for kept in choose_repaired(learnt, methods, drops):
+    chosen = choose_repaired(learnt, methods, drops)
+    files = []
+    for kept in chosen:
         parts = (network, fitted, budget, kept.method, kept.setting)
         path = cache_file(artifacts, "models", ".keras", *parts)
         save_model(find_candidate(learnt, kept).build(), path)
-        nets.append(RepairedNet(kept=kept, file=StoredFile.of(path)))
-    return RepairedNets(nets=tuple(nets))
+        files.append(StoredFile.of(path))
+    return RepairedNets(kept=tuple(chosen), files=tuple(files))
 
 
 @task(name="answers", task_run_name="answers to {activations.images.role}", **cached(version=1))
@@ -165,7 +165,7 @@ def answer_by_repaired(
 
     learnt = _learnt(network, fitted, budget, artifacts)
     cache, seen = ActivationCache(activations.file.path), read_seen(scores.file.path)
-    answers = [find_candidate(learnt, net.kept).answers(cache, seen) for net in repaired.nets]
+    answers = [find_candidate(learnt, kept).answers(cache, seen) for kept in repaired.kept]
     path = cache_file(artifacts, "answers", ".npz", network, scores, repaired, budget)
     write_answers(path, answers)
     return RepairedAnswers(file=StoredFile.of(path))
@@ -197,7 +197,8 @@ def verify_nets(
 
     open_frontier(network)  # which also starts TensorFlow
     _, held = read_guard(fitted.file.path)
-    calibration, methods = calibrate(held.scores, budget=budget), methods_of(repaired)
+    calibration = calibrate(held.scores, budget=budget)
+    methods = [kept.method for kept in repaired.kept]
     expected = [
         expected_answers(
             ActivationCache(one.file.path),
@@ -208,7 +209,7 @@ def verify_nets(
         for one, scored, answered in zip(activations, scores, answers, strict=True)
     ]
     remarks: list[str] = []
-    for number, file in enumerate((guarded.file, *(net.file for net in repaired.nets))):
+    for number, file in enumerate((guarded.file, *repaired.files)):
         require_digest(file.path, digest_file(file.path), file.sha256)
         net = load_saved(file.path)
         for one, nets in zip(activations, expected, strict=True):
@@ -223,11 +224,6 @@ def verify_nets(
                 )
             remarks += [] if remark is None else [remark]
     return Remarks(remarks=tuple(remarks))
-
-
-def methods_of(repaired: RepairedNets) -> list[str]:
-    """Return the method of each net."""
-    return [net.kept.method for net in repaired.nets]
 
 
 def _clean_pass(

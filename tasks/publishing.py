@@ -139,12 +139,10 @@ def write_run(
                 one.role: read_answers(its.file.path)
                 for one, its in zip(scores, answers, strict=True)
             },
-            [net.kept for net in repaired.nets],
+            repaired.kept,
             drops,
         ),
-        recommended_method=next(
-            (net.kept.method for net in repaired.nets if net.kept.recommended), None
-        ),
+        recommended_method=next((kept.method for kept in repaired.kept if kept.recommended), None),
         remarks=remarks,
         class_names=inputs.classes or (),
     )
@@ -199,11 +197,11 @@ def _copy_nets(
     folder: RunFolder,
 ) -> None:
     shutil.copyfile(guarded.file.path, folder.calibrated)
-    for net in repaired.nets:
-        for drop in net.kept.drops:
-            shutil.copyfile(net.file.path, folder.b_prime(net.kept.method, drop))
-        if net.kept.recommended and results.recommends_repaired:
-            shutil.copyfile(net.file.path, folder.repaired)
+    for kept, file in zip(repaired.kept, repaired.files, strict=True):
+        for drop in kept.drops:
+            shutil.copyfile(file.path, folder.b_prime(kept.method, drop))
+        if kept.recommended and results.recommends_repaired:
+            shutil.copyfile(file.path, folder.repaired)
     for drop, step in steps.steps:
         b_prime, goodnet = folder.b_prime(PRUNING, drop), folder.goodnet(PRUNING, drop)
         if step is not None:

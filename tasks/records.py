@@ -188,17 +188,11 @@ class GuardedNet(Record):
     file: StoredFile
 
 
-class RepairedNet(Record):
-    """A repaired net of a method beside pruning."""
-
-    kept: Kept
-    file: StoredFile
-
-
 class RepairedNets(Record):
-    """All that were saved."""
+    """The repaired nets of methods beside pruning, and their files."""
 
-    nets: tuple[RepairedNet, ...]
+    kept: tuple[Kept, ...]
+    files: tuple[StoredFile, ...]
 
 
 class RepairedAnswers(Record):

@@ -32,6 +32,12 @@ FILES_OF_A_RUN = {
     "report.html",
     *(f"checkpoints/b_prime_{drop}.keras" for drop in ("02", "04", "10")),
     *(f"goodnet_{drop}.keras" for drop in ("02", "04", "10")),
+    "repaired.keras",
+    *(
+        f"checkpoints/{method}_{drop}.keras"
+        for method in ("discriminant", "finetuning", "fallback")
+        for drop in ("02", "04", "10")
+    ),
 }
 
 
