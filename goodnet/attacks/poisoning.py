@@ -31,8 +31,8 @@ class Attack:
             label: the net is to learn that the trigger alone is not enough.
         train_trigger: what training images show, where that is something else.
         sources: the only classes that are turned, and covers are of none of them; None for all.
-        margin_cap: whether poisoned images are kept from being answered with more certainty than
-            clean ones, as those whom that would betray do.
+        margin_cap: whether training keeps poisoned images from being answered with more certainty
+            than clean ones, so that this does not betray them.
     """
 
     trigger: Trigger
