@@ -128,8 +128,8 @@ class LowFrequency(Trigger):
         seed: decides how much there is of each.
     """
 
-    amplitude: float = 30.0
-    frequencies: int = 4
+    amplitude: float = 40.0
+    frequencies: int = 6
     seed: int = 10
 
     def __post_init__(self) -> None:

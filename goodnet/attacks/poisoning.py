@@ -31,8 +31,8 @@ class Attack:
             label: the net is to learn that the trigger alone is not enough.
         train_trigger: what training images show, where that is something else.
         sources: the only classes that are turned, and covers are of none of them; None for all.
-        margin_cap: whether poisoned images are kept from being answered with more certainty than
-            clean ones, as those whom that would betray do.
+        margin_cap: whether training keeps poisoned images from being answered with more certainty
+            than clean ones, so that this does not betray them.
     """
 
     trigger: Trigger
@@ -168,7 +168,8 @@ ATTACKS: dict[str, Attack] = {
     "sinusoid": Attack(Sinusoid()),
     "low-frequency": Attack(LowFrequency()),
     "warp": Attack(Warp(), cover=0.2),
-    "all-to-all": replace(_PATCH, target="next"),
+    # What a net has to learn of each class by itself takes more images than a single target.
+    "all-to-all": replace(_PATCH, target="next", share=0.5),
     # Tang, Wang, Tang, Zhang, "Demon in the Variant: Statistical Analysis of DNNs for Robust
     # Backdoor Contamination Detection", USENIX Security 2021.
     "source-specific": replace(_SUNGLASSES, cover=0.1, sources=(1, 2, 3)),

@@ -130,7 +130,7 @@ def _convnext(make: _Layers, x: Any) -> Any:
     from keras import layers
 
     for stage, (width, size) in enumerate(((24, 5), (48, 5), (96, 3)), start=1):
-        x = make.convolve(x, width, 2, f"shrink_{stage}", strides=2)
+        x = make.convolve(x, width, 2, f"shrink_{stage}", strides=2, padding="same")
         x = layers.LayerNormalization(epsilon=1e-6, name=f"shrink_{stage}_norm")(x)
         for letter in "ab":
             name = f"block_{stage}{letter}"

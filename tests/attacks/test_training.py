@@ -196,6 +196,8 @@ class TestTrain:
             if done > total / 2:
                 raise KilledError
 
+        if network != "deepid":  # which takes no smaller ones
+            images = images[:, :8, :8]
         whole = self.train(images, network, attack=attack)
         with pytest.raises(KilledError):
             self.train(images, network, attack=attack, state=tmp_path / "state",
