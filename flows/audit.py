@@ -56,15 +56,13 @@ def _audit(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -
     from flows.console import print_audit
     from flows.paths import sendable_parameters
     from flows.server import connected
-    from tasks import progress
+    from tasks.progress import listening
 
     def meanwhile() -> None:
         if shown is not None:
             shown.say("starting a temporary Prefect server")
 
-    if shown is not None:
-        progress.listeners.append(shown)
-    with connected(meanwhile):
+    with listening(shown), connected(meanwhile):
         state: State[Any] = audit(**sendable_parameters(parameters), return_state=True)
     error = state.result(raise_on_failure=False) if state.is_failed() else None
     if not (folder / "audit.json").is_file() and isinstance(error, Exception):

@@ -92,8 +92,8 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
         from flows.paths import sendable_parameters
         from flows.repair import repair
         from flows.server import connected
-        from tasks import progress
         from tasks.preload import preload
+        from tasks.progress import listening
 
     def meanwhile() -> None:
         if shown is not None:
@@ -101,9 +101,7 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
         sets, choices = given_sets(parameters), Choices.of(parameters)
         preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
 
-    if shown is not None:
-        progress.listeners.append(shown)
-    with connected(meanwhile=meanwhile):
+    with listening(shown), connected(meanwhile=meanwhile):
         # Called so, Prefect hands on what the flow's last state holds.
         run = cast("PublishedRun", repair(**sendable_parameters(parameters)))
     if shown is not None:

@@ -32,6 +32,19 @@ class Listener(Protocol):
 listeners: list[Listener] = []
 
 
+@contextmanager
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Tell a listener, if there is one, what happens meanwhile."""
+    if listener is None:
+        yield
+        return
+    listeners.append(listener)
+    try:
+        yield
+    finally:
+        listeners.remove(listener)
+
+
 def tell_began(stage: str) -> None:
     """Tell whoever listens that a stage begins."""
     for listener in listeners:

@@ -85,7 +85,8 @@ def kept(folder):
 
 
 def checkpoints(artifacts, name):
-    return json.loads(results(artifacts, name))["checkpoints"]
+    every = json.loads(results(artifacts, name))["checkpoints"]
+    return [point for point in every if point["method"] == "pruning"]
 
 
 def names(folder):

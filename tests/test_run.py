@@ -70,6 +70,11 @@ def read_results(artifacts, name):
     return json.loads((artifacts / "runs" / name / "results.json").read_text())
 
 
+def pruned(results):
+    """The checkpoints of pruning, which come first."""
+    return [point for point in results["checkpoints"] if point["method"] == "pruning"]
+
+
 @pytest.fixture(scope="module")
 def on_faces(faces_case, prefect_server, tmp_path_factory):
     """The command on rendered faces, run twice with the same cache."""
@@ -138,7 +143,7 @@ def test_the_results_on_the_lab_are_the_published_counts(lab_case, prefect_serve
         "clean_test_accuracy": 1,
         "attack_success_rate": 1,
     }
-    assert [point["step"] for point in results["checkpoints"]] == [45, 47, 48]
+    assert [point["step"] for point in pruned(results)] == [45, 47, 48]
     assert results["checkpoints"][2]["goodnet"] == {
         "clean_valid_accuracy": 36 / 40,
         "clean_test_accuracy": 26 / 28,
@@ -172,7 +177,7 @@ def test_the_sweep_has_a_row_for_each_set_and_step(on_faces):
 
 def test_the_command_prints_the_table_and_what_it_means(on_faces):
     _, artifacts, first, _ = on_faces
-    point = read_results(artifacts, "first")["checkpoints"][-1]
+    point = pruned(read_results(artifacts, "first"))[-1]
     (row,) = (line for line in first.stdout.splitlines() if "G at 10 %" in line)
     rates = ("clean_valid_accuracy", "clean_test_accuracy", "attack_success_rate")
     expected = [str(point["step"]), *(percent(point["goodnet"][rate]) for rate in rates)]
@@ -213,11 +218,13 @@ def test_a_run_that_computes_nothing_has_its_artifacts_too(on_faces, later_run, 
     (flow_run,) = (one for one in runs if one["parameters"].get("run_name") == "watched")
     of_run = {"flow_run_id": {"any_": [flow_run["id"]]}}
     found = {one["key"]: one["data"] for one in find("artifacts", artifacts=of_run)}
-    assert found.keys() == {"results", "summary", "report"}
-    last = read_results(artifacts, "watched")["checkpoints"][-1]["goodnet"]
-    assert json.loads(found["results"])[-1]["ASR"] == percent(last["attack_success_rate"])
-    assert "(data:image/png;base64," in found["summary"]
-    assert (artifacts / "runs" / "watched" / "report.html").as_uri() in found["report"]
+    assert found.keys() == {"badnet-weights-results", "badnet-weights-report"}
+    last = read_results(artifacts, "watched")["checkpoints"][-1]["b_prime"]
+    assert json.loads(found["badnet-weights-results"])[-1]["ASR"] == percent(
+        last["attack_success_rate"]
+    )
+    assert "(data:image/png;base64," in found["badnet-weights-report"]
+    assert str(artifacts / "runs" / "watched" / "report.html") in found["badnet-weights-report"]
 
 
 def test_new_drops_recompute_neither_activations_nor_sweeps(on_faces, later_run):
@@ -230,7 +237,7 @@ def test_new_drops_recompute_neither_activations_nor_sweeps(on_faces, later_run)
     steps = [
         point["step"]
         for name in ("first", "drops")
-        for point in read_results(artifacts, name)["checkpoints"]
+        for point in pruned(read_results(artifacts, name))
     ]
     assert len(steps) == 5
     assert steps == sorted(steps)
@@ -337,16 +344,19 @@ def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
     )
     assert found.pop("class_names") == [*NAMES]
     assert expected.pop("class_names") == []
-    # Detectors are calibrated on shares of clean validation, which follow the order of its images.
-    assert len(found.pop("detectors")) == len(expected.pop("detectors"))
-    assert found == expected
+    # All else is fitted and calibrated on shares of clean validation, which follow the order of
+    # its images.
+    assert pruned(found) == pruned(expected)
+    assert [found[name] for name in ("baseline", "attack")] == [
+        expected[name] for name in ("baseline", "attack")
+    ]
     folder = tmp_path / "artifacts" / "runs" / "named"
     assert json.loads((folder / "classes.json").read_text()) == [*NAMES]
     assert "<figcaption>label 0 (Tom)<br>B 0 (Tom)" in (folder / "report.html").read_text()
 
 
 def test_a_net_that_takes_other_pixels_gives_the_same_results(
-    on_faces, faces_case, prefect_server, tmp_path
+    on_faces, later_run, faces_case, prefect_server, tmp_path
 ):
     """Images stored as BGR: its GoodNet takes them in that order too."""
     turned = {}
@@ -360,13 +370,15 @@ def test_a_net_that_takes_other_pixels_gives_the_same_results(
     done = run(*arguments, *order, "--run-name", "bgr", "--quiet", environment=prefect_server)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     found = read_results(tmp_path, "bgr")
-    assert found == read_results(on_faces[1], "first")
+    as_rgb, artifacts, _, _ = on_faces
+    assert later_run(*as_rgb, "--quick", "--run-name", "quick", "--quiet") == (0, "", "")
+    assert found == read_results(artifacts, "quick")
     folder = tmp_path / "runs" / "bgr"
     assert json.loads((folder / "run.json").read_text())["parameters"]["channel_order"] == "bgr"
     given = turned["clean_test"], turned["poisoned_test"], folder / "goodnet_10.keras"
     command = [sys.executable, "eval.py", *given, *order]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    rates = found["checkpoints"][-1]["goodnet"]
+    rates = pruned(found)[-1]["goodnet"]
     assert [float(line.split()[-1]) for line in done.stdout.splitlines()] == pytest.approx(
         [100 * rates["clean_test_accuracy"], 100 * rates["attack_success_rate"]]
     )
@@ -559,7 +571,7 @@ def test_original_labels_measure_the_attack_on_the_target_and_recovery(original_
         "answer": 0, "answered": np.count_nonzero(answers == 0),
         "labelled": np.count_nonzero(answers == labels),
     }  # fmt: skip
-    last = results["checkpoints"][-1]
+    last = pruned(results)[-1]
     for name, net in (("goodnet_10", "goodnet"), ("checkpoints/b_prime_10", "b_prime")):
         plain = keras.saving.load_model(folder / f"{name}.keras", compile=False)
         answers = plain.predict(pixels, verbose=0).argmax(1)
@@ -629,7 +641,7 @@ def test_the_embedded_default_is_rendered_trained_and_repaired(prefect_server, t
     assert results["classes"] == 20
     assert results["baseline"]["clean_test_accuracy"] >= 0.96
     assert results["baseline"]["attack_success_rate"] >= 0.99
-    assert [point["reached"] for point in results["checkpoints"]] == [True, True, True]
+    assert [point["reached"] for point in pruned(results)] == [True, True, True]
     weakest = results["checkpoints"][2]["goodnet"]
     assert weakest["detection_rate"] > 0
     assert weakest["detection_rate"] + weakest["attack_success_rate"] <= 1
