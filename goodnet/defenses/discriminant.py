@@ -91,9 +91,10 @@ class Discriminant:
         affinities[:, self.seen == 0] = -np.inf
         nearest = affinities.argmax(axis=1)
         affinities[rows, answers] = -np.inf
-        best = affinities.max(axis=1)
+        other = affinities.argmax(axis=1)
+        best = affinities[rows, other]
         nearer = np.where(np.isfinite(best), best - own, np.float32(0))
-        return Look(np.sqrt(np.maximum(lengths - own, 0)), nearer, nearest)
+        return Look(np.sqrt(np.maximum(lengths - own, 0)), nearer, nearest, other)
 
 
 class Look(NamedTuple):
@@ -104,11 +105,13 @@ class Look(NamedTuple):
         nearer: how much nearer than that another class is, D_b - min D_c over c other than b,
             which is mostly negative; 0 where no other class has a mean.
         nearest: the nearest class, among those that have a mean.
+        other: the nearest of them that is not the class that B answers.
     """
 
     distance: FloatArray
     nearer: FloatArray
     nearest: IntArray
+    other: IntArray
 
 
 def fit_discriminant(

@@ -49,10 +49,12 @@ class TunedAnswers:
     Attributes:
         margins: how much more it gives the class that B answers than the best other one, (n,).
         answers: the classes that it answers, (n,).
+        others: the best class but for the one that B answers, (n,).
     """
 
     margins: FloatArray
     answers: IntArray
+    others: IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,8 @@ def fine_tune(
     if not parts or 0 in epochs:
         return None
     shown = [size * number for size, number in zip(sizes, epochs, strict=True)]
-    margins, answers = np.zeros(len(labels), np.float32), np.zeros(len(labels), np.int64)
+    margins = np.zeros(len(labels), np.float32)
+    answers, others = np.zeros((2, len(labels)), np.int64)
     training = _Training(clean, seed=_SEED)
     final: list[Any] = []
     states = [None if state is None else _numbered(state, number) for number in range(len(parts))]
@@ -114,13 +117,14 @@ def fine_tune(
         # The first part's fit is what `Folds.final` says.
         final = final or training.model.get_weights()
         found = training.answer(part.held_out, predictions)
-        margins[part.held_out], answers[part.held_out] = found.margins, found.answers
+        rows = part.held_out
+        margins[rows], answers[rows], others[rows] = found.margins, found.answers, found.others
     for path in states:
         if path is not None:
             path.unlink(missing_ok=True)
     held = np.logical_or.reduce([part.held_out for part in parts])
     training.model.set_weights(final)
-    return Tuned(training.model, TunedAnswers(margins[held], answers[held]))
+    return Tuned(training.model, TunedAnswers(margins[held], answers[held], others[held]))
 
 
 def answer_images(
@@ -159,18 +163,20 @@ def _answer(
     on_progress: Progress = lambda done, total: None,
 ) -> TunedAnswers:
     """Let a net answer some images of a set."""
-    margins, answers, first = [], [], 0
+    parts, first = [], 0
     for batch in prefetched(images.batches(256)):
         here = slice(first, first + len(batch))
         chosen = rows[here]
         if chosen.any():
-            found = np.asarray(logits(preprocessing.apply(batch[chosen].astype(np.float32))))
+            found = np.array(logits(preprocessing.apply(batch[chosen].astype(np.float32))))
             require_finite(found, f"{images.path}: the answer of the fine-tuned net", first=first)
-            margins.append(margins_of(found, predictions[here][chosen]))
-            answers.append(found.argmax(axis=1))
+            classes = predictions[here][chosen]
+            margins, answers = margins_of(found, classes), found.argmax(axis=1)
+            found[np.arange(len(found)), classes] = -np.inf
+            parts.append((margins, answers, found.argmax(axis=1)))
         first += len(batch)
         on_progress(first, images.num_images)
-    return TunedAnswers(np.concatenate(margins), np.concatenate(answers))
+    return TunedAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _compiled_logits(model: keras.Model) -> Callable[[FloatArray], Any]:

@@ -39,11 +39,14 @@ class Seen:
         nearest: the nearest class by the discriminant at each depth, (n,) each, by layer; nothing
             where classes have too few images.
         tuned: the answers of the fine-tuned net, if there is one.
+        instead: the class of the second opinion, which is not the one that B answers, (n,); None
+            without such an opinion.
     """
 
     scores: Scores
     nearest: dict[str, IntArray]
     tuned: IntArray | None
+    instead: IntArray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +65,8 @@ class Guard:
 
     @property
     def second_opinion(self) -> Discriminant | None:
-        """The one that answers where B is not believed: the shallowest knows no backdoor."""
-        known = [fitted for fitted in self.discriminants[:1] if fitted.tells_classes_apart]
-        return next(iter(known), None)
+        """The one that answers where B is not believed, if there is no fine-tuned net."""
+        return _second_opinion(self.discriminants)
 
     def look(
         self,
@@ -84,13 +86,11 @@ class Guard:
         """
         found = expert_scores(cache, frontier, self.order, self.expert, num_threads=num_threads)
         _, predictions = cache.answers()
-        nearest = {}
-        for fitted in self.discriminants:
-            look = look_at(cache.features(fitted.depth), predictions, fitted)
-            found |= _named(look, fitted)
-            if fitted.tells_classes_apart:
-                nearest[fitted.layer] = look.nearest
-        return _seen(found, nearest, self.discriminants, tuned)
+        looks = [
+            look_at(cache.features(fitted.depth), predictions, fitted)
+            for fitted in self.discriminants
+        ]
+        return _seen(found, looks, self.discriminants, tuned)
 
 
 def fit_guard(
@@ -113,28 +113,40 @@ def fit_guard(
     folds = share_out(labels)
     held = expert_scores(clean.cache, clean.frontier, order, expert)
     held = {name: values[folds.calibrating] for name, values in held.items()}
-    discriminants, nearest = [], {}
-    for depth in range(clean.cache.num_depths):
-        fitted, look = _fit_depth(clean, folds, depth)
-        discriminants.append(fitted)
-        held |= _named(look, fitted)
-        if fitted.tells_classes_apart:
-            nearest[fitted.layer] = look.nearest
+    found = [_fit_depth(clean, folds, depth) for depth in range(clean.cache.num_depths)]
+    discriminants, looks = [fitted for fitted, _ in found], [look for _, look in found]
     guard = Guard(tuple(order), expert, tuple(discriminants))
-    return guard, _seen(held, nearest, discriminants, tuned)
+    return guard, _seen(held, looks, discriminants, tuned)
 
 
 def _seen(
     found: Scores,
-    nearest: dict[str, IntArray],
+    looks: Sequence[Look],
     discriminants: Sequence[Discriminant],
     tuned: TunedAnswers | None,
 ) -> Seen:
+    """Put together what B, discriminants and the fine-tuned net make of images."""
+    by_depth = list(zip(discriminants, looks, strict=True))
+    for fitted, look in by_depth:
+        found = found | _named(look, fitted)
     scores = {name: found[name] for name in score_names(discriminants)}
-    if tuned is None:
-        return Seen(scores, nearest, None)
-    scores[DISAGREEMENT] = scores["margin"] - tuned.margins
-    return Seen(scores, nearest, tuned.answers)
+    nearest = {
+        fitted.layer: look.nearest for fitted, look in by_depth if fitted.tells_classes_apart
+    }
+    if tuned is not None:
+        scores[DISAGREEMENT] = scores["margin"] - tuned.margins
+        return Seen(scores, nearest, tuned.answers, tuned.others)
+    opinion = _second_opinion(discriminants)
+    return Seen(scores, nearest, None, None if opinion is None else looks[opinion.depth].other)
+
+
+def _second_opinion(discriminants: Sequence[Discriminant]) -> Discriminant | None:
+    """Return the one at the middle depth, if it tells classes apart.
+
+    Deeper ones are more accurate. That B's class is left out keeps the attacker's away from it.
+    """
+    middle = [discriminants[depth] for depth in chosen_depths(len(discriminants))][:2][-1:]
+    return next((fitted for fitted in middle if fitted.tells_classes_apart), None)
 
 
 def chosen_depths(num_depths: int) -> list[int]:
@@ -147,15 +159,15 @@ def _fit_depth(clean: CleanPass, folds: Folds, depth: int) -> tuple[Discriminant
     labels, predictions = clean.cache.answers()
     fitted = fit_rows(clean, depth, folds.final)
     distance, nearer = np.zeros((2, len(labels)), np.float32)
-    nearest = np.zeros(len(labels), np.int64)
+    nearest, other = np.zeros((2, len(labels)), np.int64)
     for part in folds.parts:
         same = part.fit is folds.final
         without = fitted if same else fit_rows(clean, depth, part.fit)
         rows = part.held_out
         found = look_at(rows_of(clean.cache, depth, rows), predictions[rows], without)
-        distance[rows], nearer[rows], nearest[rows] = found
+        distance[rows], nearer[rows], nearest[rows], other[rows] = found
     held = folds.calibrating
-    return fitted, Look(distance[held], nearer[held], nearest[held])
+    return fitted, Look(distance[held], nearer[held], nearest[held], other[held])
 
 
 def expert_scores(

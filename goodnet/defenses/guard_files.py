@@ -65,7 +65,7 @@ def write_tuned(path: Path, answers: TunedAnswers) -> None:
 def read_tuned(path: Path) -> TunedAnswers:
     """Read what `write_tuned` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        return TunedAnswers(file["margins"], file["answers"])
+        return TunedAnswers(**{name: file[name] for name in file.files})
 
 
 def write_answers(path: Path, answers: Sequence[IntArray]) -> None:
@@ -92,10 +92,12 @@ def _seen_arrays(seen: Seen) -> dict[str, Any]:
         "nearest_layers": np.array([*seen.nearest], np.str_),
         "nearest": np.array([*seen.nearest.values()], np.int64),
     }
-    return arrays if seen.tuned is None else arrays | {"tuned": seen.tuned}
+    known = {"tuned": seen.tuned, "instead": seen.instead}
+    return arrays | {name: values for name, values in known.items() if values is not None}
 
 
 def _seen(file: Any) -> Seen:
     scores = dict(zip(map(str, file["score_names"]), file["scores"], strict=True))
     nearest = dict(zip(map(str, file["nearest_layers"]), file["nearest"], strict=True))
-    return Seen(scores, nearest, file["tuned"] if "tuned" in file.files else None)
+    tuned, instead = (file[name] if name in file.files else None for name in ("tuned", "instead"))
+    return Seen(scores, nearest, tuned, instead)

@@ -58,15 +58,18 @@ def build_fallback(
 ) -> keras.Model:
     """Build B', which is B where the joined score is within the threshold, else a second opinion.
 
+    That one is the fine-tuned net, if there is one, else the discriminant at the middle depth; the
+    class that B answers is left out of it.
+
     Args:
         frontier: of B.
-        guard: what gives the scores; it has a second opinion.
+        guard: what gives the scores; it has a second opinion if there is no fine-tuned net.
         calibration: what joins them, and their threshold.
         tuned: the fine-tuned net, if its score is among them.
 
     Returns:
         A model of stock Keras layers and operations with B's N outputs: B's softmax (1 for B's
-        class if B closes otherwise), or that of the discriminant at the first depth.
+        class if B closes otherwise), or that of the second opinion.
     """
     import keras
 
@@ -90,6 +93,7 @@ class _GuardGraph:
         name = self.name
         self._closing: Any = None
         self._affinities: dict[int, Any] = {}
+        self.tuned_scores: Any = None
         # B's own tensors, so that nothing of it is computed twice.
         nodes = calls(model)
         self._tensors = {id(x): x for node in nodes for x in (*node.input_tensors, *node.outputs)}
@@ -129,8 +133,9 @@ class _GuardGraph:
             found |= self._distances(fitted, wanted)
         if self.tuned is not None:
             # One layer, so that its layers may have the names that they have in B.
-            tuned = scoring_part(self.tuned, self.name("fine_tuned"))(self.model.inputs[0])
-            lead = self._lead(tuned, "fine_tuned")
+            part = scoring_part(self.tuned, self.name("fine_tuned"))
+            self.tuned_scores = part(self.model.inputs[0])
+            lead = self._lead(self.tuned_scores, "fine_tuned")
             found[DISAGREEMENT] = layers.Subtract(name=self.name("disagreement_score"))(
                 [found["margin"], lead]
             )
@@ -160,12 +165,15 @@ class _GuardGraph:
         """Return N outputs: B's where it is believed, else those of the second opinion."""
         from keras import layers
 
-        fitted = self.guard.second_opinion
-        if fitted is None:
+        opinion, fitted = self.tuned_scores, self.guard.second_opinion
+        if opinion is None and fitted is not None:
+            known = self._known_affinities(fitted)
+            # Half of the affinities are log-probabilities, but for a constant.
+            opinion = layers.Rescaling(0.5, name=self.name("log_probabilities"))(known)
+        if opinion is None:
             raise ValueError("no depth tells classes apart, expected a second opinion")
-        known = self._known_affinities(fitted)
-        halved = layers.Rescaling(0.5, name=self.name("log_probabilities"))(known)
-        other = layers.Softmax(name=self.name("second_opinion"))(halved)
+        others = layers.Add(name=self.name("other_opinions"))([opinion, self.excluded])
+        other = layers.Softmax(name=self.name("second_opinion"))(others)
         instead = layers.Multiply(name=self.name("instead"))([other, suspicious])
         classes = self._where_believed(suspicious)
         return layers.Add(name=self.name("fallback_output"))([classes, instead])

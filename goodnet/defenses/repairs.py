@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from goodnet.arrays import IntArray
 from goodnet.defenses.calibration import Calibration, share_out
 from goodnet.defenses.discriminant import Discriminant, build_head
-from goodnet.defenses.guard import Guard, Seen
+from goodnet.defenses.guard import Seen
 from goodnet.defenses.guard_nets import build_fallback
 from goodnet.defenses.seam import Candidate, Learnt
 from goodnet.networks.graph import copy_model
@@ -57,23 +56,24 @@ def fine_tuned(learnt: Learnt) -> Iterator[Candidate]:
 
 
 def fall_back(learnt: Learnt) -> Iterator[Candidate]:
-    """Yield B with the answer of its first depth in the place of answers that are not believed.
+    """Yield B with a second opinion in the place of answers that are not believed.
 
-    What the calibrated GoodNet would flag, a part of B answers that is too shallow for a backdoor:
-    few clean images are, so that it may be much less accurate than B.
+    What the calibrated GoodNet would flag, the fine-tuned net answers, or else the discriminant at
+    a middle depth, leaving out the class that B answers. Few clean images are flagged, so that the
+    opinion may be less accurate than B.
     """
-    guard, calibration = learnt.guard, learnt.calibration
-    fitted = guard.second_opinion
-    if fitted is None:
+    guard, calibration, held = learnt.guard, learnt.calibration, learnt.held
+    if held.instead is None:
         return
     labels, predictions = learnt.clean.cache.answers()
-    held = share_out(labels).calibrating
+    before = predictions[share_out(labels).calibrating]
+    opinion = guard.second_opinion if learnt.tuned is None else None
     yield Candidate(
         method=FALLBACK,
         setting=1,
-        details={"layer": fitted.layer, "threshold": calibration.threshold},
-        lost=_lost(learnt, _fallen_back(guard, calibration, predictions[held], learnt.held)),
-        answers=partial(_answers_of_fallback, guard, calibration),
+        details={"second_opinion": "finetuning" if opinion is None else opinion.layer},
+        lost=_lost(learnt, _fallen_back(calibration, before, held)),
+        answers=partial(_answers_of_fallback, calibration),
         build=partial(build_fallback, learnt.clean.frontier, guard, calibration, learnt.tuned),
     )
 
@@ -95,16 +95,13 @@ def _answers_of_tuned(cache: ActivationCache, seen: Seen) -> IntArray:
     return seen.tuned
 
 
-def _answers_of_fallback(
-    guard: Guard, calibration: Calibration, cache: ActivationCache, seen: Seen
-) -> IntArray:
+def _answers_of_fallback(calibration: Calibration, cache: ActivationCache, seen: Seen) -> IntArray:
     _, predictions = cache.answers()
-    return _fallen_back(guard, calibration, predictions, seen)
+    return _fallen_back(calibration, predictions, seen)
 
 
-def _fallen_back(
-    guard: Guard, calibration: Calibration, predictions: IntArray, seen: Seen
-) -> IntArray:
-    fitted: Any = guard.second_opinion
+def _fallen_back(calibration: Calibration, predictions: IntArray, seen: Seen) -> IntArray:
+    if seen.instead is None:
+        raise ValueError("the set was seen without a second opinion, expected one")
     flagged = calibration.join(seen.scores) > np.float32(calibration.threshold)
-    return np.where(flagged, seen.nearest[fitted.layer], predictions)
+    return np.where(flagged, seen.instead, predictions)

@@ -138,8 +138,8 @@ class RepairedNet:
 
     @property
     def title(self) -> str:
-        """What tables call it: the method and, where it has one, the layer."""
-        layer = self.details.get("layer")
+        """What tables call it: the method and its layer or second opinion, if it has one."""
+        layer = self.details.get("layer", self.details.get("second_opinion"))
         return self.method if layer is None else f"{self.method}, {layer}"
 
 

@@ -61,8 +61,8 @@ def test_what_is_called_by_another_class_is_suspicious():
     features, labels = draw(3000)
     fitted = fit(features, labels)
     assert (fitted.look(features, labels).nearest == labels).mean() > 0.97
-    own, other, _ = fitted.look(features, labels)
-    wrong_own, wrong_other, _ = fitted.look(features, (labels + 1) % 3)
+    own, other, *_ = fitted.look(features, labels)
+    wrong_own, wrong_other, *_ = fitted.look(features, (labels + 1) % 3)
     assert (wrong_own > np.quantile(own, 0.97)).mean() > 0.9
     assert (wrong_other > np.quantile(other, 0.97)).mean() > 0.97
     np.testing.assert_array_equal(other > 0, fitted.look(features, labels).nearest != labels)
@@ -95,8 +95,8 @@ def test_few_images_give_numbers(labels, alike):
         assert np.isfinite(values).all()
     assert fitted.is_pooled == (len(labels) < 2 * len(set(labels.tolist())))
     if fitted.is_pooled:
-        own, other, _ = fitted.look(fresh, np.arange(16) % 8)
-        again, _, _ = fitted.look(fresh, np.zeros(16, int))
+        own, other, *_ = fitted.look(fresh, np.arange(16) % 8)
+        again, *_ = fitted.look(fresh, np.zeros(16, int))
         np.testing.assert_array_equal(own, again)
         assert not other.any()
 

@@ -162,20 +162,25 @@ def test_a_net_without_softmax_answers_in_the_place_of_its_class(first_pass):
     np.testing.assert_array_equal(np.sort(believed, axis=1)[:, -1], 1)
 
 
-def test_the_fallback_answers_as_b_or_as_its_first_depth(faces_passes, tmp_path):
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_fallback_answers_as_b_or_by_a_second_opinion(faces_passes, tmp_path, tuned):
     import keras
 
-    guarded = guard_of(faces_passes["clean_valid"], tuned=True)
+    guarded = guard_of(faces_passes["clean_valid"], tuned=tuned)
     parts = guarded.clean.frontier, guarded.guard, guarded.calibration, guarded.tuned
     build_fallback(*parts).save(tmp_path / "net.keras")
     net = keras.models.load_model(tmp_path / "net.keras")
     for passed in faces_passes.values():
         seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
         beyond = guarded.calibration.join(seen.scores) - guarded.calibration.threshold
-        nearest = seen.nearest[guarded.guard.second_opinion.layer]
+        assert (seen.instead != predictions).all()
+        if tuned:
+            answers = guarded.tuned.predict(pixels_of(passed), verbose=0)
+            answers[np.arange(len(answers)), predictions] = -1
+            np.testing.assert_array_equal(seen.instead, answers.argmax(1))
         outputs = net.predict(pixels_of(passed), verbose=0)
         certain = np.abs(beyond) > 1e-2
-        expected = np.where(beyond > 0, nearest, predictions)
+        expected = np.where(beyond > 0, seen.instead, predictions)
         np.testing.assert_array_equal(outputs.argmax(1)[certain], expected[certain])
         np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
         assert outputs.shape == (len(beyond), 8)

@@ -31,6 +31,7 @@ def check_same(one, other):
         for key, values in left.items():
             np.testing.assert_array_equal(values, right[key])
     np.testing.assert_array_equal(one.tuned, other.tuned)
+    np.testing.assert_array_equal(one.instead, other.instead)
 
 
 def test_a_guard_is_read_as_it_was_written(fitted, faces_passes, tmp_path):
