@@ -62,9 +62,7 @@ def _audit(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -
         if shown is not None:
             shown.say("starting a temporary Prefect server")
 
-    if shown is not None:
-        progress.listeners.append(shown)
-    with connected(meanwhile):
+    with progress.told(shown), connected(meanwhile):
         state: State[Any] = audit(**sendable_parameters(parameters), return_state=True)
     error = state.result(raise_on_failure=False) if state.is_failed() else None
     if not (folder / "audit.json").is_file() and isinstance(error, Exception):

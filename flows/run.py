@@ -101,9 +101,7 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
         sets, choices = given_sets(parameters), Choices.of(parameters)
         preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
 
-    if shown is not None:
-        progress.listeners.append(shown)
-    with connected(meanwhile=meanwhile):
+    with progress.told(shown), connected(meanwhile=meanwhile):
         # Called so, Prefect hands on what the flow's last state holds.
         run = cast("PublishedRun", repair(**sendable_parameters(parameters)))
     if shown is not None:

@@ -32,6 +32,20 @@ class Listener(Protocol):
 listeners: list[Listener] = []
 
 
+@contextmanager
+def told(listener: Listener | None) -> Iterator[None]:
+    """Tell a listener, if there is one, of the stages in this block."""
+    if listener is None:
+        yield
+        return
+    listeners.append(listener)
+    try:
+        yield
+    finally:
+        listener.ended()
+        listeners.remove(listener)
+
+
 def tell_began(stage: str) -> None:
     """Tell whoever listens that a stage begins."""
     for listener in listeners:
