@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test quick lint bench fuzz ui lock
+.PHONY: run test quick lint bench fuzz docs ui lock
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -27,6 +27,11 @@ bench: .venv/installed
 
 fuzz: .venv/installed
 	FUZZ_CASES=100000 $(BIN)/python -m pytest tests/test_fuzz.py
+
+# The names of `import goodnet`, and what repairs, detectors and triggers are written against.
+docs: .venv/installed
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pdoc --docformat google --output-directory docs/api \
+		goodnet goodnet.defenses.seam goodnet.attacks.triggers
 
 ui: .venv/installed
 	$(BIN)/python -m flows.ui

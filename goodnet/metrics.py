@@ -21,6 +21,11 @@ def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> 
     Returns:
         Lower and upper end, fractions 0..1.
 
+    Example:
+        >>> low, high = wilson_interval(0, 100)
+        >>> print(f"{low:.3f} to {high:.3f}")
+        0.000 to 0.037
+
     Raises:
         ValueError: `successes`, `total` or `confidence` is outside its range.
     """

@@ -42,6 +42,7 @@ def listening(listener: Listener | None) -> Iterator[None]:
     try:
         yield
     finally:
+        listener.ended()
         listeners.remove(listener)
 
 

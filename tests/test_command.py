@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eval import main as eval_main
@@ -25,6 +26,7 @@ from flows.ui import main as ui_main
 from goodnet.__main__ import main as goodnet_main
 from goodnet.command import exit_code, fraction, positive, whole
 from goodnet.errors import InputError
+from goodnet.images.hdf5_sets import write_images
 from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import clean_up, new_run_folder, reserve_run_folder
 
@@ -261,6 +263,16 @@ SURROUNDINGS = {
 }
 
 
+def served(folder):
+    """What there is to serve: its options, as a shell takes them."""
+    (folder / "models").mkdir()
+    (folder / "models" / "a.keras").touch()
+    for number, name in enumerate(("valid.h5", "test.h5")):
+        write_images(folder / name, np.full((2, 4, 4, 3), number, np.uint8), [0, 1])
+    sets = f"--clean-valid '{folder}/valid.h5' --clean-test '{folder}/test.h5'"
+    return f"--models '{folder}/models' {sets}"
+
+
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 @pytest.mark.parametrize("command", ["ui", "serve"])
 def test_servers_start_or_say_in_one_line_what_surrounds_them(
@@ -272,7 +284,8 @@ def test_servers_start_or_say_in_one_line_what_surrounds_them(
     places["locked"].mkdir(mode=0o555)
     places["gone"].mkdir()
     unset = {"PREFECT_HOME", "PREFECT_API_URL"}
-    script = f"export {shell.format(**places)}; exec '{sys.executable}' -m flows.{command}"
+    given = served(tmp_path) if command == "serve" else ""
+    script = f"export {shell.format(**places)}; exec '{sys.executable}' -m flows.{command} {given}"
     process = subprocess.Popen(
         without_rights("bash", "-c", script),
         cwd=places["gone"],

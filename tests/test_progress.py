@@ -5,7 +5,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import temporary_settings
 
-from tasks.progress import listeners, progress
+from tasks.progress import listeners, progress, tell_began, told
 
 
 class Listening:
@@ -75,3 +75,12 @@ def test_whoever_listens_is_told_of_each_stage(server_settings, monkeypatch):
     with temporary_settings(server_settings):
         staged()
     assert listening.heard == [("one", "began"), "ended", ("two of these", "began"), "ended"]
+
+
+def test_a_listener_is_told_of_its_own_block_alone():
+    listening = Listening()
+    with told(None), told(listening):
+        tell_began("inside")
+    tell_began("outside")
+    assert listening.heard == [("inside", "began"), "ended"]
+    assert listening not in listeners

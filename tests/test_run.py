@@ -18,6 +18,7 @@ from PIL import Image
 
 from goodnet.images.image_sets import open_images, write_images
 from goodnet.metrics import percent
+from tasks.markdown import as_markdown
 from tests.commands import one_process
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,13 +219,15 @@ def test_a_run_that_computes_nothing_has_its_artifacts_too(on_faces, later_run, 
     (flow_run,) = (one for one in runs if one["parameters"].get("run_name") == "watched")
     of_run = {"flow_run_id": {"any_": [flow_run["id"]]}}
     found = {one["key"]: one["data"] for one in find("artifacts", artifacts=of_run)}
+    assert flow_run["name"].endswith(" watched")
     assert found.keys() == {"badnet-weights-results", "badnet-weights-report"}
     last = read_results(artifacts, "watched")["checkpoints"][-1]["b_prime"]
     assert json.loads(found["badnet-weights-results"])[-1]["ASR"] == percent(
         last["attack_success_rate"]
     )
     assert "(data:image/png;base64," in found["badnet-weights-report"]
-    assert str(artifacts / "runs" / "watched" / "report.html") in found["badnet-weights-report"]
+    last_line = found["badnet-weights-report"].splitlines()[-1]
+    assert last_line.endswith(as_markdown("watched/report.html"))
 
 
 def test_new_drops_recompute_neither_activations_nor_sweeps(on_faces, later_run):

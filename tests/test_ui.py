@@ -50,7 +50,6 @@ def signed_in(browser, ui_server):
 
 
 def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, signed_in):
-    """GOODNET_SCREENSHOT names a file to keep what the page looks like."""
     keys = ["rendered-faces-results", "rendered-faces-report"]
     expected = [deployed.run["name"], "Completed", "repair", "model:rendered faces", *keys]
     signed_in.open(
@@ -58,8 +57,6 @@ def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, signed_in):
         ready=f"{expected}.every(line => document.body.innerText.split('\\n').includes(line))",
         width=1280,
     )
-    if "GOODNET_SCREENSHOT" in os.environ:
-        signed_in.driver.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
 
 
 def test_the_report_is_visible_in_the_page(deployed, ui_server, signed_in):
@@ -84,6 +81,7 @@ def test_the_report_is_visible_in_the_page(deployed, ui_server, signed_in):
 def test_the_printed_address_leads_to_the_runs_by_name_tags_and_verdict(
     deployed, ui_server, signed_in
 ):
+    """GOODNET_SCREENSHOT names a file to keep what the page looks like."""
     run, tags = deployed.run, deployed.run["tags"]
     assert run["name"].startswith("rendered faces 2")
     assert tags[0] == "model:rendered faces"
@@ -92,6 +90,8 @@ def test_the_printed_address_leads_to_the_runs_by_name_tags_and_verdict(
     assert run["labels"]["goodnet.host"]
     signed_in.open(ui_server.sign_in, ready=f"document.body.innerText.includes('{run['name']}')")
     assert signed_in.script("location.pathname") == "/v2/runs"
+    if "GOODNET_SCREENSHOT" in os.environ:
+        signed_in.driver.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
 
 
 @pytest.mark.parametrize("page", ["", "/dashboard", "/v2/dashboard"])

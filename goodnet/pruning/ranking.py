@@ -31,5 +31,13 @@ def mean_activations(shares: DoubleArray) -> DoubleArray:
 
 
 def prune_order(means: DoubleArray) -> list[int]:
-    """Return the channels by mean activation, ascending; ties by channel number."""
+    """Return the channels by mean activation, ascending; ties by channel number.
+
+    Args:
+        means: (C,), over clean validation.
+
+    Example:
+        >>> prune_order(np.array([0.5, 0.0, 0.2, 0.0]))
+        [1, 3, 2, 0]
+    """
     return [int(channel) for channel in np.argsort(means, kind="stable")]

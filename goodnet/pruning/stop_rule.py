@@ -24,6 +24,14 @@ def find_checkpoint(correct: Sequence[int], *, images: int, drop: float) -> Chec
         correct: clean validation images answered right at steps 0 … C.
         images: clean validation images in all.
         drop: percentage points of clean validation accuracy, above 0.
+
+    Example:
+        Of 50 images one is 2 points, so that the first step to lose one is the checkpoint.
+
+        >>> find_checkpoint([49, 49, 48, 40], images=50, drop=2)
+        Checkpoint(drop=2, step=2)
+        >>> find_checkpoint([49, 49, 48, 40], images=50, drop=20).step is None
+        True
     """
     exact = Fraction(str(drop))
     for step, right in enumerate(correct):
