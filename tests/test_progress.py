@@ -5,7 +5,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import temporary_settings
 
-from tasks.progress import listeners, progress, tell_began, told
+from tasks.progress import listeners, listening, progress, tell_began
 
 
 class Listening:
@@ -78,9 +78,9 @@ def test_whoever_listens_is_told_of_each_stage(server_settings, monkeypatch):
 
 
 def test_a_listener_is_told_of_its_own_block_alone():
-    listening = Listening()
-    with told(None), told(listening):
+    listener = Listening()
+    with listening(None), listening(listener):
         tell_began("inside")
     tell_began("outside")
-    assert listening.heard == [("inside", "began"), "ended"]
-    assert listening not in listeners
+    assert listener.heard == [("inside", "began"), "ended"]
+    assert listener not in listeners
