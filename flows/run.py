@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +84,24 @@ def _repair(parameters: dict[str, Any], *, quiet: bool) -> None:
     with uncollected():
         from flows.console import Page, Progressing, print_plan, print_run
         from flows.paths import sendable_parameters
-        from flows.repair import repair
         from flows.server import connected
         from tasks import progress
-        from tasks.preload import preload
 
     if not quiet:
         print_plan(Page(stderr=True), parameters)
         progress.listeners.append(Progressing(Page(stderr=True)))
-    meanwhile = partial(
-        preload,
-        parameters["model"],
-        _sets(parameters),
-        Choices.of(parameters),
-        artifacts=parameters["artifacts"],
-    )
+
+    def meanwhile() -> None:
+        with uncollected():
+            import flows.repair  # noqa: F401
+            from tasks.preload import preload
+        sets, choices = _sets(parameters), Choices.of(parameters)
+        preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
+
     with connected(meanwhile=meanwhile):
+        # Imported while the server started, if one had to: a third of what is imported in all.
+        with uncollected():
+            from flows.repair import repair
         run = repair(**sendable_parameters(parameters))
     if not quiet:
         print_run(Page(), run.folder, run.verdict)
