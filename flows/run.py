@@ -90,18 +90,22 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
     with uncollected():
         from flows.console import print_run
         from flows.paths import sendable_parameters
-        from flows.repair import repair
         from flows.server import connected
-        from tasks.preload import preload
         from tasks.progress import listening
 
     def meanwhile() -> None:
         if shown is not None:
             shown.say("starting a temporary Prefect server")
+        with uncollected():
+            import flows.repair  # noqa: F401
+            from tasks.preload import preload
         sets, choices = given_sets(parameters), Choices.of(parameters)
         preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
 
     with listening(shown), connected(meanwhile=meanwhile):
+        # Imported while the server started, if one had to: a third of what is imported in all.
+        with uncollected():
+            from flows.repair import repair
         # Called so, Prefect hands on what the flow's last state holds.
         run = cast("PublishedRun", repair(**sendable_parameters(parameters)))
     if shown is not None:

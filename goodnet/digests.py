@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from goodnet.errors import InputError, printable
@@ -43,6 +44,24 @@ def digest_file(path: Path) -> FileDigest:
             return FileDigest(sha256, file.tell())
     except PermissionError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def digest_once(path: Path) -> FileDigest:
+    """Digest one file, or recall what this process found in it while it looks the same.
+
+    Raises:
+        InputError: there is no such file, it may not be read, or changes while it is read.
+    """
+    now, file = time.time_ns(), SignedFile.of(path)
+    changed = max(file.signature.mtime_ns, file.signature.ctime_ns)
+    return _digest_settled(file) if now - changed >= _SETTLED_NANOSECONDS else digest_file(path)
+
+
+@lru_cache(maxsize=1024)
+def _digest_settled(file: SignedFile) -> FileDigest:
+    digest = digest_file(file.path)
+    file.require_unchanged()
+    return digest
 
 
 class DigestMemory:

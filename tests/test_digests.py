@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from goodnet.digests import DigestMemory, FileDigest, digest_file
+from goodnet.digests import (
+    DigestMemory,
+    FileDigest,
+    _digest_settled,
+    digest_file,
+    digest_once,
+)
 from goodnet.errors import InputError
 from goodnet.images.image_sets import open_images
 
@@ -150,6 +156,29 @@ def test_a_changed_file_is_read_again(tmp_path, memory, change):
     change(path)
     assert memory.digest(path) != old
     assert memory.digest(path) == digest_file(path)
+
+
+@pytest.mark.parametrize("change", [rewrite, rewrite_restoring_the_time, replace, grow])
+def test_a_process_reads_a_file_once_until_it_changes(tmp_path, monkeypatch, change):
+    monkeypatch.setattr("goodnet.digests._SETTLED_NANOSECONDS", 10_000_000)
+    path = write_settled(tmp_path / "a.h5", b"abc")
+    time.sleep(0.02)
+    hits = _digest_settled.cache_info().hits
+    assert digest_once(path) == digest_once(path) == digest_file(path)
+    assert _digest_settled.cache_info().hits == hits + 1
+    change(path)
+    assert digest_once(path) == digest_file(path)  # too new to be remembered
+    time.sleep(0.02)
+    assert digest_once(path) == digest_file(path)
+    assert _digest_settled.cache_info().hits == hits + 1
+
+
+def test_a_process_remembers_no_file_that_was_just_written(tmp_path):
+    """Whatever time it says it is from: the time of its last change cannot be set."""
+    path = write_settled(tmp_path / "a.h5", b"abc")
+    misses = _digest_settled.cache_info().misses
+    assert digest_once(path) == digest_file(path)
+    assert _digest_settled.cache_info().misses == misses
 
 
 def test_a_file_just_written_is_not_remembered(tmp_path, memory):
