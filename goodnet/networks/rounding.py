@@ -49,8 +49,8 @@ def explains(scores: FloatArray, answers: IntArray, plain: FloatArray) -> BoolAr
 def strays(scores: FloatArray, plain: FloatArray) -> BoolArray:
     """Return for which images plain Keras answers other numbers than rounding explains: (n,).
 
-    Where a channel is mistaken for another, the numbers show it on the first image, in most nets
-    by a hundred times what rounding does; the classes that follow from them may all be the same.
+    Where a channel is mistaken for another, the numbers of most trained nets show it on a few
+    images, where the classes that follow from them may all be the same.
 
     Args:
         scores: (n, N), what our own computation gives the classes, before softmax.
