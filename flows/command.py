@@ -107,7 +107,7 @@ def add_method(group: Any) -> None:
         dest="repairs",
         action="store_const",
         const=tuple(name for name in ALL_REPAIRS if name != "finetuning"),
-        help="train nothing: all methods but finetuning",
+        help="train nothing: all methods but finetuning (default: that one too)",
     )
     group.add_argument(
         "--false-alarms",
