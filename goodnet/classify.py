@@ -13,12 +13,13 @@ from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.images.unlabelled_images import open_unlabelled
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model
-from goodnet.networks.evaluation import iterate_answers
+from goodnet.networks.evaluation import iterate_answers, iterate_outputs
 from goodnet.reports.tables import format_csv, format_table
 
 if TYPE_CHECKING:
     import keras
 
+    from goodnet.defenses.guard_nets import Scorer
     from goodnet.images.unlabelled_images import NamedImages
 
 AnswerFormat = Literal["table", "csv", "json"]
@@ -32,11 +33,15 @@ class Answer:
         image: the image's file, or `<file>[<number>]` in an HDF5 file, counted from 0.
         answer: the class; "backdoored" for the last class of a GoodNet.
         name: of the class, where it is known.
+        score: how suspicious the image is, from a calibrated GoodNet.
+        threshold: above it the answer is "backdoored".
     """
 
     image: str
     answer: int | Literal["backdoored"]
     name: str | None = None
+    score: float | None = None
+    threshold: float | None = None
 
 
 def classify_images(
@@ -64,6 +69,8 @@ def classify_images(
     Raises:
         InputError: the model or an image is refused.
     """
+    from goodnet.defenses.guard_nets import find_scorer
+
     description = describe_model(model, architecture=architecture)
     preprocessing.require_channels(description.input_shape[2])
     opened = open_unlabelled(
@@ -77,10 +84,11 @@ def classify_images(
     if classes is not None:
         classes.require_number(num_classes)
     names = [] if classes is None else [*classes.names]
+    scorer = find_scorer(net) if is_goodnet(net) else None
     return [
         answer
         for group in opened
-        for answer in _answer(net, group, preprocessing, num_classes, names)
+        for answer in _answer(net, scorer, group, preprocessing, num_classes, names)
     ]
 
 
@@ -97,32 +105,43 @@ def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> li
     Control characters in names are escaped in all formats, in CSV formulas too. JSON is one array.
     """
     if answer_format == "table":
-        return format_table(
-            [{"image": one.image, "answer": _shown(one)} for one in answers], num_names=2
-        )
+        return format_table([_cells(one) for one in answers], num_names=2)
     rows = [asdict(answer) for answer in answers]
-    if all(answer.name is None for answer in answers):
-        rows = [{"image": row["image"], "answer": row["answer"]} for row in rows]
+    unknown = [name for name in rows[0] if all(row[name] is None for row in rows)] if rows else []
+    rows = [{name: row[name] for name in row if name not in unknown} for row in rows]
     if answer_format == "csv":
         return format_csv(rows)
     return ["[", *",\n".join(map(json.dumps, rows)).splitlines(), "]"]
 
 
-def _shown(answer: Answer) -> str:
-    return str(answer.answer) if answer.name is None else f"{answer.answer} ({answer.name})"
+def _cells(answer: Answer) -> dict[str, str]:
+    named = f"{answer.answer}" if answer.name is None else f"{answer.answer} ({answer.name})"
+    cells = {"image": answer.image, "answer": named}
+    for name in ("score", "threshold"):
+        value = getattr(answer, name)
+        if value is not None:
+            cells[name] = f"{value:.2f}"
+    return cells
 
 
 def _answer(
     net: keras.Model,
+    scorer: Scorer | None,
     group: NamedImages,
     preprocessing: Preprocessing,
     num_classes: int,
     classes: Sequence[str],
 ) -> Iterator[Answer]:
     batches = iterate_answers(net, group.images, preprocessing=preprocessing)
-    numbers = (int(number) for batch in batches for number in batch)
-    for name, number in zip(group.names, numbers, strict=True):
+    numbers = [int(number) for batch in batches for number in batch]
+    scores: list[float | None] = [None] * len(numbers)
+    threshold = None if scorer is None else scorer.threshold
+    if scorer is not None:
+        outputs = iterate_outputs(scorer.net, group.images, preprocessing=preprocessing)
+        scores = [float(score) for batch in outputs for score in batch[:, 0]]
+    for name, number, score in zip(group.names, numbers, scores, strict=True):
         if number == num_classes:
-            yield Answer(name, "backdoored")
+            yield Answer(name, "backdoored", None, score, threshold)
         else:
-            yield Answer(name, number, classes[number] if classes else None)
+            known = classes[number] if classes else None
+            yield Answer(name, number, known, score, threshold)

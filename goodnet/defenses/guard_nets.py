@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import keras
 
 _OUT_OF_REACH = 1e9
+_BEYOND = "beyond_threshold"
 
 
 def build_guarded(
@@ -78,6 +79,35 @@ def build_fallback(
     return keras.Model(graph.model.inputs[0], output, name="fallback")
 
 
+class Scorer(NamedTuple):
+    """The score in a calibrated GoodNet.
+
+    Attributes:
+        net: (n, H, W, C) to the joined score, (n, 1).
+        threshold: above it an image is answered with class N.
+    """
+
+    net: keras.Model
+    threshold: float
+
+
+def find_scorer(goodnet: keras.Model) -> Scorer | None:
+    """Return what gives the score in a GoodNet that `build_guarded` made, also one that was loaded.
+
+    Args:
+        goodnet: any functional model; None is returned where it has no such score.
+    """
+    import keras
+
+    # Where B has such a name, ours has a number behind it and comes later.
+    for node in reversed(calls(goodnet)):
+        if node.operation.name.startswith(_BEYOND):
+            joined, threshold = node.arguments.args
+            net = keras.Model(goodnet.inputs[0], joined)
+            return Scorer(net, float(np.asarray(threshold, np.float32).reshape(())))
+    return None
+
+
 class _GuardGraph:
     """The symbolic side of the scores, in the net's own graph.
 
@@ -110,7 +140,7 @@ class _GuardGraph:
         scores = self._scores()
         joined = self._join([scores[name] for name in calibration.names], calibration)
         threshold = np.full((1, 1), calibration.threshold, np.float32)
-        beyond = self._named(ops.greater(joined, threshold), "beyond_threshold")
+        beyond = self._named(ops.greater(joined, threshold), _BEYOND)
         return self._named(ops.cast(beyond, "float32"), "backdoored")
 
     def _scores(self) -> dict[str, Any]:

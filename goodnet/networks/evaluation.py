@@ -24,8 +24,21 @@ def iterate_answers(
 ) -> Iterator[IntArray]:
     """Yield the classes that a net answers, (n,) for each batch of a set, in order.
 
+    Args and errors are those of `iterate_outputs`.
+    """
+    # The largest of NaNs would be the first: class 0, which is often the attacker's. So they are
+    # errors.
+    for outputs in iterate_outputs(model, images, preprocessing=preprocessing):
+        yield outputs.argmax(axis=1)
+
+
+def iterate_outputs(
+    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing = AS_STORED
+) -> Iterator[FloatArray]:
+    """Yield what a net gives for each batch of a set, (n, outputs), in order.
+
     Args:
-        model: (n, H, W, C) to (n, classes).
+        model: (n, H, W, C) to (n, outputs).
         images: the set.
         preprocessing: what is done to its pixels first.
 
@@ -42,10 +55,9 @@ def iterate_answers(
     done = 0
     for pixels in prefetched(images.batches(_BATCH)):
         outputs = np.asarray(compiled(pixels))
-        # The largest of NaNs would be the first: class 0, which is often the attacker's.
         require_finite(outputs, f"{images.path}: the answer", first=done)
         done += len(outputs)
-        yield outputs.argmax(axis=1)
+        yield outputs
 
 
 def accuracy(

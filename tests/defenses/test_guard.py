@@ -8,7 +8,7 @@ import pytest
 from goodnet.defenses.calibration import calibrate
 from goodnet.defenses.fine_tuning import answer_images, fine_tune
 from goodnet.defenses.guard import Guard, chosen_depths, fit_guard
-from goodnet.defenses.guard_nets import build_fallback, build_guarded
+from goodnet.defenses.guard_nets import build_fallback, build_guarded, find_scorer
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 
@@ -160,6 +160,20 @@ def test_a_net_without_softmax_answers_in_the_place_of_its_class(first_pass):
     flagged = check_flags(guarded, passed, outputs)
     believed = outputs[~flagged, :-1]
     np.testing.assert_array_equal(np.sort(believed, axis=1)[:, -1], 1)
+
+
+def test_the_score_is_found_in_a_saved_goodnet(faces_passes, tmp_path):
+    from goodnet.model_files.load import load_model, save_model
+
+    guarded = guard_of(faces_passes["clean_valid"])
+    assert find_scorer(guarded.clean.frontier.model) is None
+    save_model(guarded.net, tmp_path / "goodnet.keras")
+    net, threshold = find_scorer(load_model(tmp_path / "goodnet.keras"))
+    assert threshold == np.float32(guarded.calibration.threshold)
+    for passed in faces_passes.values():
+        joined = guarded.calibration.join(guarded.look(passed).scores)
+        found = net.predict(pixels_of(passed), verbose=0)[:, 0]
+        np.testing.assert_allclose(found, joined, rtol=1e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("tuned", [False, True])
