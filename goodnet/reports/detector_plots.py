@@ -112,6 +112,8 @@ def scores_chart(
     values = {
         name: part[joined.name] for name, part in sets.items() if part and len(part[joined.name])
     }
+    # In the precision of the edges: rounded up, the highest would lie beyond the last of them.
+    values = {name: part.astype(np.float64) for name, part in values.items()}
     low = float(min(part.min() for part in values.values()))
     # Beyond three times the way to the threshold all are alike: certain.
     high = joined.threshold + 3 * max(joined.threshold - low, 1e-6)
@@ -132,6 +134,7 @@ def scores_chart(
         ),
         x2="to",
         y=alt.Y("share:Q", title="share of images", stack=None).axis(format=".0%"),
+        y2=alt.datum(0),
         color=colour,
         tooltip=[
             "images:N",
@@ -143,7 +146,7 @@ def scores_chart(
         x="from:Q"
     )
     layers = [
-        bars.mark_bar(opacity=0.6),
+        bars.mark_rect(opacity=0.6),
         rule.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
         rule.mark_text(color=palette["muted"], align="left", dx=5, baseline="top").encode(
             y=alt.value(2), text="label:N"
@@ -196,7 +199,13 @@ def depths_chart(
         steps.mark_line(strokeWidth=2).encode(order="step:Q"),
         steps.mark_circle(size=22),
         chosen.mark_circle(size=110, opacity=1),
-        chosen.mark_text(align="left", dx=8, dy=10).encode(text="depth:N"),
+        # Depths often lie close together, so each has its name lower than the one before.
+        *(
+            alt.Chart(alt.InlineData([point]))
+            .mark_text(align="left", dx=9, dy=14 * number + 4, color=palette["ink"])
+            .encode(x=x, y=y, text="depth:N")
+            for number, point in enumerate(points)
+        ),
     ]
     return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
 

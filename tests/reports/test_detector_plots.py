@@ -1,0 +1,146 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from goodnet.pruning.poisoned import Attack
+from goodnet.reports.detector_plots import depths_chart, detectors_chart, scores_chart
+from goodnet.reports.results import (
+    DepthRates,
+    DetectorRates,
+    GoodNetRates,
+    Rates,
+    RepairedRates,
+    Results,
+)
+
+CLEAN = np.linspace(0, 1, 100)
+POISONED = np.array([0.2, 5.0, 6.0, 50.0])
+LABELS = np.array([0, 1, 2, 3])
+
+
+def detector(name, *, detection, alarms):
+    rates = GoodNetRates(
+        clean_valid_accuracy=0.9,
+        clean_test_accuracy=0.9,
+        attack_success_rate=0.1,
+        detection_rate=detection,
+        false_alarm_rate=alarms,
+    )
+    return DetectorRates(
+        name=name,
+        control=name == "margin",
+        false_alarm_budget=0.03,
+        held_budget=0.03,
+        images=1000,
+        threshold=0.97,
+        auc=0.9,
+        detection_rate=detection,
+        false_alarm_rate=alarms,
+        goodnet=rates,
+    )
+
+
+def results(**changes):
+    depth = RepairedRates(
+        clean_valid_accuracy=0.8, clean_test_accuracy=0.7, attack_success_rate=0.2
+    )
+    given = {
+        "classes": 4,
+        "baseline": Rates(
+            clean_valid_accuracy=0.9, clean_test_accuracy=0.9, attack_success_rate=1.0
+        ),
+        "checkpoints": (),
+        "detectors": (
+            detector("margin", detection=0.5, alarms=0.04),
+            detector("joined", detection=0.75, alarms=0.03),
+        ),
+        "depths": (DepthRates(layer="pool_1", rates=depth),),
+    }
+    return Results(**{**given, **changes})
+
+
+def table(*, clean=True, poisoned=True):
+    sets = {"clean_test": CLEAN if clean else [], "poisoned_test": POISONED if poisoned else []}
+    parts = [
+        pa.table(
+            {
+                "set": [name] * len(scores),
+                "label": np.resize(LABELS, len(scores)),
+                "margin": np.array(scores, np.float32),
+                "joined": np.array(scores, np.float32),
+            }
+        )
+        for name, scores in sets.items()
+        if len(scores)
+    ]
+    return pa.concat_tables(parts)
+
+
+def data_of(chart):
+    """The rows that each layer of a chart draws."""
+    drawn = chart.to_dict()
+    named = drawn.get("datasets", {})
+    return [
+        named[layer["data"]["name"]] if "name" in layer["data"] else layer["data"]["values"]
+        for layer in drawn["layer"]
+    ]
+
+
+def test_lines_hold_what_each_threshold_would_flag():
+    lines = data_of(detectors_chart(results(), table()))[1]
+    assert {row["detector"] for row in lines} == {"margin", "joined"}
+    for row in lines:
+        flagged = round(100 * row["alarms"])
+        highest_left = CLEAN[::-1][flagged] if flagged < 100 else -np.inf
+        assert row["detection"] == (highest_left < POISONED).mean()
+    assert max(row["alarms"] for row in lines) == 1
+
+
+def test_dots_are_at_the_measured_rates_with_intervals():
+    dots = data_of(detectors_chart(results(), table()))[-1]
+    assert [(dot["detector"], dot["alarms"]) for dot in dots] == [
+        ("margin", 0.04),
+        ("joined", 0.03),
+    ]
+    for dot in dots:
+        assert dot["detection at least"] < dot["detection"] < dot["detection at most"]
+
+
+def test_shares_of_images_add_up_and_none_is_lost():
+    bars = data_of(scores_chart(results(), table()))[0]
+    for name in ("clean", "poisoned"):
+        assert sum(bar["share"] for bar in bars if bar["images"] == name) == pytest.approx(1)
+    (last,) = [bar for bar in bars if bar["images"] == "poisoned"][-1:]
+    assert last["share"] == 0.75
+
+
+def test_images_of_the_targets_class_count_as_little_as_in_the_rates():
+    attack = Attack(3, True, 3, 3, 0, 3, 3, 0)
+    bars = data_of(scores_chart(results(attack=attack), table()))[0]
+    (last,) = [bar for bar in bars if bar["images"] == "poisoned"][-1:]
+    assert last["share"] == pytest.approx(2 / 3)
+
+
+def test_without_a_set_there_is_no_chart_of_it():
+    assert detectors_chart(results(), table(poisoned=False)) is None
+    assert detectors_chart(results(detectors=()), table()) is None
+    assert {
+        bar["images"] for bar in data_of(scores_chart(results(), table(poisoned=False)))[0]
+    } == {"clean"}
+    only_valid = Rates(clean_valid_accuracy=0.9, clean_test_accuracy=None, attack_success_rate=None)
+    assert scores_chart(results(baseline=only_valid), table()) is None
+
+
+def test_depths_stand_beside_the_steps_of_pruning():
+    rows = [
+        {"set": name, "step": step, "correct": correct, "images": 10}
+        for name, counts in (("clean_test", (9, 5)), ("poisoned_test", (10, 4)))
+        for step, correct in enumerate(counts)
+    ]
+    chart = depths_chart(results(), pa.Table.from_pylist(rows))
+    curve, _, dots, names = data_of(chart)
+    assert [(row["attack"], row["clean"]) for row in curve] == [(1.0, 0.9), (0.4, 0.5)]
+    assert [(dot["depth"], dot["attack"], dot["clean"]) for dot in dots] == [("pool_1", 0.2, 0.7)]
+    assert names == dots
+    assert depths_chart(results(depths=()), pa.Table.from_pylist(rows)) is None
+    assert depths_chart(results(), pa.Table.from_pylist(rows[:2])) is None
