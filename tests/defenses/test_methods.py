@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from goodnet.choices import ALL_REPAIRS
 from goodnet.defenses.calibration import calibrate
 from goodnet.defenses.choice import choose_repaired, find_candidate
 from goodnet.defenses.fine_tuning import answer_images, fine_tune
@@ -65,6 +66,10 @@ def pixels(clean):
 @pytest.fixture(scope="module")
 def offered(learnt):
     return {name: list(repair(learnt)) for name, repair in REPAIRS.items()}
+
+
+def test_commands_know_every_repair():
+    assert tuple(REPAIRS) == ALL_REPAIRS
 
 
 @pytest.mark.parametrize("name", REPAIRS)
