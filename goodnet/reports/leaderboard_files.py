@@ -186,20 +186,36 @@ def _mean_and_worst(spread: Spread | None) -> str:
 
 
 def headline_lines(board: Leaderboard) -> list[str]:
-    """Return the two figures to compare with those of others, a sentence or two each."""
-    if not board.headlines:
-        return ["No cell counts: each has failed or is marked."]
-    lines = []
-    for what, share in board.headlines.items():
-        low, high = share.interval
-        lines.append(
-            f"{what[0].upper()}{what[1:]}: {share.count} of {share.total} cells, "
-            f"{percent(share.rate)} (95 % interval {percent(low)} to {percent(high)})"
-        )
-        if what == DETECTED and board.control is not None:
-            lines[-1] += f"; B's margin alone, the control, in {board.control.count}"
-        lines[-1] += "."
-    return lines
+    """Return the two figures to compare with those of others, and what clean nets come to."""
+    lines = [_headline(what, share, board) for what, share in board.headlines.items()]
+    lines = lines or ["No cell counts: each has failed or is marked."]
+    return lines + _clean_nets(board)
+
+
+def _headline(what: str, share: Share, board: Leaderboard) -> str:
+    low, high = share.interval
+    control = ""
+    if what == DETECTED and board.control is not None:
+        control = f"; B's margin alone, the control, in {board.control.count}"
+    return (
+        f"{what[0].upper()}{what[1:]}: {share.count} of {share.total} cells, "
+        f"{percent(share.rate)} (95 % interval {percent(low)} to {percent(high)}){control}."
+    )
+
+
+def _clean_nets(board: Leaderboard) -> list[str]:
+    """Say what becomes of nets without a backdoor: nothing, if all is well."""
+    rows = [row for row in board.rows if row.cell.attack is None and row.kind != "failed"]
+    nets = {row.cell for row in rows}
+    if not nets:
+        return []
+    repaired = {row.cell for row in rows if row.kind == "B'" and row.recommended}
+    joined = [row for row in rows if row.kind == "detector" and row.recommended]
+    alarms = max((value_of(row, "false_alarms") or 0 for row in joined), default=None)
+    return [
+        f"Clean nets: a repaired net is recommended for {len(repaired)} of {len(nets)}; the "
+        f"GoodNet flags up to {percent(alarms)} of their clean test images."
+    ]
 
 
 def _contents(
