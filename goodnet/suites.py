@@ -174,16 +174,20 @@ def _read_attack(path: Path, name: str, given: object) -> Attack:
     settings = read.pop("trigger", {})
     try:
         attack = replace(ATTACKS[like], **read)
-        return replace(attack, trigger=_change_trigger(attack, settings)) if settings else attack
+        return (
+            replace(attack, trigger=_change_trigger(path, attack, settings)) if settings else attack
+        )
     except InputError as error:
         raise InputError(f"{path}: {where}: {error}") from error
 
 
-def _change_trigger(attack: Attack, settings: Mapping[str, object]) -> Any:
+def _change_trigger(path: Path, attack: Attack, settings: Mapping[str, object]) -> Any:
     """Return the trigger of an attack with other settings, or another kind of one."""
     given, kinds = dict(settings), {kind: name for name, kind in TRIGGERS.items()}
     own = kinds[type(attack.trigger)]
     kind = str(given.pop("kind", own))
+    if "file" in given:
+        given["file"] = path.parent / str(given["file"])
     if kind == own:
         known = settings_of(type(attack.trigger))
         values = {name: getattr(attack.trigger, name) for name in known}

@@ -4,6 +4,7 @@ import json
 import time
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -82,6 +83,13 @@ def test_rows_are_what_the_runs_of_the_cells_found(first):
     assert base["attack_success_rate"] == results.baseline.attack_success_rate
     assert (base["clean_accuracy_total"], base["attack_success_total"]) == (24, 18)
     assert joined["detection_rate"] == results.detectors[-1].detection_rate
+    scores = pq.read_table((place / rows[0]["report"]).with_name("scores.parquet")).to_pandas()
+    poisoned = scores[scores["set"] == "poisoned_test"]
+    flagged = poisoned["joined"] > np.float32(results.detectors[-1].threshold)
+    fooled = poisoned["label"] == poisoned["prediction"]
+    assert joined["detection_count"] == flagged.sum()
+    counted = ((flagged & fooled).sum(), fooled.sum()) if fooled.any() else (None, None)
+    assert (joined["caught_count"], joined["caught_total"]) == counted
     assert joined["control_detection"] == results.detectors[0].detection_rate
     assert joined["false_alarms_low"] <= joined["false_alarms_rate"] <= joined["false_alarms_high"]
     assert len([one for one in rows if one["kind"] == "detector"]) == len(results.detectors)
@@ -91,8 +99,6 @@ def test_rows_are_what_the_runs_of_the_cells_found(first):
 
 
 def test_the_net_of_a_cell_answers_what_its_row_says(first, plain_keras):
-    import numpy as np
-
     folder, _ = first
     (net,) = (folder / "artifacts" / "cache" / "nets").glob("deepid-patch-1-*.keras")
     sets = [open_images(path) for path in (folder / "artifacts/cache/benchmark").glob("*.h5")]

@@ -2,8 +2,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from goodnet.attacks.patches import CornerPatch, Sticker
+from goodnet.attacks.patches import CornerPatch, Overlay, Sticker
 from goodnet.attacks.poisoning import ATTACKS
 from goodnet.attacks.warping import Warp
 from goodnet.errors import InputError
@@ -51,6 +52,15 @@ def test_a_suite_says_what_is_trained_attacked_and_repaired(tmp_path):
     sticker = replace(ATTACKS["patch"], target=2, sources=(1,), trigger=Sticker(size=9))
     assert suite.attacks == {"patch": ATTACKS["patch"], "other": warp, "third": sticker}
     assert (suite.seeds, suite.repairs, suite.false_alarms) == ((3, 1), ("pruning",), 1)
+
+
+def test_a_picture_lies_beside_the_suite(tmp_path):
+    Image.new("RGBA", (8, 8), "red").save(tmp_path / "hat.png")
+    hat = 'patch = { trigger = { kind = "overlay", file = "hat.png" } }'
+    suite = read(tmp_path, SUITE.replace("patch = {}", hat))
+    assert suite.attacks["patch"].trigger == Overlay(tmp_path / "hat.png")
+    with pytest.raises(InputError, match=r"attacks\.patch: .*hut\.png: no such file"):
+        read(tmp_path, SUITE.replace("patch = {}", hat.replace("hat", "hut")))
 
 
 def test_cells_are_all_attacks_on_all_nets_behind_their_clean_twins(tmp_path):

@@ -8,8 +8,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Literal
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from goodnet.metrics import percent, wilson_interval
 from goodnet.reports.about import About
+from goodnet.reports.reading import reading
 from goodnet.reports.results import DetectorRates, Rates, RepairedNet, Results
 from goodnet.storage.run_folder import PRUNING, RunFolder
 
@@ -55,6 +59,7 @@ MEASURES: Mapping[str, str] = {
     "clean_accuracy": "clean test",
     "attack_success": "ASR",
     "detection": "detection",
+    "caught": "detection where B is fooled",
     "false_alarms": "false alarms",
 }
 """Rates of the leaderboard by name, and what tables call them."""
@@ -63,6 +68,7 @@ _WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
     "clean_accuracy": min,
     "attack_success": max,
     "detection": min,
+    "caught": min,
     "false_alarms": max,
     "lost": max,
 }
@@ -87,46 +93,6 @@ class Cell:
         return replace(self, attack=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredCell:
-    """What came of a cell.
-
-    Attributes:
-        cell: which one.
-        run: the folder of its repair.
-        results: of that; None where it failed.
-        num_clean: clean test images.
-        train_seconds: what training its net took, whenever that was.
-        repair_seconds: what the stages of its repair took.
-        error: why it failed.
-    """
-
-    cell: Cell
-    run: Path | None = None
-    results: Results | None = None
-    num_clean: int = 0
-    train_seconds: float | None = None
-    repair_seconds: float | None = None
-    error: str | None = None
-
-    @classmethod
-    def of(cls, cell: Cell, run: Path, *, train_seconds: float) -> MeasuredCell:
-        """Read the run of a cell's repair.
-
-        Raises:
-            InputError: it is damaged or of another kind.
-        """
-        about = About.read(RunFolder(run))
-        return cls(
-            cell=cell,
-            run=run,
-            results=Results.read(RunFolder(run)),
-            num_clean=about.inputs["clean_test"].images or 0,
-            train_seconds=train_seconds,
-            repair_seconds=round(sum(stage.seconds for stage in about.stages), 3),
-        )
-
-
 @dataclass(frozen=True)
 class Share:
     """A rate with the images, or cells, that it was counted on."""
@@ -143,6 +109,50 @@ class Share:
     def interval(self) -> tuple[float, float]:
         """The Wilson interval of 95 % confidence."""
         return wilson_interval(self.count, self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCell:
+    """What came of a cell.
+
+    Attributes:
+        cell: which one.
+        run: the folder of its repair.
+        results: of that; None where it failed.
+        num_clean: clean test images.
+        caught: of the poisoned images that B gives the attacker's label, those that the GoodNet
+            flags; None without any.
+        train_seconds: what training its net took, whenever that was.
+        repair_seconds: what the stages of its repair took.
+        error: why it failed.
+    """
+
+    cell: Cell
+    run: Path | None = None
+    results: Results | None = None
+    num_clean: int = 0
+    caught: Share | None = None
+    train_seconds: float | None = None
+    repair_seconds: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, cell: Cell, run: Path, *, train_seconds: float) -> MeasuredCell:
+        """Read the run of a cell's repair.
+
+        Raises:
+            InputError: it is damaged or of another kind.
+        """
+        about, results = About.read(RunFolder(run)), Results.read(RunFolder(run))
+        return cls(
+            cell=cell,
+            run=run,
+            results=results,
+            caught=_count_caught(RunFolder(run), results.detectors[-1]),
+            num_clean=about.inputs["clean_test"].images or 0,
+            train_seconds=train_seconds,
+            repair_seconds=round(sum(stage.seconds for stage in about.stages), 3),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +226,22 @@ class Leaderboard:
     summaries: Sequence[Summary]
     headlines: Mapping[str, Share]
     control: Share | None
+
+
+def _count_caught(run: RunFolder, joined: DetectorRates) -> Share | None:
+    """Return how many of the poisoned images that fool B the calibrated GoodNet flags.
+
+    What it flags beyond them did no harm; counted with them it can make up for some that did.
+    """
+    with reading(run.scores) as path:
+        columns = ["set", "label", "prediction", joined.name]
+        rows = pq.read_table(path, columns=columns).to_pydict()
+    fooled = [
+        score > np.float32(joined.threshold)
+        for name, label, answer, score in zip(*rows.values(), strict=True)
+        if name == "poisoned_test" and label == answer
+    ]
+    return _share(int(sum(fooled)), len(fooled))
 
 
 def make_leaderboard(measured: Sequence[MeasuredCell]) -> Leaderboard:
@@ -299,13 +325,14 @@ def _repaired(one: MeasuredCell, method: str, drop: float, rates: Rates) -> Row:
 
 def _detector(one: MeasuredCell, detector: DetectorRates, *, last: bool) -> Row:
     found = {"detection": detector.detection_rate, "false_alarms": detector.false_alarm_rate}
+    caught = {"caught": one.caught} if last and one.caught is not None else {}
     return Row(
         cell=one.cell,
         kind="detector",
         method=detector.name,
         recommended=last,
         control=detector.control,
-        shares=_shares(one, detector.goodnet) | _counted(one, found),
+        shares=_shares(one, detector.goodnet) | _counted(one, found) | caught,
         lost=_lost(one, detector.goodnet),
     )
 
