@@ -183,16 +183,17 @@ def add_limits(parser: Parser) -> None:
 
 
 def add_allowance(parser: Parser) -> None:
-    """Add the options that say what the repair of one net of an audit may take."""
+    """Add the options that say what the repair of one net of many may take."""
     allowance = parser.add_argument_group(
-        "what one net may take", "Then its repair is ended, it has failed, and the audit goes on."
+        "what one net may take",
+        "Then its repair is ended, it has failed, and the next net follows.",
     )
     allowance.add_argument(
         "--max-minutes-per-model",
         type=_amount,
         default=audits.DEFAULT_ALLOWANCE.minutes,
         metavar="M",
-        help="longest repair of one net; the next audit goes on from its last stage "
+        help="longest repair of one net; the same command then goes on from its last stage "
         "(default: %(default)s)",
     )
     allowance.add_argument(

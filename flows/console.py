@@ -1,4 +1,4 @@
-"""What a finished run or audit says to the person who started it."""
+"""What a finished run, audit or benchmark says to the person who started it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flows.page import Page
 from goodnet.errors import printable
 from goodnet.reports.about import About
 from goodnet.reports.audit_files import PAGE
+from goodnet.reports.leaderboard_files import PAGE as PAGE_OF_BENCHMARK
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.verdict import pruning_verdict, remarks
@@ -72,6 +73,23 @@ def print_audit(page: Page, folder: Path) -> None:
             page.tell(line)
         page.say()
     page.say(_from_here(folder / PAGE))
+
+
+def print_benchmark(page: Page, folder: Path) -> None:
+    """Print the tables of a finished benchmark, its figures, and, last, where its page is."""
+    said = json.loads((folder / "leaderboard.json").read_text("utf-8"))["printed"]
+    remarks = {row["cell"]: row.pop("remark") for row in said["cells"]}
+    _print_whole(page, _table(said["cells"]))
+    for cell, remark in remarks.items():
+        if remark:
+            page.tell(f"{cell}: {remark}")
+    if said["methods"]:
+        page.tell("Mean / worst in percent, over the cells that count:")
+        _print_whole(page, _table(said["methods"]))
+    for sentence in said["headlines"]:
+        page.tell(sentence)
+    page.say()
+    page.say(_from_here(folder / PAGE_OF_BENCHMARK))
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:

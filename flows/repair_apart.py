@@ -47,7 +47,7 @@ def repair_apart(parameters: dict[str, Any], allowance: Allowance) -> Path:
     try:
         answer = _run_child(run, allowance)
     except BaseException:
-        mark_crashed(run, "The audit ended before this repair.")
+        mark_crashed(run, "What started this repair ended before it.")
         raise
     if "error" in answer:
         # Even where it could say so, the server may not have heard of it: both take memory.

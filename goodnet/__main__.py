@@ -107,7 +107,13 @@ def _fitted(line: str) -> list[str]:
     return [line] if len(line) <= width else fold.wrap(line)
 
 
-_FLOWS = {"repair": "run", "audit": "audit", "serve": "serve", "ui": "ui"}
+_FLOWS = {
+    "repair": "run",
+    "audit": "audit",
+    "benchmark": "benchmark",
+    "serve": "serve",
+    "ui": "ui",
+}
 """Commands that are those of `flows`, by the module there."""
 
 _COMMANDS = {"attack": attack, "classify": _classify, "compare": _compare}

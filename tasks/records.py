@@ -75,6 +75,28 @@ class DefaultModel(Record):
     file: StoredFile
 
 
+class SuiteSets(Record):
+    """The clean image sets of a benchmark, raw pixels and numbers of classes."""
+
+    train: StoredFile
+    clean_valid: StoredFile
+    clean_test: StoredFile
+    num_classes: int
+
+
+class PoisonedTest(Record):
+    """What an attack makes of the clean test images of a benchmark."""
+
+    file: StoredFile
+
+
+class TrainedNet(Record):
+    """A net of a benchmark, and how long its training took."""
+
+    file: StoredFile
+    seconds: float
+
+
 class ImageFiles(Record):
     """An image set; its labels are the numbers of `classes` if its folders have such names."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.answers import check_clean_answers, check_sets
+from tasks.benchmarking import make_sets, poison_images, train_net
 from tasks.caching import StageInputs
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
 from tasks.comparing import compare_sets
@@ -24,6 +25,9 @@ from tasks.sweeping import sweep_evaluation, sweep_validation
 CACHED_STAGES = (
     render_default,
     train_default,
+    make_sets,
+    poison_images,
+    train_net,
     compute_validation_activations,
     compute_evaluation_activations,
     check_clean_answers,

@@ -20,6 +20,7 @@ import pytest
 
 from eval import main as eval_main
 from flows.audit import main as audit_main
+from flows.benchmark import main as benchmark_main
 from flows.run import main as run_main
 from flows.serve import main as serve_main
 from flows.ui import main as ui_main
@@ -45,6 +46,8 @@ COMMANDS = {
     "eval's net": [eval_main, "{text}", "{text}", "{bad}"],
     "run": [run_main, "--model={bad}", *SETS],
     "audit": [audit_main, "--models={bad}", *SETS],
+    "benchmark": [benchmark_main, "--suite={bad}"],
+    "benchmark's artifacts": [benchmark_main, "--artifacts={file}"],
     "run's artifacts": [run_main, "--artifacts={file}"],
     "audit's artifacts": [audit_main, "--artifacts={file}", "--models={empty}", *SETS],
 }
@@ -453,6 +456,7 @@ def complaint(capsys, main, *arguments):
         (run_main, ["--modle", "x"], "--model"),
         (run_main, ["--clean_valid=x"], "--clean-valid"),
         (audit_main, ["--modles", "x"], "--models"),
+        (benchmark_main, ["--siute", "x"], "--suite"),
         (goodnet_main, ["classify", "a", "b", "--fromat", "csv"], "--format"),
         (goodnet_main, ["compare", "--polt", "x"], "--plot"),
         (goodnet_main, ["repiar"], "repair"),

@@ -193,6 +193,7 @@ def test_no_line_of_the_verdict_begins_with_a_percent_sign(tmp_path, width):
 COMMANDS = [
     ("flows.run",),
     ("flows.audit",),
+    ("flows.benchmark",),
     ("goodnet", "classify"),
     ("goodnet", "compare"),
 ]

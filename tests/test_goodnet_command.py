@@ -20,7 +20,8 @@ def run(*arguments, cwd, **options):
 
 
 def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
-    for name, module in (("repair", "run"), ("audit", "audit"), ("serve", "serve"), ("ui", "ui")):
+    same = (("audit", "audit"), ("benchmark", "benchmark"), ("serve", "serve"), ("ui", "ui"))
+    for name, module in (("repair", "run"), *same):
         found = run(GOODNET, name, "--help", cwd=tmp_path)
         assert found.returncode == 0, found.stderr
         assert (

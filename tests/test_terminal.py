@@ -63,6 +63,8 @@ REFUSED = {
     "repair's argument": ["flows.run", NAME],
     "audit": ["flows.audit", "--models", NAME, "--clean-valid", NAME, "--clean-test", NAME],
     "audit's allowance": ["flows.audit", "--max-minutes-per-model", NAME],
+    "benchmark": ["flows.benchmark", "--suite", NAME],
+    "benchmark's images": ["flows.benchmark", "--suite", "suites/cifar10.toml", "--images", NAME],
     "ui's argument": ["flows.ui", NAME],
     "ui's option": ["flows.ui", f"--{NAME}"],
     "ui's port": ["flows.ui", "--port", NAME],

@@ -22,8 +22,10 @@ from flows.password import kept_password
 from flows.temporary_server import Server
 from goodnet.errors import printable
 from goodnet.reports.audits import DEFAULT_LIMITS, AuditedModel
+from goodnet.reports.leaderboard import Cell, MeasuredCell, make_leaderboard
 from goodnet.reports.tables import format_markdown
 from tasks.auditing import publish_audit
+from tasks.benchmarking import publish_leaderboard
 from tasks.markdown import as_markdown
 
 pytestmark = pytest.mark.server
@@ -325,6 +327,10 @@ def test_names_from_files_are_text_on_every_page(ui_server, signed_in, tmp_path)
             [AuditedModel(model=HOSTILE, state="failed", error=HOSTILE)],
             DEFAULT_LIMITS,
         )
+        cell = Cell(network=HOSTILE, attack=HOSTILE, seed=1)
+        board = make_leaderboard([MeasuredCell(cell=cell, error=HOSTILE)])
+        suite = {"name": HOSTILE, "sha256": HOSTILE}
+        publish_leaderboard(tmp_path / f"board {HOSTILE}", board, suite)
         table = format_markdown([{HOSTILE: HOSTILE, "number": "1"}], escape=as_markdown)
         create_markdown_artifact(f"# {as_markdown(folder.name)}\n\n{table}", key="report")
 
@@ -337,7 +343,7 @@ def test_names_from_files_are_text_on_every_page(ui_server, signed_in, tmp_path)
         (run,) = client.post("flow_runs/filter", json={"flows": flows}).json()
         of_run = {"flow_run_id": {"any_": [run["id"]]}}
         found = client.post("artifacts/filter", json={"artifacts": of_run}).json()
-    assert len(found) == 2
+    assert len(found) == 4
     pages = [f"artifacts/artifact/{one['id']}" for one in found]
     pages += ["runs", f"runs/flow-run/{run['id']}", f"runs/flow-run/{run['id']}?tab=Artifacts"]
     for page in (f"{version}{page}" for version in ("", "v2/") for page in pages):

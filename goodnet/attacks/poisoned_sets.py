@@ -69,7 +69,7 @@ def write_poisoned(
         )
     known = classes or images.classes
     names = known.names if known is not None else ()
-    pixels = _read_bytes(images)
+    pixels = read_bytes(images)
     if training:
         num_classes = len(names) or None
         shown = poison(pixels, images.labels, attack, seed=seed, num_classes=num_classes)
@@ -98,8 +98,12 @@ def _require_place(path: Path, source: Path) -> None:
         raise InputError(f"{path}: lies in the set itself, expected another folder")
 
 
-def _read_bytes(images: ImageSet) -> Images:
-    """Read all images, rounded to raw pixels 0..255."""
+def read_bytes(images: ImageSet) -> Images:
+    """Read all images of a set, (n, H, W, C) uint8, rounded to raw pixels 0..255.
+
+    Raises:
+        InputError: they seem to be stored from 0 to 1, and the set was opened as raw.
+    """
     lowest, highest = images.pixel_range
     read = np.empty((images.num_images, *images.shape), np.uint8)
     done, most = 0, 0.0

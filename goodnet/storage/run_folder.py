@@ -177,7 +177,8 @@ def reserve_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs")
 def clean_up(artifacts: Path) -> None:
     """Delete what killed runs of this machine left unfinished."""
     cache = artifacts / "cache"
-    for folder in (artifacts / "runs", artifacts / "audits", cache, *cache.glob("*/")):
+    kinds = (artifacts / kind for kind in ("runs", "audits", "benchmarks"))
+    for folder in (*kinds, cache, *cache.glob("*/")):
         remove_leftovers(folder)
     for lock in artifacts.resolve().glob("*/.*.lock"):
         _remove_old(lock)

@@ -1,0 +1,139 @@
+"""The command `python -m flows.benchmark`: attacks, nets, repairs and detectors of a suite."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.command import RESUMABLE, add_allowance, add_place
+from flows.page import Page, StageLines
+from flows.settings import DEFAULT_SUITE, configure
+from goodnet.command import DONE, Parser, as_options, exit_code
+from goodnet.errors import printable
+from goodnet.images.image_sets import open_images
+from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
+from goodnet.suites import ImageSets, read_suite
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+_DESCRIPTION = """\
+Train the nets of a suite with each of its attacks and without, repair each as
+`flows.run` does, and measure repairs and detectors on all of them. The
+leaderboard has a row for each net and detector with counts and intervals,
+means, medians and the worst row of each method, and the control beside every
+detector. Nets whose attack hardly succeeds, or that are worse than their clean
+twins, are marked and left out of means.
+
+What is finished is taken from the cache: a benchmark that was stopped goes on,
+and one with an attack more trains what is new.
+"""
+_EPILOG = """\
+A suite is a TOML file: suites/faces.toml says how. The run ends with tables
+and leaves leaderboard.json, .csv, .parquet and .html in
+<DIR>/benchmarks/<NAME>/.
+
+Examples:
+  python -m flows.benchmark
+      the default suite: rendered faces, some minutes
+  python -m flows.benchmark --suite suites/cifar10.toml --images cifar10/
+      CIFAR-10, from train.zip, valid.zip and test.zip in that folder
+  python -m flows.benchmark --suite mine.toml --benchmark-name monday
+
+Exit code: 0 done, 1 a cell failed, 2 something to mend in what was given.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 if a cell failed, 2 for what the user can mend."""
+    parameters = vars(_parser().parse_args(arguments))
+    quiet = parameters.pop("quiet")
+
+    def command() -> int:
+        folder = _check(parameters)
+        shown = None if quiet else StageLines(Page(stderr=True))
+        if shown is not None:
+            Page(stderr=True).tell(f"Measuring the nets of {parameters['suite']}")
+            shown.say("starting Prefect")
+        configure(parameters["artifacts"].resolve())
+        return _benchmark({**parameters, "benchmark_name": folder.name}, folder, shown)
+
+    return exit_code(command, stopped=RESUMABLE)
+
+
+def _check(parameters: Mapping[str, Any]) -> Path:
+    """Find what can be found wrong before anything slow is imported; return the folder."""
+    place = parameters["artifacts"], parameters["benchmark_name"]
+    new_run_folder(*place, kind="benchmarks")
+    suite = read_suite(parameters["suite"], images=parameters["images"])
+    if isinstance(suite.images, ImageSets):
+        for path in (suite.images.train, suite.images.valid, suite.images.test):
+            open_images(path)
+    return reserve_run_folder(*place, kind="benchmarks")
+
+
+def _benchmark(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -> int:
+    from flows.benchmark_suite import benchmark
+    from flows.console import print_benchmark
+    from flows.paths import sendable_parameters
+    from flows.server import connected
+    from tasks.progress import listening
+
+    def meanwhile() -> None:
+        if shown is not None:
+            shown.say("starting a temporary Prefect server")
+
+    with listening(shown), connected(meanwhile):
+        state: State[Any] = benchmark(**sendable_parameters(parameters), return_state=True)
+    error = state.result(raise_on_failure=False) if state.is_failed() else None
+    if not (folder / "leaderboard.json").is_file() and isinstance(error, Exception):
+        raise error
+    if shown is not None:
+        print_benchmark(Page(), folder)
+    if state.is_completed():
+        return DONE
+    print(f"error: {as_options(printable(str(state.message)))}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m flows.benchmark",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what to measure")
+    what.add_argument(
+        "--suite",
+        type=Path,
+        default=DEFAULT_SUITE,
+        metavar="FILE",
+        help="nets, attacks, images, seeds and repairs (default: suites/faces.toml)",
+    )
+    what.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder that the image sets of the suite lie in (default: that of its file)",
+    )
+    what.add_argument(
+        "--refresh",
+        action="store_true",
+        help="compute everything again (default: what was computed before is taken from the cache)",
+    )
+    add_allowance(parser)
+    where = parser.add_argument_group("where")
+    add_place(where)
+    where.add_argument(
+        "--benchmark-name", metavar="NAME", help="name of the folder (default: the time)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    # Prefect reads its settings when it is imported, so that the flow is imported later.
+    sys.exit(main())

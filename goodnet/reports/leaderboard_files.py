@@ -1,0 +1,267 @@
+"""The files of a benchmark: for people, for programs, and for spreadsheets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodnet.errors import printable
+from goodnet.metrics import percent, points
+from goodnet.reports.leaderboard import (
+    DETECTED,
+    MEASURES,
+    PUBLISHED,
+    Leaderboard,
+    MeasuredCell,
+    Row,
+    Share,
+    Spread,
+    value_of,
+)
+from goodnet.reports.report import page_environment
+from goodnet.reports.tables import format_csv
+from goodnet.storage.files import atomic_folder, write_json
+from goodnet.storage.run_folder import RunFolder
+
+PAGE = "leaderboard.html"
+FORMAT = 1
+_CELL_COLUMNS: Mapping[str, pa.DataType] = {
+    "cell": pa.string(),
+    "network": pa.string(),
+    "attack": pa.string(),
+    "seed": pa.int64(),
+    "kind": pa.string(),
+    "method": pa.string(),
+    "drop": pa.float64(),
+    "recommended": pa.bool_(),
+    "control": pa.bool_(),
+    "marked": pa.string(),
+    "error": pa.string(),
+    "train_seconds": pa.float64(),
+    "repair_seconds": pa.float64(),
+    "report": pa.string(),
+    "lost": pa.float64(),
+    "control_detection": pa.float64(),
+    "control_false_alarms": pa.float64(),
+}
+_SHARE_COLUMNS: Mapping[str, pa.DataType] = {
+    "count": pa.int64(),
+    "total": pa.int64(),
+    "rate": pa.float64(),
+    "low": pa.float64(),
+    "high": pa.float64(),
+}
+SCHEMA = pa.schema(
+    [*_CELL_COLUMNS.items()]
+    + [(f"{name}_{part}", kind) for name in MEASURES for part, kind in _SHARE_COLUMNS.items()]
+)
+"""Of leaderboard.parquet; the columns of leaderboard.csv are the same."""
+
+
+def write_leaderboard(folder: Path, board: Leaderboard, suite: Mapping[str, object]) -> None:
+    """Write leaderboard.json, .csv, .parquet and .html; their folder appears once it is complete.
+
+    Args:
+        folder: of the benchmark, which is not there yet.
+        board: what is to be written.
+        suite: what was measured, plain values: its `name` and the `sha256` of its file among them.
+    """
+    rows = plain_rows(board, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as temporary:
+        contents = _contents(folder.name, board, suite, rows)
+        write_json(temporary / "leaderboard.json", contents)
+        lines = [*format_csv(rows), ""]
+        (temporary / "leaderboard.csv").write_text("\r\n".join(lines), "utf-8", newline="")
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary / "leaderboard.parquet")
+        (temporary / PAGE).write_text(_page(folder, board, suite), "utf-8")
+
+
+def plain_rows(board: Leaderboard, folder: Path) -> list[dict[str, Any]]:
+    """Return all rows as plain values, rates as fractions, None where there is none.
+
+    Args:
+        board: the leaderboard.
+        folder: that the paths of reports begin in.
+    """
+    cells = {one.cell: one for one in board.measured}
+    controls = {row.cell: row for row in board.rows if row.control}
+    return [
+        _plain(row, cells[row.cell], controls.get(row.cell), board, folder) for row in board.rows
+    ]
+
+
+def _plain(
+    row: Row, one: MeasuredCell, control: Row | None, board: Leaderboard, folder: Path
+) -> dict[str, Any]:
+    beside = control if row.kind == "detector" else None
+    shares = {
+        f"{name}_{part}": value
+        for name in MEASURES
+        for part, value in plain_share(row.shares.get(name)).items()
+    }
+    return {
+        "cell": row.cell.name,
+        "network": row.cell.network,
+        "attack": row.cell.attack,
+        "seed": row.cell.seed,
+        "kind": row.kind,
+        "method": row.method or None,
+        "drop": row.drop,
+        "recommended": row.recommended,
+        "control": row.control,
+        "marked": board.marked.get(row.cell.name),
+        "error": one.error,
+        "train_seconds": one.train_seconds,
+        "repair_seconds": one.repair_seconds,
+        "report": _report(folder, one),
+        "lost": row.lost,
+        "control_detection": None if beside is None else value_of(beside, "detection"),
+        "control_false_alarms": None if beside is None else value_of(beside, "false_alarms"),
+        **shares,
+    }
+
+
+def plain_share(share: Share | None) -> dict[str, Any]:
+    """Return the parts of a rate; None each if it was not measured."""
+    if share is None:
+        return dict.fromkeys(_SHARE_COLUMNS)
+    low, high = share.interval
+    parts = (share.count, share.total, share.rate, low, high)
+    return dict(zip(_SHARE_COLUMNS, parts, strict=True))
+
+
+def cell_rows(board: Leaderboard) -> list[dict[str, str]]:
+    """Return a line for each cell as it is printed: B, the repaired net to use, the detectors."""
+    return [_cell_row(one, board) for one in board.measured]
+
+
+def _cell_row(one: MeasuredCell, board: Leaderboard) -> dict[str, str]:
+    rows = [row for row in board.rows if row.cell == one.cell]
+    base = next((row for row in rows if row.kind == "B"), None)
+    used = next((row for row in rows if row.kind == "B'" and row.recommended), None)
+    joined = next((row for row in rows if row.kind == "detector" and row.recommended), None)
+    control = next((row for row in rows if row.control), None)
+    seconds = [part for part in (one.train_seconds, one.repair_seconds) if part is not None]
+    return {
+        "cell": printable(one.cell.name),
+        "clean test": _rate(base, "clean_accuracy"),
+        "ASR": _rate(base, "attack_success"),
+        "repaired by": "" if used is None else used.title,
+        "points lost": "" if used is None or used.lost is None else points(used.lost),
+        "ASR then": _rate(used, "attack_success"),
+        "detection": _rate(joined, "detection"),
+        "false alarms": _rate(joined, "false_alarms"),
+        "control detection": _rate(control, "detection"),
+        "seconds": f"{sum(seconds):.0f}" if seconds else "",
+        "remark": printable(one.error or board.marked.get(one.cell.name, "")),
+    }
+
+
+def _rate(row: Row | None, name: str) -> str:
+    return "" if row is None else percent(value_of(row, name))
+
+
+def summary_rows(board: Leaderboard) -> list[dict[str, str]]:
+    """Return a line for each method as it is printed: the mean of each rate and the worst."""
+    titles = {**MEASURES, "lost": "clean test lost"}
+    return [
+        {
+            "method": one.title,
+            "cells": str(one.cells),
+            **{title: _mean_and_worst(one.spreads.get(name)) for name, title in titles.items()},
+        }
+        for one in board.summaries
+    ]
+
+
+def _mean_and_worst(spread: Spread | None) -> str:
+    return "" if spread is None else f"{100 * spread.mean:.1f} / {100 * spread.worst:.1f}"
+
+
+def headline_lines(board: Leaderboard) -> list[str]:
+    """Return the two figures to compare with those of others, and what clean nets come to."""
+    lines = [_headline(what, share, board) for what, share in board.headlines.items()]
+    lines = lines or ["No cell counts: each has failed or is marked."]
+    return lines + _clean_nets(board)
+
+
+def _headline(what: str, share: Share, board: Leaderboard) -> str:
+    low, high = share.interval
+    control = ""
+    if what == DETECTED and board.control is not None:
+        control = f"; B's margin alone, the control, in {board.control.count}"
+    return (
+        f"{what[0].upper()}{what[1:]}: {share.count} of {share.total} cells, "
+        f"{percent(share.rate)} (95 % interval {percent(low)} to {percent(high)}){control}."
+    )
+
+
+def _clean_nets(board: Leaderboard) -> list[str]:
+    """Say what becomes of nets without a backdoor: nothing, if all is well."""
+    rows = [row for row in board.rows if row.cell.attack is None and row.kind != "failed"]
+    nets = {row.cell for row in rows}
+    if not nets:
+        return []
+    repaired = {row.cell for row in rows if row.kind == "B'" and row.recommended}
+    joined = [row for row in rows if row.kind == "detector" and row.recommended]
+    alarms = max((value_of(row, "false_alarms") or 0 for row in joined), default=None)
+    return [
+        f"Clean nets: a repaired net is recommended for {len(repaired)} of {len(nets)}; the "
+        f"GoodNet flags up to {percent(alarms)} of their clean test images."
+    ]
+
+
+def _contents(
+    name: str, board: Leaderboard, suite: Mapping[str, object], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "benchmark": name,
+        "suite": suite,
+        "headlines": {
+            what: {**plain_share(share), "others": asdict(PUBLISHED[what])}
+            for what, share in board.headlines.items()
+        },
+        "control": plain_share(board.control),
+        "marked": board.marked,
+        "summaries": [asdict(one) for one in board.summaries],
+        "rows": rows,
+        "printed": {
+            "cells": cell_rows(board),
+            "methods": summary_rows(board),
+            "headlines": headline_lines(board),
+        },
+    }
+
+
+def _page(folder: Path, board: Leaderboard, suite: Mapping[str, object]) -> str:
+    return (
+        page_environment()
+        .get_template(PAGE)
+        .render(
+            name=folder.name,
+            suite=suite,
+            board=board,
+            headlines=headline_lines(board),
+            published=PUBLISHED,
+            measures=MEASURES,
+            cells=[*zip(cell_rows(board), board.measured, strict=True)],
+            rows=[*zip(board.rows, plain_rows(board, folder), strict=True)],
+            reports={one.cell.name: _report(folder, one) for one in board.measured},
+        )
+    )
+
+
+def _report(folder: Path, one: MeasuredCell) -> str | None:
+    """Return where the report of a cell is, as a link of the page."""
+    if one.run is None:
+        return None
+    # Both folders lie in that of the artifacts, which may be moved as a whole.
+    return Path(os.path.relpath(RunFolder(one.run).report, folder)).as_posix()
