@@ -5,10 +5,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from goodnet.defenses import fine_tuning
 from goodnet.defenses.calibration import calibrate
 from goodnet.defenses.fine_tuning import answer_images, fine_tune
 from goodnet.defenses.guard import Guard, chosen_depths, fit_guard
-from goodnet.defenses.guard_nets import build_fallback, build_guarded, find_scorer
+from goodnet.defenses.guard_nets import (
+    build_fallback,
+    build_guarded,
+    find_scorer,
+    scoring_part,
+)
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 
@@ -81,6 +87,21 @@ def test_the_net_flags_what_the_scores_flag(network, first_pass):
     for values in guarded.held_out.values():
         assert values.shape == (24,)
         assert np.isfinite(values).all()
+    check_flags(guarded, passed, guarded.net.predict(pixels_of(passed), verbose=0))
+
+
+@pytest.mark.slow
+def test_any_net_is_fine_tuned_and_guarded_by_what_came_of_it(network, first_pass, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "FEWEST_EPOCHS", 1)
+    monkeypatch.setattr(fine_tuning, "MOST_EPOCHS", 1)
+    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    guarded = guard_of(passed, budget=0.5, tuned=True)
+    answers = scoring_part(guarded.tuned, "scores").predict(pixels_of(passed), verbose=0)
+    seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
+    margins = seen.scores["margin"] - seen.scores["disagreement"]
+    own = answers[np.arange(len(answers)), predictions].copy()
+    answers[np.arange(len(answers)), predictions] = -np.inf
+    np.testing.assert_allclose(margins, own - answers.max(1), rtol=1e-2, atol=1e-2)
     check_flags(guarded, passed, guarded.net.predict(pixels_of(passed), verbose=0))
 
 
