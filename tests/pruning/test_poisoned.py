@@ -119,7 +119,7 @@ def test_a_target_is_a_class_and_comes_with_images():
     require_target(4, num_classes=None, poisoned=True)
     with pytest.raises(InputError, match="target is 5, expected a class of the net, 0 to 4"):
         require_target(5, num_classes=N, poisoned=True)
-    with pytest.raises(InputError, match="without poisoned images"):
+    with pytest.raises(InputError, match="target is given without poisoned_test"):
         require_target(1, num_classes=N, poisoned=False)
 
 
