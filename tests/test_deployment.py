@@ -96,7 +96,7 @@ def test_a_deployment_runs_one_at_a_time_where_the_worker_says(deployed):
         assert "/not/here" not in str(deployment["pull_steps"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def audited(tmp_path_factory):
     """What an audit is given: a file that looks like a net, and two small image sets."""
     folder = tmp_path_factory.mktemp("audited")
