@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
 
 
-@task(name="activations of clean_valid", **cached(version=3))
+@task(name="activations of clean_valid", **cached(version=4))
 def compute_validation_activations(
     network: Network, images: CleanValidation, *, artifacts: Path
 ) -> CleanValidationActivations:
@@ -38,7 +38,7 @@ def compute_validation_activations(
     return CleanValidationActivations(images=images, file=_first_pass(network, images, artifacts))
 
 
-@task(name="activations", task_run_name="activations of {images.role}", **cached(version=3))
+@task(name="activations", task_run_name="activations of {images.role}", **cached(version=4))
 def compute_evaluation_activations(
     network: Network, images: EvaluationSet, *, artifacts: Path
 ) -> EvaluationActivations:

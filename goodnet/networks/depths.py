@@ -22,6 +22,9 @@ MAX_DEPTHS = 6
 MAX_FEATURES = 1600
 """Of one depth: second moments of so many numbers are 20 MB, and made in a second or two."""
 
+_PREPARES = {"CenterCrop", "Normalization", "Resizing"}
+"""Layers that prepare images; behind them, as behind augmentation, there are still pixels."""
+
 _SHAPE_ONLY = {"Flatten", "Reshape", "Identity", "ActivityRegularization"}
 
 
@@ -141,7 +144,7 @@ def _bottlenecks(model: keras.Model) -> Iterator[Any]:
 
 def _mixes_nothing(node: Any) -> bool:
     name = type(node.operation).__name__
-    if name in _SHAPE_ONLY or name in ("Softmax", "Flatten"):
+    if name in _SHAPE_ONLY or name in ("Softmax", *_PREPARES) or traits_of(name).augments:
         return True
     if not hasattr(node.operation, "get_config"):
         return False

@@ -37,6 +37,23 @@ def test_of_many_depths_six_are_taken_evenly_and_none_inside_a_block(residual):
     assert names(residual) == ["stem", "block_1", "block_3", "block_4", "block_6", "pool"]
 
 
+def test_what_prepares_images_gives_pixels_and_no_depth():
+    import keras
+    from keras import layers
+
+    image = x = keras.Input((8, 8, 3))
+    for layer in (
+        layers.RandomFlip(seed=1),
+        layers.Normalization(mean=0.5, variance=2.0),
+        layers.Rescaling(1 / 255),
+        layers.Resizing(10, 10),
+    ):
+        x = layer(x)
+    x = layers.Conv2D(4, 3, activation="relu", name="first")(x)
+    answer = layers.Dense(3)(layers.GlobalAveragePooling2D(name="pool")(x))
+    assert names(keras.Model(image, answer)) == ["pool"]
+
+
 def test_a_layer_that_leads_nowhere_is_no_way_around():
     import keras
     from keras import layers
