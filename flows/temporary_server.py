@@ -34,6 +34,7 @@ from goodnet.errors import InputError
 _HOST = "127.0.0.1"
 _START_SECONDS = 120
 _WATCH_SECONDS = 0.2
+_TRIES = 50
 _DELIVERY_SECONDS = 10
 _GOODBYE_SECONDS = 5
 _REASON_BYTES = 100_000
@@ -105,14 +106,18 @@ def kept_up(server: Server) -> Iterator[None]:
 
     def watch() -> None:
         process, port = server.process, int(server.url.split(":")[2].partition("/")[0])
-        while not ended.wait(_WATCH_SECONDS):
+        tries = _TRIES
+        while tries and not ended.wait(_WATCH_SECONDS):
             if process is None or not is_gone(process):
                 continue
             try:
                 children.append(_Child(port, server.password or "", home))
             except OSError:
-                return  # Somebody has taken the port: the run ends at its next call.
-            process = children[-1].server.process
+                # Threads of the one that was killed may hold its port a little longer than it
+                # seems to live. If somebody else has taken it, the run ends at its next call.
+                tries -= 1
+                continue
+            process, tries = children[-1].server.process, _TRIES
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
