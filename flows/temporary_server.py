@@ -137,8 +137,9 @@ class _Child:
     def __init__(self, port: int, password: str, home: Path) -> None:
         self._home = home
         with socket.socket() as ours:
-            if port:
-                ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Also of the first: its half-closed connections, which have what it has, would keep the
+            # port from the one that replaces it, for a minute. While one listens nobody else can.
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             ours.bind((_HOST, port))
             # Now, not when it is ready: no other user of the machine can take the port before it.
             ours.listen()
