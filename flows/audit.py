@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.checks import check_audit
 from flows.command import (
@@ -18,12 +18,8 @@ from flows.command import (
 )
 from flows.page import Page, StageLines
 from flows.settings import configure
-from goodnet.command import DONE, Parser, as_options, exit_code
-from goodnet.errors import printable
+from goodnet.command import Parser, exit_code
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,27 +48,13 @@ def _check(parameters: Mapping[str, Any]) -> Path:
 
 
 def _audit(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -> int:
+    # Prefect reads its settings when it is imported, so that these come later.
     from flows.audit_models import audit
     from flows.console import print_audit
-    from flows.paths import sendable_parameters
-    from flows.server import connected
-    from tasks.progress import listening
+    from flows.many_nets import run_to_its_end
 
-    def meanwhile() -> None:
-        if shown is not None:
-            shown.say("starting a temporary Prefect server")
-
-    with listening(shown), connected(meanwhile):
-        state: State[Any] = audit(**sendable_parameters(parameters), return_state=True)
-    error = state.result(raise_on_failure=False) if state.is_failed() else None
-    if not (folder / "audit.json").is_file() and isinstance(error, Exception):
-        raise error
-    if shown is not None:
-        print_audit(Page(), folder)
-    if state.is_completed():
-        return DONE
-    print(f"error: {as_options(printable(str(state.message)))}", file=sys.stderr)  # noqa: T201
-    return 1
+    result = folder / "audit.json"
+    return run_to_its_end(audit, parameters, result, shown=shown, show=print_audit)
 
 
 def _parser() -> Parser:

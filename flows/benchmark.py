@@ -6,19 +6,15 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.command import RESUMABLE, add_allowance, add_place
 from flows.page import Page, StageLines
 from flows.settings import DEFAULT_SUITE, configure
-from goodnet.command import DONE, Parser, as_options, exit_code
-from goodnet.errors import printable
+from goodnet.command import Parser, exit_code
 from goodnet.images.image_sets import open_images
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 from goodnet.suites import ImageSets, read_suite
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
 
 _DESCRIPTION = """\
 Train the nets of a suite with each of its attacks and without, repair each as
@@ -76,27 +72,14 @@ def _check(parameters: Mapping[str, Any]) -> Path:
 
 
 def _benchmark(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -> int:
+    # Prefect reads its settings when it is imported, so that these come later.
     from flows.benchmark_suite import benchmark
     from flows.console import print_benchmark
-    from flows.paths import sendable_parameters
-    from flows.server import connected
-    from tasks.progress import listening
+    from flows.many_nets import run_to_its_end
 
-    def meanwhile() -> None:
-        if shown is not None:
-            shown.say("starting a temporary Prefect server")
-
-    with listening(shown), connected(meanwhile):
-        state: State[Any] = benchmark(**sendable_parameters(parameters), return_state=True)
-    error = state.result(raise_on_failure=False) if state.is_failed() else None
-    if not (folder / "leaderboard.json").is_file() and isinstance(error, Exception):
-        raise error
-    if shown is not None:
-        print_benchmark(Page(), folder)
-    if state.is_completed():
-        return DONE
-    print(f"error: {as_options(printable(str(state.message)))}", file=sys.stderr)  # noqa: T201
-    return 1
+    return run_to_its_end(
+        benchmark, parameters, folder / "leaderboard.json", shown=shown, show=print_benchmark
+    )
 
 
 def _parser() -> Parser:

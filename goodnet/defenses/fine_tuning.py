@@ -103,7 +103,7 @@ def fine_tune(
     shown = [size * number for size, number in zip(sizes, epochs, strict=True)]
     margins = np.zeros(len(labels), np.float32)
     answers, others = np.zeros((2, len(labels)), np.int64)
-    training = _Training(clean, seed=_SEED)
+    training = _Training(clean)
     final: list[Any] = []
     states = [None if state is None else _numbered(state, number) for number in range(len(parts))]
     for number, part in enumerate(parts):
@@ -212,10 +212,10 @@ def _multiplications(model: keras.Model) -> float:
 class _Training:
     """Trainings that all begin with B, one after the other, compiled once."""
 
-    def __init__(self, clean: CleanPass, *, seed: int) -> None:
+    def __init__(self, clean: CleanPass) -> None:
         import keras
 
-        self.clean, self.seed = clean, seed
+        self.clean = clean
         self.model = copy_model(clean.frontier.model)
         self.model.trainable = True  # whoever trained B may have frozen a part of it
         self._optimizer = keras.optimizers.Adam(LEARNING_RATE)
@@ -241,12 +241,12 @@ class _Training:
             variable.assign(value)
         pixels, labels = _pixels(self.clean.images, rows)
         provenance = self.clean.cache.provenance
-        settings = repr((provenance, self.seed, number, epochs, keras.__version__))
+        settings = repr((provenance, _SEED, number, epochs, keras.__version__))
         digest = hashlib.sha256(settings.encode()).hexdigest()
         first = 0 if state is None else restore_state(state, digest, self._variables)
         done, whole = first * len(pixels), epochs * len(pixels)
         for epoch in range(first, epochs):
-            generator = np.random.default_rng([self.seed, number, epoch])
+            generator = np.random.default_rng([_SEED, number, epoch])
             batches = _batches(pixels, labels, provenance.preprocessing, generator)
             for batch, answers in prefetched(batches):
                 # From the full rate to none, as half a wave of a cosine.
@@ -260,7 +260,8 @@ class _Training:
 
     def answer(self, rows: BoolArray, predictions: IntArray) -> TunedAnswers:
         """Let the net answer some images of clean validation."""
-        images, preprocessing = self.clean.images, _preprocessing(self.clean)
+        images = self.clean.images
+        preprocessing = self.clean.cache.provenance.preprocessing
         return _answer(self._logits, images, preprocessing, predictions, rows)
 
 
@@ -293,10 +294,6 @@ def _report(on_progress: Progress, before: int, whole: int, done: int) -> None:
 
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
-def _preprocessing(clean: CleanPass) -> Preprocessing:
-    return clean.cache.provenance.preprocessing
 
 
 def _some(rows: BoolArray, images: ImageSet, *, seed: int) -> BoolArray:

@@ -25,15 +25,8 @@ def verdict(results: Results) -> str:
     """Say what to use and what that is worth; of runs without a calibrated GoodNet, of pruning."""
     found = results.recommended
     return (
-        pruning_verdict(results)
-        if found is None
-        else f"{sentence_case(found.verdict)}: {found.why}"
+        pruning_verdict(results) if found is None else f"{found.verdict.capitalize()}: {found.why}"
     )
-
-
-def sentence_case(text: str) -> str:
-    """Return a text with a capital at its beginning."""
-    return text[:1].upper() + text[1:]
 
 
 def pruning_verdict(results: Results) -> str:
