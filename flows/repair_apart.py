@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -22,6 +24,7 @@ from prefect.utilities.callables import get_call_parameters
 from flows.page import Page
 from flows.paths import sendable_parameters
 from flows.repair import repair
+from flows.repair_process import OUT_OF_MEMORY
 from flows.server import mark_crashed
 from goodnet.errors import InputError, printable
 from goodnet.reports.audits import Allowance
@@ -29,6 +32,10 @@ from tasks import progress
 
 _GOODBYE_SECONDS = 10
 _GIGABYTE = 10**9
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+_RESERVED = 4 * _GIGABYTE
+"""What a process may reserve beyond what it uses: stacks of threads, buffers that stay empty."""
 
 
 def repair_apart(parameters: dict[str, Any], allowance: Allowance) -> Path:
@@ -78,7 +85,9 @@ def _create_run(parameters: dict[str, Any]) -> FlowRun:
 
 def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
     """Return what the child says, or as its error why it ended without saying anything."""
-    max_bytes = int(allowance.gigabytes * _GIGABYTE)
+    # Native code that is refused memory may hang, so that what is used is watched from here. The
+    # system refuses only a leap between two looks.
+    max_bytes = int(allowance.gigabytes * _GIGABYTE) + _RESERVED
     show = "progress" if progress.listeners else "nothing"
     watched, held = os.pipe()  # The child ends with this process, when the pipe closes.
     child = subprocess.Popen(  # noqa: S603
@@ -91,13 +100,7 @@ def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
     )
     os.close(watched)
     try:
-        output, _ = child.communicate(timeout=allowance.minutes * 60)
-    except subprocess.TimeoutExpired:
-        return {
-            "error": f"its repair took more than {allowance.minutes:g} minutes and was ended, "
-            "expected a smaller model, or a larger --max-minutes-per-model; what is done of it is "
-            "kept"
-        }
+        return _watch(child, allowance)
     except BaseException:
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -109,10 +112,39 @@ def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
             child.communicate()
             Page(stderr=True).show_cursor()  # which a bar on a terminal has hidden
         os.close(held)
-    if not output:
-        return {"error": _describe_end(child.returncode, allowance)}
-    answer: dict[str, str] = json.loads(output)
-    return answer
+
+
+def _watch(child: subprocess.Popen[str], allowance: Allowance) -> dict[str, str]:
+    """Wait until the child ends or takes too much; return what it says, or what there is to say."""
+    end = time.monotonic() + allowance.minutes * 60
+    watched = psutil.Process(child.pid)
+    while time.monotonic() < end:
+        with suppress(subprocess.TimeoutExpired):
+            output, _ = child.communicate(timeout=_SECONDS_BETWEEN_LOOKS)
+            if not output:
+                return {"error": _describe_end(child.returncode, allowance)}
+            answer: dict[str, str] = json.loads(output)
+            return answer
+        if _memory(watched) > allowance.gigabytes * _GIGABYTE:
+            return {"error": OUT_OF_MEMORY}
+    return {
+        "error": f"its repair took more than {allowance.minutes:g} minutes and was ended, expected "
+        "a smaller model, or a larger --max-minutes-per-model; what is done of it is kept"
+    }
+
+
+def _memory(process: psutil.Process) -> int:
+    """Return how many bytes a process and its children use, without mapped files.
+
+    Linux says what of a process's memory is of files; elsewhere those count.
+    """
+    used = 0
+    with suppress(psutil.NoSuchProcess):
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                memory = one.memory_info()
+                used += memory.rss - getattr(memory, "shared", 0)
+    return used
 
 
 def _describe_end(code: int, allowance: Allowance) -> str:

@@ -17,7 +17,12 @@ from goodnet.stop_signals import stopped_in_order
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-_OUT_OF_MEMORY = ("ResourceExhaustedError", "ArrowMemoryError")
+OUT_OF_MEMORY = (
+    "its repair takes more memory than it may, expected a smaller model, or a larger "
+    "--max-gigabytes-per-model"
+)
+
+_MEMORY_ERRORS = ("ResourceExhaustedError", "ArrowMemoryError")
 """TensorFlow's and Arrow's names for it, which are not imported here."""
 
 _SAID_OF_MEMORY = ("allocate", "start new thread", "out of memory", "failed to map segment")
@@ -29,7 +34,7 @@ def main(run: str, max_bytes: str, show: str) -> None:
 
     Args:
         run: its id.
-        max_bytes: how much memory this process may have.
+        max_bytes: how much memory this process may reserve.
         show: "progress" to show how far it is, else nothing.
     """
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:
@@ -75,7 +80,7 @@ def _repair(run: UUID, *, shown: bool) -> dict[str, str]:
 def _wants_memory(error: BaseException | None) -> bool:
     """Return whether an error, or what it came of, is that the system refused more memory."""
     while error is not None:
-        if isinstance(error, MemoryError) or type(error).__name__ in _OUT_OF_MEMORY:
+        if isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_ERRORS:
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
@@ -87,10 +92,7 @@ def _wants_memory(error: BaseException | None) -> bool:
 
 def _describe(error: Exception) -> str:
     if _wants_memory(error):
-        return (
-            "its repair takes more memory than it may, expected a smaller model, or a larger "
-            "--max-gigabytes-per-model"
-        )
+        return OUT_OF_MEMORY
     if isinstance(error, OSError):
         return describe_os_error(error)
     return str(error) or type(error).__name__

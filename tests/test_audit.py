@@ -480,15 +480,14 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("limit", "told", "state"),
+    ("limit", "told"),
     [
-        ("minutes-per-model=0.001", "its repair took more than 0.001 minutes", "CRASHED"),
-        # Native code that gets no more memory may also hang; then its time ends it.
-        ("gigabytes-per-model=0.35", "-per-model", None),
+        ("minutes-per-model=0.001", "its repair took more than 0.001 minutes"),
+        ("gigabytes-per-model=0.25", "its repair takes more memory than it may"),
     ],
 )
 def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
-    given, tmp_path, ui_server, limit, told, state
+    given, tmp_path, ui_server, limit, told
 ):
     (tmp_path / "models").mkdir()
     for name in ("c.keras", "d.keras"):
@@ -497,8 +496,9 @@ def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
         shutil.copy(images, tmp_path)
     name = limit.partition("-")[0]
     environment = {"PREFECT_HOME": str(ui_server.home)}
-    limits = [f"--max-{limit}", *([] if state else ["--max-minutes-per-model", "1.5"])]
-    done = run_audit(*options(tmp_path), *limits, "--audit-name", name, environment=environment)
+    done = run_audit(
+        *options(tmp_path), f"--max-{limit}", "--audit-name", name, environment=environment
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "2 of 2 models failed: c.keras (its repair" in done.stderr
@@ -509,7 +509,7 @@ def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
         for run in query(ui_server, "flow_runs", flows={"name": {"any_": ["repair"]}})
         if run["parameters"].get("model") == str(tmp_path / "models" / "c.keras")
     ]
-    assert runs[0]["state"]["type"] in ([state] if state else ["CRASHED", "FAILED"])
+    assert runs[0]["state"]["type"] == "CRASHED"
     parent = query(
         ui_server, "task_runs", task_runs={"id": {"any_": [runs[0]["parent_task_run_id"]]}}
     )

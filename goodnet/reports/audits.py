@@ -53,8 +53,8 @@ class Allowance:
     Attributes:
         minutes: wall time. DeepID takes one third of a minute on the lab's images and two cores; a
             net for which an hour is too short goes on from its last stage in the next audit.
-        gigabytes: memory, each 1,000,000,000 bytes, and what threads reserve counts. DeepID takes
-            2.4; batches shrink as nets grow, but their weights are there several times.
+        gigabytes: memory in use, each 1,000,000,000 bytes, without mapped files. Batches shrink as
+            nets grow, but their weights are there several times.
     """
 
     minutes: float = 60
