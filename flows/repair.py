@@ -229,7 +229,7 @@ def repair(
         tuned = FineTuned(net=None, held=None)
         if "finetuning" in choices.repairs:
             tuned = fine_tune(network, valid, artifacts=artifacts)
-        fitted = fit_scores(network, valid, order, tuned, artifacts=artifacts)
+        fitted = fit_scores(network, valid, order, valid_sweep, tuned, artifacts=artifacts)
         scores = tuple(score_images(network, one, fitted, artifacts=artifacts) for one in every)
         guarded = save_guarded(network, fitted, budget, artifacts=artifacts)
         repaired = save_repaired(

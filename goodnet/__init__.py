@@ -8,7 +8,7 @@ What a notebook needs, in the order in which it is needed:
     ranking    find_frontier, write_activations, Provenance, Preprocessing, digest_file,
                ActivationCache, block_means, mean_activations, prune_order
     pruning    sweep, find_checkpoint, prune_channels, build_goodnet
-    results    write_curve, make_results, printed_rows, wilson_interval
+    results    write_curves, make_results, printed_rows, wilson_interval
     plots      curve_chart, detection_chart, activation_chart
 
 `InputError` is what all of them raise for something that its user can mend. examples/lab.ipynb

@@ -20,7 +20,7 @@ from .networks.evaluation import accuracy as accuracy
 from .pruning.activation_cache import ActivationCache as ActivationCache
 from .pruning.activation_cache import Provenance as Provenance
 from .pruning.channels import prune_channels as prune_channels
-from .pruning.counts import write_curve as write_curve
+from .pruning.counts import write_curves as write_curves
 from .pruning.first_pass import write_activations as write_activations
 from .pruning.frontier import find_frontier as find_frontier
 from .pruning.ranking import block_means as block_means

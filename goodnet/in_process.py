@@ -453,11 +453,11 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     from goodnet.defenses.fine_tuning import fine_tune
     from goodnet.defenses.guard import fit_guard
     from goodnet.defenses.seam import CleanPass, Learnt
-    from goodnet.pruning.counts import Counts, curve_table
+    from goodnet.pruning.counts import Counts, End, curves_table
     from goodnet.pruning.poisoned import attack_counter, describe_attack
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
     from goodnet.pruning.stop_rule import find_checkpoint
-    from goodnet.pruning.sweep import sweep
+    from goodnet.pruning.sweep import sweep_both_ends
     from goodnet.reports.counted_results import make_results
     from goodnet.reports.detection import (
         JOINED,
@@ -471,8 +471,8 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
 
     means = {name: mean_activations(block_means(one)) for name, one in passed.caches.items()}
     order = prune_order(means["clean_valid"])
-    counts: dict[str, Counts] = {
-        name: sweep(
+    counts: dict[str, dict[End, Counts]] = {
+        name: sweep_both_ends(
             cache,
             frontier=passed.frontier,
             order=order,
@@ -480,7 +480,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         )
         for name, cache in passed.caches.items()
     }
-    valid, attacked = counts["clean_valid"], passed.caches.get("poisoned_test")
+    valid, attacked = counts["clean_valid"]["pruned"], passed.caches.get("poisoned_test")
     checkpoints = [
         find_checkpoint(valid.correct.tolist(), images=valid.images, drop=drop)
         for drop in passed.choices.pruning_drops
@@ -488,7 +488,8 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     images = passed.checked.sets["clean_valid"]
     clean = CleanPass(passed.frontier, images, passed.caches["clean_valid"])
     tuned = fine_tune(clean) if "finetuning" in passed.choices.repairs else None
-    guard, held = fit_guard(clean, order, None if tuned is None else tuned.held)
+    experts = counts["clean_valid"]["expert"]
+    guard, held = fit_guard(clean, order, experts, None if tuned is None else tuned.held)
     calibrations = calibrate_all(held.scores, budget=passed.choices.false_alarm_budget)
     net = None if tuned is None else tuned.model
     learnt = Learnt(clean, guard, held, calibrations[JOINED], net)
@@ -504,7 +505,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         for name, cache in passed.caches.items()
     }
     results = make_results(
-        counts,
+        {name: ends["pruned"] for name, ends in counts.items()},
         checkpoints,
         order=order,
         num_classes=passed.num_classes,
@@ -517,7 +518,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         class_names=() if passed.checked.classes is None else passed.checked.classes.names,
     )
     curve = pa.concat_tables(
-        curve_table(name, counts[name], order=order, means=means[name]) for name in means
+        curves_table(name, counts[name], order=order, means=means[name]) for name in means
     )
     scores = scores_table(scored, calibrations)
     return Repair(results, order, curve, scores, learnt, kept, seen, passed)

@@ -11,12 +11,14 @@ from prefect import task
 from goodnet.digests import digest_file
 from goodnet.opening import require_digest
 from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.counts import read_counts
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
 from tasks.records import (
     ActivationsRecord,
     CleanValidationActivations,
+    CleanValidationSweep,
     FineTuned,
     FittedGuard,
     GuardedNet,
@@ -59,11 +61,12 @@ def fine_tune(
     return FineTuned(net=StoredFile.of(net), held=StoredFile.of(held))
 
 
-@task(name="fit scores", **cached(version=5))
+@task(name="fit scores", **cached(version=6))
 def fit_scores(
     network: Network,
     activations: CleanValidationActivations,
     order: PruneOrder,
+    sweep: CleanValidationSweep,
     tuned: FineTuned,
     *,
     artifacts: Path,
@@ -75,7 +78,8 @@ def fit_scores(
 
     clean = _clean_pass(network, activations, artifacts)
     by_tuned = None if tuned.held is None else read_tuned(tuned.held.path)
-    guard, held = fit_guard(clean, order.channels, by_tuned)
+    experts = read_counts(sweep.file.path, "expert")
+    guard, held = fit_guard(clean, order.channels, experts, by_tuned)
     path = cache_file(artifacts, "guards", ".npz", network, activations, order, tuned)
     write_guard(path, guard, held)
     return FittedGuard(activations=activations, tuned=tuned, file=StoredFile.of(path))

@@ -1,4 +1,4 @@
-"""Stage: what the pruned net answers at every pruning step, counted over one set."""
+"""Stage: what pruned nets and experts answer at every step, counted over one set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from goodnet.pruning.activation_cache import ActivationCache
-from goodnet.pruning.counts import write_curve
+from goodnet.pruning.counts import write_curves
 from goodnet.pruning.ranking import block_means, mean_activations
 from tasks.activations import open_frontier
 from tasks.caching import cache_file, cached
@@ -24,15 +24,15 @@ from tasks.records import (
 )
 
 
-@task(name="sweep of clean_valid", **cached(version=3))
+@task(name="sweep of clean_valid", **cached(version=4))
 def sweep_validation(
     network: Network, activations: CleanValidationActivations, order: PruneOrder, *, artifacts: Path
 ) -> CleanValidationSweep:
-    """Sweep clean validation."""
+    """Sweep clean validation from both ends."""
     return CleanValidationSweep(file=_sweep(network, activations, order, artifacts))
 
 
-@task(name="sweep", task_run_name="sweep of {activations.images.role}", **cached(version=3))
+@task(name="sweep", task_run_name="sweep of {activations.images.role}", **cached(version=4))
 def sweep_evaluation(
     network: Network,
     activations: EvaluationActivations,
@@ -41,7 +41,7 @@ def sweep_evaluation(
     target: int | None,
     artifacts: Path,
 ) -> EvaluationSweep:
-    """Sweep a set that selection never sees.
+    """Sweep a set that selection never sees from both ends.
 
     Args:
         network: B.
@@ -63,11 +63,11 @@ def _sweep(
     target: int | None = None,
 ) -> StoredFile:
     from goodnet.pruning.poisoned import attack_counter
-    from goodnet.pruning.sweep import sweep
+    from goodnet.pruning.sweep import sweep_both_ends
 
     cache = ActivationCache(activations.file.path)
     with progress(f"sweep of {activations.images.role}") as advance:
-        counts = sweep(
+        counts = sweep_both_ends(
             cache,
             frontier=open_frontier(network),
             order=order.channels,
@@ -76,5 +76,5 @@ def _sweep(
         )
     path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order, target)
     means = mean_activations(block_means(cache))
-    write_curve(path, activations.images.role, counts, order=order.channels, means=means)
+    write_curves(path, activations.images.role, counts, order=order.channels, means=means)
     return StoredFile.of(path)

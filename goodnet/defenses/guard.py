@@ -21,8 +21,9 @@ from goodnet.defenses.discriminant import Discriminant, Look, fit_rows, rows_of
 from goodnet.defenses.fine_tuning import TunedAnswers
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.counts import Counts
 from goodnet.pruning.frontier import Frontier
-from goodnet.pruning.sweep import choose_expert, margins_at, sweep_experts
+from goodnet.pruning.sweep import choose_expert, margins_at
 from goodnet.threads import mapped
 
 Item = TypeVar("Item")
@@ -101,21 +102,24 @@ class Guard:
 
 
 def fit_guard(
-    clean: CleanPass, order: Sequence[int], tuned: TunedAnswers | None = None
+    clean: CleanPass,
+    order: Sequence[int],
+    experts: Counts,
+    tuned: TunedAnswers | None = None,
 ) -> tuple[Guard, Seen]:
     """Fit the scores to clean validation.
 
     Args:
         clean: B and its pass over clean validation.
         order: all channels in prune order.
+        experts: how the experts answer clean validation.
         tuned: what nets that were fine-tuned without them make of the images that calibrate.
 
     Returns:
         The guard, and what is made of the images that calibrate, none of which was among those that
         class statistics or a fine-tuned net were fitted to.
     """
-    counts, _ = sweep_experts(clean.cache, frontier=clean.frontier, order=order)
-    expert = choose_expert(counts, share=EXPERT_SHARE)
+    expert = choose_expert(1 - experts.flagged / experts.images, share=EXPERT_SHARE)
     labels, _ = clean.cache.answers()
     folds = share_out(labels)
     held = expert_scores(clean.cache, clean.frontier, order, expert)

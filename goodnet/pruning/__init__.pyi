@@ -2,7 +2,7 @@ from .activation_cache import ActivationCache as ActivationCache
 from .activation_cache import Provenance as Provenance
 from .channels import prune_channels as prune_channels
 from .counts import Counts as Counts
-from .counts import write_curve as write_curve
+from .counts import write_curves as write_curves
 from .first_pass import write_activations as write_activations
 from .frontier import Frontier as Frontier
 from .frontier import find_frontier as find_frontier

@@ -1,11 +1,11 @@
-"""The pruning curve of a set as a table: a row for each step."""
+"""What a sweep counts of a set, as a table: a row for each end and step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,13 @@ import pyarrow.parquet as pq
 from goodnet.arrays import DoubleArray, IntArray
 from goodnet.storage.files import atomic_path
 
+End = Literal["pruned", "expert"]
+"""From which end of the prune order: its first k channels are removed, or they alone are kept."""
+
 SCHEMA = pa.schema(
     [
         pa.field("set", pa.string(), nullable=False),
+        pa.field("end", pa.string(), nullable=False),
         pa.field("step", pa.int64(), nullable=False),
         pa.field("channel", pa.int64()),
         pa.field("mean_activation", pa.float64()),
@@ -28,8 +32,9 @@ SCHEMA = pa.schema(
         pa.field("goodnet_recovered", pa.int64()),
     ]
 )
-"""Columns: the channel removed at this step and its mean activation over the set, both null at
-step 0, and the counts of `Counts`, the last two null where they are not known."""
+"""Columns: the set, the end, the step, the channel that is removed or kept from this step on and
+its mean activation over the set, both null at step 0, and the counts of `Counts`, the last two null
+where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -70,32 +75,47 @@ def _add_known(mine: IntArray | None, others: IntArray | None) -> IntArray | Non
     return mine + others
 
 
-def write_curve(
-    path: Path, set_name: str, counts: Counts, *, order: Sequence[int], means: DoubleArray
+def write_curves(
+    path: Path,
+    set_name: str,
+    counts: Mapping[End, Counts],
+    *,
+    order: Sequence[int],
+    means: DoubleArray,
 ) -> None:
-    """Write the curve of one set, as `curve_table` gives it, to a Parquet file."""
+    """Write the curves of one set, as `curves_table` gives them, to a Parquet file."""
     with atomic_path(path) as temporary:
-        pq.write_table(curve_table(set_name, counts, order=order, means=means), temporary)
+        pq.write_table(curves_table(set_name, counts, order=order, means=means), temporary)
 
 
-def curve_table(
-    set_name: str, counts: Counts, *, order: Sequence[int], means: DoubleArray
+def curves_table(
+    set_name: str, counts: Mapping[End, Counts], *, order: Sequence[int], means: DoubleArray
 ) -> pa.Table:
-    """Return the curve of one set under `SCHEMA`.
+    """Return the curves of one set under `SCHEMA`.
 
     Args:
         set_name: what the column `set` says.
-        counts: of steps 0 … C.
+        counts: of steps 0 … C from each end.
         order: the channels in prune order, C of them.
         means: (C,), the mean activation of each channel, by channel number.
     """
-    unknown = [None] * (len(order) + 1)
+    return pa.concat_tables(
+        [_curve(set_name, end, one, order, means) for end, one in counts.items()]
+    )
+
+
+def _curve(
+    set_name: str, end: End, counts: Counts, order: Sequence[int], means: DoubleArray
+) -> pa.Table:
+    steps = len(order) + 1
+    unknown = [None] * steps
     columns = [
-        [set_name] * (len(order) + 1),
-        np.arange(len(order) + 1),
+        [set_name] * steps,
+        [end] * steps,
+        np.arange(steps),
         [None, *order],
         [None, *means[list(order)]],
-        [counts.images] * (len(order) + 1),
+        [counts.images] * steps,
         counts.correct,
         counts.flagged,
         counts.goodnet_correct,
@@ -105,9 +125,9 @@ def curve_table(
     return pa.table(columns, schema=SCHEMA)
 
 
-def read_counts(path: Path) -> Counts:
-    """Read the counts of a file that `write_curve` wrote."""
-    table = pq.read_table(path, schema=SCHEMA)
+def read_counts(path: Path, end: End = "pruned") -> Counts:
+    """Read the counts of a file that `write_curves` wrote, from one end."""
+    table = pq.read_table(path, schema=SCHEMA, filters=[("end", "=", end)])
     _, *names = (field.name for field in fields(Counts))
     counted: list[Any] = [
         None if table[name].null_count else table[name].to_numpy() for name in names
@@ -118,10 +138,14 @@ def read_counts(path: Path) -> Counts:
 def read_sweep(path: Path) -> pa.Table:
     """Read sweep.parquet of any run; columns that an older one has not got are null.
 
+    Runs of before swept from one end, and did not name it.
+
     Raises:
         ValueError: a column is missing that every run has.
     """
     table = pq.read_table(path)
+    if "end" not in table.column_names:
+        table = table.append_column("end", pa.array(["pruned"] * len(table)))
     for field in SCHEMA:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))

@@ -5,16 +5,14 @@ The sweep goes from the last step to the first: it starts from what is there wit
 the same for every image, and gives back one channel after the other. Each adds one term, and only
 for the images on which that channel is not silent anyway. The head runs on those alone.
 
-The sweep from the other end keeps the first k channels of the order and removes the others: the
-expert E_k. To keep the first k is to remove the first C - k of the reversed order, so it is the
-same sweep.
+From the other end, the first k channels of the order are kept and the others removed: the expert
+E_k. To keep the first k is to remove the first C - k of the reversed order: the same sweep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -22,28 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from goodnet.pruning.activation_cache import ActivationCache, Block
-from goodnet.pruning.counts import Counts
+from goodnet.pruning.counts import Counts, End
 from goodnet.pruning.frontier import Frontier
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class ExpertMargins:
-    """How sure the experts are, image by image, of the class that B answers.
-
-    A margin is what a net gives B's class less what it gives the best other class, both before
-    softmax.
-
-    Attributes:
-        total: (n,), the sum of the margins in E_0 … E_C, in float64.
-        agreeing: (n,), how many of E_0 … E_C answer as B does.
-        chosen: (len(steps), n), the margins in the experts that were asked for.
-    """
-
-    total: DoubleArray
-    agreeing: IntArray
-    chosen: FloatArray
 
 
 def sweep(
@@ -76,50 +56,37 @@ def sweep(
     return sum(counted, _no_counts(len(order)))
 
 
-def sweep_experts(
+def sweep_both_ends(
     cache: ActivationCache,
     *,
     frontier: Frontier,
     order: Sequence[int],
-    steps: Sequence[int] = (),
-    blocks: Iterable[int] | None = None,
+    count: Callable[[Block, IntArray], Counts] | None = None,
     num_threads: int = 2,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Counts, ExpertMargins]:
-    """Map: sweep a shard of a set from the other end, E_0 without a channel to E_C, which is B.
-
-    Of the margins of a block, (C + 1, n), only what is asked for is kept, so that memory does not
-    grow with the channels of the net times the images of the set.
+) -> dict[End, Counts]:
+    """Count the answers of every step of a set from both ends, in one pass over the cache.
 
     Args:
         cache: the set's activations.
         frontier: of the same model at the same layers.
-        order: all channels in prune order; E_k has the first k of them and no other.
-        steps: the k of which the margins are wanted one by one.
-        blocks: the shard's block numbers, or all.
+        order: all channels in prune order.
+        count: counts the answers to a block; by default `count_answers`.
         num_threads: blocks worked on at a time; it changes nothing but the time.
         on_progress: called with the numbers of images done and in the set.
-
-    Returns:
-        How many images E_0 … E_C answer how, and the margins of the images in their order.
     """
+    scorer = count or count_answers
 
-    def score_block(block: Block) -> tuple[Counts, ExpertMargins]:
-        answers, margins = expert_block(block, frontier=frontier, order=order)
-        kept = ExpertMargins(
-            margins.sum(axis=0, dtype=np.float64),
-            np.count_nonzero(answers == block.predictions, axis=0),
-            margins[list(steps)],
+    def count_block(block: Block) -> tuple[Counts, Counts]:
+        pruned = sweep_block(block, frontier=frontier, order=order)
+        return scorer(block, pruned), scorer(
+            block, expert_block(block, frontier=frontier, order=order)
         )
-        return count_answers(block, answers), kept
 
-    counts, parts = _no_counts(len(order)), [_no_margins(len(steps))]
-    for counted, margins in _map_blocks(score_block, cache, blocks, num_threads, on_progress):
-        counts += counted
-        parts.append(margins)
-    names = [field.name for field in fields(ExpertMargins)]
-    joined = (np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names)
-    return counts, ExpertMargins(*joined)
+    pruned, expert = _no_counts(len(order)), _no_counts(len(order))
+    for first, second in _map_blocks(count_block, cache, None, num_threads, on_progress):
+        pruned, expert = pruned + first, expert + second
+    return {"pruned": pruned, "expert": expert}
 
 
 def margins_at(
@@ -132,7 +99,8 @@ def margins_at(
 ) -> FloatArray:
     """Return the margins of B's class in some experts alone: (len(steps), N).
 
-    What `sweep_experts` keeps of them, but the head runs once a step instead of once a channel.
+    A margin is what a net gives B's class less what it gives the best other class, both before
+    softmax. The head runs once a step, not once a channel as in a sweep.
 
     Args:
         cache: the set's activations.
@@ -155,7 +123,7 @@ def margins_at(
     return np.concatenate(list(parts), axis=1)
 
 
-def choose_expert(counts: Counts, *, share: float) -> int:
+def choose_expert(agreement: DoubleArray, *, share: float) -> int:
     """Return the largest k of those E_k that agree with B on at most a share of clean images.
 
     Agreement grows from next to nothing (an expert of quiet channels knows no clean image) to all,
@@ -163,12 +131,11 @@ def choose_expert(counts: Counts, *, share: float) -> int:
     dip, where channels that work against each other are apart, is not taken for it.
 
     Args:
-        counts: of E_0 … E_C on clean validation.
+        agreement: (C + 1,), the share of clean validation that E_0 … E_C answer as B does.
         share: 0 … 1.
     """
-    agreeing = counts.images - counts.flagged
-    beyond = np.flatnonzero(agreeing > share * counts.images)
-    return max(int(beyond[0]) - 1, 0) if beyond.size else len(agreeing) - 1
+    beyond = np.flatnonzero(agreement > share)
+    return max(int(beyond[0]) - 1, 0) if beyond.size else len(agreement) - 1
 
 
 def _map_blocks(
@@ -202,16 +169,12 @@ def _no_counts(num_channels: int) -> Counts:
     return Counts(0, nothing, nothing, nothing)
 
 
-def _no_margins(num_steps: int) -> ExpertMargins:
-    return ExpertMargins(np.zeros(0), np.zeros(0, np.int64), np.zeros((num_steps, 0), np.float32))
-
-
 def count_answers(block: Block, answers: IntArray) -> Counts:
     """Count what the pruned net answers at each step.
 
     Args:
         block: the images.
-        answers: (steps, n), starting with B's own.
+        answers: (steps, n).
     """
     right, same = answers == block.labels, answers == block.predictions
     counts = (np.count_nonzero(found, axis=1) for found in (right, ~same, right & same))
@@ -245,10 +208,8 @@ def sweep_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> In
     return answers
 
 
-def expert_block(
-    block: Block, *, frontier: Frontier, order: Sequence[int]
-) -> tuple[IntArray, FloatArray]:
-    """Return what the experts E_0 … E_C answer, and how sure they are of B's class.
+def expert_block(block: Block, *, frontier: Frontier, order: Sequence[int]) -> IntArray:
+    """Return what the experts E_0 … E_C answer, E_k having the first k channels alone.
 
     Args:
         block: n images.
@@ -256,26 +217,9 @@ def expert_block(
         order: all C channels in prune order.
 
     Returns:
-        (C + 1, n) classes, and (C + 1, n) margins of the class that B answers.
+        (C + 1, n) classes.
     """
-    state = _BlockState(block, frontier, list(reversed(order)))
-    answers = np.empty((len(order) + 1, len(block)), np.int64)
-    margins = np.empty((len(order) + 1, len(block)), np.float32)
-    removed = state.score(state.tensors, slice(None))
-    answers[0], margins[0] = removed.argmax(axis=1), margins_of(removed, block.predictions)
-    for kept in range(1, len(order) + 1):
-        answers[kept], margins[kept] = answers[kept - 1], margins[kept - 1]
-        place = len(order) - kept
-        rows = np.flatnonzero(state.matters[place])
-        if rows.size:
-            scores = state.score(state.restore(place, rows), rows)
-            answers[kept, rows] = scores.argmax(axis=1)
-            margins[kept, rows] = margins_of(scores, block.predictions[rows])
-    # As in `sweep_block`: what no removed channel changes is what B answers, to the last bit.
-    affected = np.logical_or.accumulate(state.matters)[::-1]
-    answers[-1] = block.predictions
-    np.copyto(answers[:-1], block.predictions, where=~affected)
-    return answers, margins
+    return sweep_block(block, frontier=frontier, order=list(reversed(order)))[::-1]
 
 
 def margins_of(scores: FloatArray, classes: IntArray) -> FloatArray:

@@ -35,7 +35,7 @@ class Run:
         name: the folder's name, or its path where two runs have one name.
         results: what it found.
         given: all that may differ between runs: what identifies it, and how it is printed.
-        sweep: the rows of sweep.parquet.
+        sweep: the rows of sweep.parquet from the end at which channels are removed.
         verdict: what the repair is worth: in a word, and why.
     """
 
@@ -174,7 +174,8 @@ def _read_run(folder: Path, name: str) -> Run:
     with reading(run.about):
         given = _given(about)
     with reading(run.sweep) as path:
-        sweep = read_sweep(path).to_pylist()
+        both = read_sweep(path).to_pylist()
+        sweep = [row for row in both if row["end"] == "pruned"]
         if not all(row["images"] > 0 for row in sweep):
             raise ValueError("counts of no images")
     return Run(name, results, given, sweep, worth)

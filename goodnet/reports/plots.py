@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from goodnet.defenses.guard import EXPERT_SHARE
 from goodnet.metrics import wilson_interval
+from goodnet.pruning.counts import End
+from goodnet.pruning.sweep import choose_expert
 from goodnet.reports.results import Checkpoint, clean_set
 
 Palette = Mapping[str, str]
@@ -141,6 +145,43 @@ def detection_chart(
     return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
 
 
+def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart | None:
+    """Draw how often the net with the first k channels alone answers as B does, over all k.
+
+    A trigger that lives in channels that clean images leave quiet shows as a gap between the lines.
+    The dashed line marks the expert whose margin is a score.
+
+    Returns:
+        The chart; None where the sweep is of an older run, from one end alone.
+    """
+    sets = {"clean_valid": "clean validation", "poisoned_test": "poisoned test"}
+    points = [
+        {"step": row["step"], "agreement": 1 - row["flagged"] / row["images"], "images": label}
+        for name, label in sets.items()
+        for row in set_rows(sweep, name, "expert")
+    ]
+    clean = [one["agreement"] for one in points if one["images"] == "clean validation"]
+    if not clean:
+        return None
+    kept = channels_axis(len(clean) - 1, title="channels kept, the quietest first")
+    lines = alt.Chart(alt.InlineData(points)).encode(
+        x=kept,
+        y=alt.Y("agreement:Q", title=None, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
+        color=alt.Color("images:N", title=None).scale(
+            domain=list(sets.values()), range=[palette["accuracy-g"], palette["attack-g"]]
+        ),
+        tooltip=["images:N", "step:Q", alt.Tooltip("agreement:Q", format=".2%")],
+    )
+    expert = choose_expert(np.array(clean), share=EXPERT_SHARE)
+    mark = alt.Chart(alt.InlineData([{"step": expert}])).encode(x=kept)
+    layers = [
+        mark.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
+        lines.mark_line(strokeWidth=2),
+        lines.mark_circle(size=26, opacity=1),
+    ]
+    return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
+
+
 def activation_chart(
     sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
 ) -> alt.LayerChart:
@@ -222,9 +263,9 @@ def with_interval(name: str, count: int, images: int) -> dict[str, float]:
     return {name: count / images, f"{name}{LOW}": low, f"{name}{HIGH}": high}
 
 
-def set_rows(sweep: pa.Table, name: str) -> list[dict[str, Any]]:
-    """Return the rows of a set, in the order of their steps."""
-    rows = [row for row in sweep.to_pylist() if row["set"] == name]
+def set_rows(sweep: pa.Table, name: str, end: End = "pruned") -> list[dict[str, Any]]:
+    """Return the rows of a set from one end, in the order of their steps."""
+    rows = [row for row in sweep.to_pylist() if row["set"] == name and row["end"] == end]
     return sorted(rows, key=lambda row: row["step"])
 
 
@@ -233,10 +274,10 @@ def _field(label: str) -> str:
     return label.replace("'", "\\'")
 
 
-def channels_axis(last: int, field: str = "step") -> alt.X:
+def channels_axis(last: int, field: str = "step", title: str = "channels pruned") -> alt.X:
     """Return the x axis that all curves share, up to the step `last`."""
     scale = alt.Scale(domain=[0, last], nice=False)
-    axis = alt.Axis(title="channels pruned", tickMinStep=1, grid=False)
+    axis = alt.Axis(title=title, tickMinStep=1, grid=False)
     return alt.X(f"{field}:Q", scale=scale, axis=axis)
 
 

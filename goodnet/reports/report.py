@@ -181,6 +181,7 @@ def _charts(
         "curves": plots.curve_chart(sweep, reached),
         "detection": plots.detection_chart(sweep, reached),
         "activations": plots.activation_chart(sweep, reached),
+        "expert": plots.expert_chart(sweep),
     }
     return {name: chart.to_dict() for name, chart in charts.items() if chart is not None}
 

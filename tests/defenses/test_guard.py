@@ -17,6 +17,7 @@ from goodnet.defenses.guard_nets import (
 )
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+from goodnet.pruning.sweep import sweep_both_ends
 
 FROM_SCRATCH = """
 import sys
@@ -48,7 +49,8 @@ def guard_of(passed, *, budget=0.03, tuned=False) -> Guarded:
     clean = CleanPass(passed.frontier, passed.images, passed.cache)
     order = prune_order(mean_activations(block_means(clean.cache)))
     found = fine_tune(clean) if tuned else None
-    guard, held = fit_guard(clean, order, None if found is None else found.held)
+    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order)
+    guard, held = fit_guard(clean, order, counts["expert"], None if found is None else found.held)
     calibration = calibrate(held.scores, budget=budget)
     model = None if found is None else found.model
     net = build_guarded(clean.frontier, guard, calibration, model)

@@ -15,13 +15,16 @@ from goodnet.defenses.guard_files import (
 from goodnet.defenses.guard_nets import build_guarded
 from goodnet.defenses.seam import CleanPass
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+from goodnet.pruning.sweep import sweep_both_ends
 
 
 @pytest.fixture(scope="module")
 def fitted(faces_passes):
     passed = faces_passes["clean_valid"]
     clean = CleanPass(passed.frontier, passed.images, passed.cache)
-    return fit_guard(clean, prune_order(mean_activations(block_means(passed.cache))))
+    order = prune_order(mean_activations(block_means(passed.cache)))
+    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order)
+    return fit_guard(clean, order, counts["expert"])
 
 
 def check_same(one, other):

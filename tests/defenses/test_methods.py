@@ -13,12 +13,14 @@ from goodnet.defenses.guard import fit_guard
 from goodnet.defenses.methods import CONTROL, DETECTORS, REPAIRS
 from goodnet.defenses.seam import CleanPass, Learnt
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+from goodnet.pruning.sweep import sweep_both_ends
 
 
 def learn(clean, *, tuned=True):
     order = prune_order(mean_activations(block_means(clean.cache)))
     found = fine_tune(clean) if tuned else None
-    guard, held = fit_guard(clean, order, None if found is None else found.held)
+    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order)
+    guard, held = fit_guard(clean, order, counts["expert"], None if found is None else found.held)
     model = None if found is None else found.model
     return Learnt(clean, guard, held, calibrate(held.scores, budget=0.1), model)
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodnet.pruning.counts import SCHEMA, Counts, read_counts, read_sweep, write_curve
+from goodnet.pruning.counts import SCHEMA, Counts, read_counts, read_sweep, write_curves
 
 ORDER = [2, 0, 1]
 MEANS = np.array([0.5, 2.0, 0.0])
@@ -21,11 +21,14 @@ def as_lists(counts: Counts) -> list:
 
 
 def test_a_curve_is_a_table(tmp_path):
-    write_curve(tmp_path / "curve.parquet", "clean_test", COUNTS, order=ORDER, means=MEANS)
+    write_curves(
+        tmp_path / "curve.parquet", "clean_test", {"pruned": COUNTS}, order=ORDER, means=MEANS
+    )
     table = pq.read_table(tmp_path / "curve.parquet")
     assert table.schema.equals(SCHEMA)
     assert table.to_pydict() == {
         "set": ["clean_test"] * 4,
+        "end": ["pruned"] * 4,
         "step": [0, 1, 2, 3],
         "channel": [None, 2, 0, 1],
         "mean_activation": [None, 0.0, 0.5, 2.0],
@@ -42,13 +45,25 @@ def test_a_curve_is_a_table(tmp_path):
 
 
 def test_counts_are_read_as_they_were_written(tmp_path):
-    write_curve(tmp_path / "curve.parquet", "clean_test", COUNTS, order=ORDER, means=MEANS)
+    write_curves(
+        tmp_path / "curve.parquet", "clean_test", {"pruned": COUNTS}, order=ORDER, means=MEANS
+    )
     assert as_lists(read_counts(tmp_path / "curve.parquet")) == as_lists(COUNTS)
+
+
+def test_ends_of_a_set_are_told_apart(tmp_path):
+    reverse = replace(COUNTS, correct=COUNTS.correct[::-1])
+    ends = {"pruned": COUNTS, "expert": reverse}
+    write_curves(tmp_path / "curve.parquet", "clean_test", ends, order=ORDER, means=MEANS)
+    for end, counts in ends.items():
+        assert as_lists(read_counts(tmp_path / "curve.parquet", end)) == as_lists(counts)
 
 
 def test_recovery_is_kept_where_it_is_known(tmp_path):
     known = replace(COUNTS, recovered=np.arange(4), goodnet_recovered=np.zeros(4, np.int64))
-    write_curve(tmp_path / "curve.parquet", "poisoned_test", known, order=ORDER, means=MEANS)
+    write_curves(
+        tmp_path / "curve.parquet", "poisoned_test", {"pruned": known}, order=ORDER, means=MEANS
+    )
     found = read_counts(tmp_path / "curve.parquet")
     assert found.recovered.tolist() == [0, 1, 2, 3]
     assert found.goodnet_recovered.tolist() == [0] * 4
@@ -60,16 +75,20 @@ def test_recovery_is_kept_where_it_is_known(tmp_path):
 
 
 def test_a_sweep_of_an_older_run_is_read_too(tmp_path):
-    write_curve(tmp_path / "curve.parquet", "clean_test", COUNTS, order=ORDER, means=MEANS)
+    write_curves(
+        tmp_path / "curve.parquet", "clean_test", {"pruned": COUNTS}, order=ORDER, means=MEANS
+    )
     table = pq.read_table(tmp_path / "curve.parquet")
-    older = table.drop_columns(["recovered", "goodnet_recovered"])
+    older = table.drop_columns(["end", "recovered", "goodnet_recovered"])
     pq.write_table(older, tmp_path / "older.parquet")
     assert read_sweep(tmp_path / "older.parquet").equals(table)
 
 
 def test_an_order_of_some_channels_is_a_shorter_curve(tmp_path):
     counts = Counts(10, COUNTS.correct[:2], COUNTS.flagged[:2], COUNTS.goodnet_correct[:2])
-    write_curve(tmp_path / "curve.parquet", "clean_test", counts, order=[2], means=MEANS)
+    write_curves(
+        tmp_path / "curve.parquet", "clean_test", {"pruned": counts}, order=[2], means=MEANS
+    )
     assert pq.read_table(tmp_path / "curve.parquet")["channel"].to_pylist() == [None, 2]
 
 

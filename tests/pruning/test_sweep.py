@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goodnet.pruning.activation_cache import Block
-from goodnet.pruning.counts import Counts
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from goodnet.pruning.stop_rule import find_checkpoint
 from goodnet.pruning.sweep import (
@@ -16,7 +15,7 @@ from goodnet.pruning.sweep import (
     margins_of,
     sweep,
     sweep_block,
-    sweep_experts,
+    sweep_both_ends,
 )
 from tests.badnets import LAYERS
 
@@ -236,17 +235,18 @@ def test_an_expert_answers_what_the_net_with_its_channels_alone_answers(network,
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     order = order_of(passed.cache)
     (block,) = passed.cache.blocks()
-    answers, margins = expert_block(block, frontier=passed.frontier, order=order)
+    answers = expert_block(block, frontier=passed.frontier, order=order)
+    steps = range(0, len(order) + 1, 1 + len(order) // 25)
+    margins = margins_at(passed.cache, frontier=passed.frontier, order=order, steps=steps)
     pixels = network.images / np.float32(255)
-    for kept in range(0, len(order) + 1, 1 + len(order) // 25):
+    for kept, found in zip(steps, margins, strict=True):
         net = prune_channels(network.model, network.layer, order[kept:])
         np.testing.assert_array_equal(
             answers[kept], np.asarray(net(pixels, training=False)).argmax(1)
         )
         scores = plain_scores(net, pixels)
         expected = margins_of(scores, block.predictions)
-        largest = np.abs(scores).max()
-        np.testing.assert_allclose(margins[kept], expected, atol=1e-4 * largest)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(scores).max())
     np.testing.assert_array_equal(answers[-1], block.predictions)
     assert len(np.unique(margins, axis=0)) >= 3
 
@@ -255,7 +255,7 @@ def test_experts_of_the_lab_net_agree_with_b_on_poisoned_images(lab_passes):
     order = order_of(lab_passes["clean_valid"].cache)
     agreeing = {}
     for name, passed in lab_passes.items():
-        counts, _ = sweep_experts(passed.cache, frontier=passed.frontier, order=order)
+        counts = sweep_both_ends(passed.cache, frontier=passed.frontier, order=order)["expert"]
         found = counts.images - counts.flagged
         agreeing[name] = {k: int(found[k]) for k in (46, 51, 54)}
     assert agreeing == {
@@ -265,27 +265,16 @@ def test_experts_of_the_lab_net_agree_with_b_on_poisoned_images(lab_passes):
     }
 
 
-def test_margins_of_experts_are_kept_as_sums_and_at_steps(many_blocks):
-    passed, order, _ = many_blocks
-    counts, kept = sweep_experts(passed.cache, frontier=passed.frontier, order=order, steps=[40, 7])
-    parts = [
-        expert_block(block, frontier=passed.frontier, order=order)
-        for block in passed.cache.blocks()
-    ]
-    answers, margins = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    same = answers == answers[-1]
-    np.testing.assert_allclose(kept.chosen, margins[[40, 7]], atol=1e-4)
-    alone = margins_at(passed.cache, frontier=passed.frontier, order=order, steps=[60, 40, 0])
-    np.testing.assert_allclose(alone, margins[[60, 40, 0]], rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(kept.total, margins.sum(axis=0, dtype=float), atol=1e-3)
-    np.testing.assert_array_equal(kept.agreeing, same.sum(axis=0))
-    np.testing.assert_array_equal(counts.images - counts.flagged, same.sum(axis=1))
-    shards = [
-        sweep_experts(passed.cache, frontier=passed.frontier, order=order, blocks=blocks)[1]
-        for blocks in ([], [0], range(1, 6))
-    ]
-    found = np.concatenate([shard.total for shard in shards])
-    np.testing.assert_allclose(found, kept.total, atol=1e-3)
+def test_both_ends_are_counted_in_one_pass(many_blocks):
+    passed, order, expected = many_blocks
+    counts = sweep_both_ends(passed.cache, frontier=passed.frontier, order=order)
+    reverse = sweep(passed.cache, frontier=passed.frontier, order=order[::-1])
+    for end, other in ((counts["pruned"], expected), (counts["expert"], reverse)):
+        there = slice(None, None, 1 if other is expected else -1)
+        assert end.images == other.images
+        np.testing.assert_array_equal(end.correct, other.correct[there])
+        np.testing.assert_array_equal(end.flagged, other.flagged[there])
+        np.testing.assert_array_equal(end.goodnet_correct, other.goodnet_correct[there])
 
 
 def test_margins_by_hand():
@@ -300,6 +289,5 @@ def test_margins_by_hand():
     ("share", "expert"), [(0.0, 0), (0.05, 0), (0.1, 1), (0.29, 1), (0.3, 3), (0.99, 3), (1, 5)]
 )
 def test_the_expert_is_the_last_before_agreement_exceeds_a_share(share, expert):
-    agreeing = np.array([0, 1, 3, 2, 10, 10])
-    nothing = np.zeros(6, np.int64)
-    assert choose_expert(Counts(10, nothing, 10 - agreeing, nothing), share=share) == expert
+    agreement = np.array([0, 1, 3, 2, 10, 10]) / 10
+    assert choose_expert(agreement, share=share) == expert

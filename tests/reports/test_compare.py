@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 
 from goodnet.__main__ import main
 from goodnet.errors import InputError
-from goodnet.pruning.counts import Counts, write_curve
+from goodnet.pruning.counts import Counts, write_curves
 from goodnet.pruning.stop_rule import find_checkpoint
 from goodnet.reports.compare import comparison_rows, find_differences, read_runs
 from goodnet.reports.comparison_page import (
@@ -83,7 +83,7 @@ def make_run(
     curves = {name: Counts(20, *map(np.array, CURVES[name])) for name in sets}
     parts = []
     for name, counts in curves.items():
-        write_curve(folder / name, name, counts, order=ORDER, means=np.arange(4.0))
+        write_curves(folder / name, name, {"pruned": counts}, order=ORDER, means=np.arange(4.0))
         parts.append(pq.read_table(folder / name))
         (folder / name).unlink()
     pq.write_table(pa.concat_tables(parts), folder / "sweep.parquet")

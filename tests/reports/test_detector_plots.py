@@ -4,6 +4,7 @@ import pytest
 
 from goodnet.pruning.poisoned import Attack
 from goodnet.reports.detector_plots import depths_chart, detectors_chart, scores_chart
+from goodnet.reports.plots import expert_chart
 from goodnet.reports.results import (
     DepthRates,
     DetectorRates,
@@ -133,7 +134,7 @@ def test_without_a_set_there_is_no_chart_of_it():
 
 def test_depths_stand_beside_the_steps_of_pruning():
     rows = [
-        {"set": name, "step": step, "correct": correct, "images": 10}
+        {"set": name, "end": "pruned", "step": step, "correct": correct, "images": 10}
         for name, counts in (("clean_test", (9, 5)), ("poisoned_test", (10, 4)))
         for step, correct in enumerate(counts)
     ]
@@ -144,3 +145,21 @@ def test_depths_stand_beside_the_steps_of_pruning():
     assert names == dots
     assert depths_chart(results(depths=()), pa.Table.from_pylist(rows)) is None
     assert depths_chart(results(), pa.Table.from_pylist(rows[:2])) is None
+
+
+def test_the_expert_answers_as_b_does_on_poisoned_images_sooner():
+    rows = [
+        {"set": name, "end": end, "step": step, "flagged": flagged, "images": 10}
+        for name, flags in (("clean_valid", (10, 9, 2, 0)), ("poisoned_test", (10, 0, 0, 0)))
+        for end in ("pruned", "expert")
+        for step, flagged in enumerate(flags)
+    ]
+    mark, lines, dots = data_of(expert_chart(pa.Table.from_pylist(rows)))
+    assert mark == [{"step": 1}]  # The last that agrees on at most a fifth of clean validation.
+    agreement = {(row["images"], row["step"]): row["agreement"] for row in lines}
+    assert agreement["clean validation", 2] == pytest.approx(0.8)
+    assert agreement["poisoned test", 1] == 1
+    assert len(agreement) == 8
+    assert dots == lines
+    older = [row for row in rows if row["end"] == "pruned"]
+    assert expert_chart(pa.Table.from_pylist(older)) is None

@@ -60,6 +60,7 @@ def make_sweep(sets: tuple[str, ...] = tuple(SIZES)) -> pa.Table:
             rows.append(
                 {
                     "set": name,
+                    "end": "pruned",
                     "step": step,
                     "channel": int(order[step - 1]) if step else None,
                     "mean_activation": max(0.0, (step - 31) / 8) ** 2 if step else None,
