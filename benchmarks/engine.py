@@ -46,7 +46,7 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     from goodnet.pruning.first_pass import write_activations
     from goodnet.pruning.frontier import find_frontier
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
-    from goodnet.pruning.sweep import sweep
+    from goodnet.pruning.sweep import sweep, sweep_both_ends
 
     model = load_model(badnet)
     on_disk = open_images(faces)
@@ -82,6 +82,7 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
         {
             "first pass": first_pass,
             "sweep": lambda: sweep(cache, frontier=frontier, order=order),
+            "both ends": lambda: sweep_both_ends(cache, frontier=frontier, order=order),
             "direct step": prune_one,
             "forward": forward,
             "predict": lambda: model.predict(pixels, verbose=0),
@@ -89,7 +90,10 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
             "products": partial(_multiply, model, round(evaluations * NUM_IMAGES)),
         }
     )
-    both = [a + b for a, b in zip(timed["first pass"], timed["sweep"], strict=True)]
+    both, twice = (
+        [a + b for a, b in zip(timed["first pass"], timed[name], strict=True)]
+        for name in ("sweep", "both ends")
+    )
     direct = [(len(order) + 1) * step for step in timed["direct step"]]
     yield Comparison(
         "61 direct evaluations of the pruned net, compiled (one timed, times 61) / the sweep",
@@ -104,7 +108,12 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     yield Comparison(
         "first pass and sweep / one compiled forward pass of B",
         f"{ratio(both, timed['forward']):.2f}",
-        "at most 1.4",
+        "at most 1.45",
+    )
+    yield Comparison(
+        "... and both ends swept",
+        f"{ratio(twice, timed['forward']):.2f}",
+        "",
     )
     yield Comparison(
         "images a second, G / B, compiled",
@@ -113,9 +122,9 @@ def compare_engine(folder: Path, badnet: Path, faces: Path) -> Iterator[Comparis
     )
     limit = [a + b for a, b in zip(timed["products"], timed["forward"], strict=True)]
     yield Comparison(
-        f"the floor: a forward pass and the products of the {evaluations:.1f} of 60 evaluations of "
-        "the head that remain / a forward pass",
-        f"{ratio(limit, timed['forward']):.2f}",
+        "the floor: a forward pass and the products of the evaluations of the head that remain / a "
+        "forward pass",
+        f"{ratio(limit, timed['forward']):.2f} ({evaluations:.1f} of 60)",
         "",
     )
     yield Comparison(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import tempfile
@@ -18,6 +19,11 @@ from benchmarks.engine import NUM_IMAGES, Comparison, compare_engine
 from goodnet.command import Parser
 from goodnet.tensorflow_start import import_tensorflow
 
+LAST_RELEASE = Path(__file__).with_name("last_release.json")
+"""What each line said at the last release, on the machine of the README's table."""
+
+TIMELINE = Path(__file__).parents[1] / "docs" / "images" / "timeline.png"
+
 
 def main() -> None:
     """Run all benchmarks; the engine alone with --engine."""
@@ -27,6 +33,7 @@ def main() -> None:
     chosen = parser.parse_args()
     print(f"{_processor()}, {_blas()}, Python {platform.python_version()}", end=", ")
     print(f"{datetime.now(UTC):%Y-%m-%d}")
+    print("| what | goal | measured | last release |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="goodnet-bench-") as name:
         folder = Path(name)
         # The runs leave no trace in the user's Prefect, and call nobody.
@@ -44,12 +51,14 @@ def main() -> None:
         for comparison in compare_engine(folder, badnet, faces):
             _print(comparison)
         if not chosen.engine:
-            for comparison in compare_command(folder, badnet):
+            for comparison in compare_command(folder, badnet, TIMELINE):
                 _print(comparison)
 
 
 def _print(comparison: Comparison) -> None:
-    print(f"| {comparison.what} | {comparison.measured} | {comparison.bar} |", flush=True)
+    last = json.loads(LAST_RELEASE.read_text()).get(comparison.what, "")
+    cells = (comparison.what, comparison.bar, comparison.measured, last)
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _blas() -> str:

@@ -19,7 +19,10 @@ SMALL = """
 from functools import partial
 from flows.run import main
 from goodnet.attacks.default_case import DefaultCase
+from goodnet.defenses import fine_tuning
 
+# Of so few images each is shown forty times in each of five trainings, which shows nothing more.
+fine_tuning.FEWEST_EPOCHS = fine_tuning.MOST_EPOCHS = 2
 main = partial(main, default_case=DefaultCase(10, 12, 8, 8, epochs=3))
 """
 # Python reports every renaming to an audit hook, and a stage's file appears by being renamed: the

@@ -429,8 +429,7 @@ sys.exit(exit_code(command, stopped="stopped at once"))
     server = server_process(server_home) if own_server else None
     os.killpg(process.pid, number)  # as a terminal does: whatever the command has started
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert errors == "stopped at once\n"
+    assert (process.returncode, errors) == (128 + number, "stopped at once\n")
     assert server is None or is_gone(server)
 
 

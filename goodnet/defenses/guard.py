@@ -34,8 +34,6 @@ Scores = dict[str, FloatArray]
 
 DISAGREEMENT = "disagreement"
 """The score that a fine-tuned net gives: B's margin less its own, for the class that B answers."""
-EXPERT_SHARE = 0.2
-"""The expert agrees with B on at most this share of clean validation: see docs/methods.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +117,7 @@ def fit_guard(
         The guard, and what is made of the images that calibrate, none of which was among those that
         class statistics or a fine-tuned net were fitted to.
     """
-    expert = choose_expert(1 - experts.flagged / experts.images, share=EXPERT_SHARE)
+    expert = choose_expert(1 - experts.flagged / experts.images)
     labels, _ = clean.cache.answers()
     folds = share_out(labels)
     held = expert_scores(clean.cache, clean.frontier, order, expert)

@@ -123,7 +123,12 @@ def margins_at(
     return np.concatenate(list(parts), axis=1)
 
 
-def choose_expert(agreement: DoubleArray, *, share: float) -> int:
+EXPERT_SHARE = 0.2
+"""The expert whose margin is a score agrees with B on at most this share of clean validation: see
+docs/methods.md."""
+
+
+def choose_expert(agreement: DoubleArray, *, share: float = EXPERT_SHARE) -> int:
     """Return the largest k of those E_k that agree with B on at most a share of clean images.
 
     Agreement grows from next to nothing (an expert of quiet channels knows no clean image) to all,

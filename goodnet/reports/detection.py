@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from goodnet.defenses.choice import Kept
 from goodnet.defenses.guard import Scores, Seen
 from goodnet.defenses.methods import CONTROL
 from goodnet.pruning.activation_cache import ActivationCache
-from goodnet.pruning.poisoned import counted_images, describe_attack, is_success
+from goodnet.pruning.poisoned import Attack, counted_images, describe_attack, is_success
 from goodnet.reports.results import (
     DepthRates,
     DetectorRates,
@@ -42,15 +43,25 @@ class ScoredSet:
     seen: Seen
     target: int | None = None
 
-    @property
+    @cached_property
     def labels(self) -> IntArray:
         """The labels of its images, (n,)."""
         return self.cache.answers()[0]
 
-    @property
+    @cached_property
     def predictions(self) -> IntArray:
         """B's answers to them, (n,)."""
         return self.cache.answers()[1]
+
+    @cached_property
+    def attack(self) -> Attack:
+        """Of a poisoned set, what B answers to it."""
+        return describe_attack(self.cache, self.target)
+
+    @cached_property
+    def counted(self) -> BoolArray:
+        """Which images of a poisoned set show the attack, (n,)."""
+        return counted_images(self.cache, self.target)
 
 
 def calibrate_all(held: Scores, *, budget: float) -> dict[str, Calibration]:
@@ -100,12 +111,12 @@ def scores_table(
 
 
 def _score_rows(name: str, scored: ScoredSet, calibrations: Mapping[str, Calibration]) -> pa.Table:
-    labels, predictions = scored.cache.answers()
+    images = len(scored.labels)
     columns = {
-        "set": [name] * len(labels),
-        "index": np.arange(len(labels)),
-        "label": labels,
-        "prediction": predictions,
+        "set": [name] * images,
+        "index": np.arange(images),
+        "label": scored.labels,
+        "prediction": scored.predictions,
         **scored.seen.scores,
         JOINED: calibrations[JOINED].join(scored.seen.scores),
     }
@@ -221,9 +232,8 @@ def _rates(sets: Mapping[str, ScoredSet], answers: Mapping[str, IntArray]) -> Re
     counted, attack, recovery = _counted(sets), None, None
     if counted is not None:
         poisoned, given = sets["poisoned_test"], answers["poisoned_test"]
-        known = describe_attack(poisoned.cache, poisoned.target)
-        attack = float(is_success(poisoned.labels, given, known)[counted].mean())
-        if known.original_labels:
+        attack = float(is_success(poisoned.labels, given, poisoned.attack)[counted].mean())
+        if poisoned.attack.original_labels:
             recovery = float((given == poisoned.labels)[counted].mean())
     return RepairedRates(
         clean_valid_accuracy=right["clean_valid"],
@@ -236,4 +246,4 @@ def _rates(sets: Mapping[str, ScoredSet], answers: Mapping[str, IntArray]) -> Re
 def _counted(sets: Mapping[str, ScoredSet]) -> BoolArray | None:
     """Return which poisoned test images show the attack, if there are any."""
     poisoned = sets.get("poisoned_test")
-    return None if poisoned is None else counted_images(poisoned.cache, poisoned.target)
+    return None if poisoned is None else poisoned.counted

@@ -16,6 +16,7 @@ from goodnet.reports.plots import (
     PAGE,
     Palette,
     finish_chart,
+    inline,
     set_rows,
     with_interval,
 )
@@ -79,9 +80,9 @@ def detectors_chart(
         alt.Tooltip("detection:Q", format=".2%"),
         alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
     ]
-    lines = alt.Chart(alt.InlineData(rows)).encode(x=x, y=y, color=colour, detail="detector:N")
-    points = alt.Chart(alt.InlineData(marks)).encode(x=x, y=y, color=colour, tooltip=tooltip)
-    budget = alt.Chart(alt.InlineData([{"alarms": joined.false_alarm_budget}])).encode(x=x)
+    lines = alt.Chart(inline(rows)).encode(x=x, y=y, color=colour, detail="detector:N")
+    points = alt.Chart(inline(marks)).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    budget = alt.Chart(inline([{"alarms": joined.false_alarm_budget}])).encode(x=x)
     layers = [
         budget.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
         lines.mark_line(strokeWidth=1.6, interpolate="step-after"),
@@ -128,7 +129,7 @@ def scores_chart(
     colour = alt.Color("images:N", title=None).scale(
         domain=[*values], range=[palette["accuracy-g"], palette["attack-g"]][: len(values)]
     )
-    bars = alt.Chart(alt.InlineData(rows)).encode(
+    bars = alt.Chart(inline(rows)).encode(
         x=alt.X("from:Q", title="joined score; the last bar holds all above").scale(
             domain=[low, high], nice=False
         ),
@@ -142,9 +143,7 @@ def scores_chart(
             alt.Tooltip("from:Q", format=".3g"),
         ],
     )
-    rule = alt.Chart(alt.InlineData([{"from": joined.threshold, "label": "threshold"}])).encode(
-        x="from:Q"
-    )
+    rule = alt.Chart(inline([{"from": joined.threshold, "label": "threshold"}])).encode(x="from:Q")
     layers = [
         bars.mark_rect(opacity=0.6),
         rule.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
@@ -189,10 +188,10 @@ def depths_chart(
     rate = alt.Scale(domain=[0, 1])
     x = alt.X("attack:Q", title="attack success", scale=rate).axis(format=".0%")
     y = alt.Y("clean:Q", title="clean accuracy", scale=rate).axis(format=".0%")
-    steps = alt.Chart(alt.InlineData(curve)).encode(
+    steps = alt.Chart(inline(curve)).encode(
         x=x, y=y, color=colour, tooltip=["step:Q", _percent("clean"), _percent("attack")]
     )
-    chosen = alt.Chart(alt.InlineData(points)).encode(
+    chosen = alt.Chart(inline(points)).encode(
         x=x, y=y, color=colour, tooltip=["depth:N", _percent("clean"), _percent("attack")]
     )
     layers = [
@@ -201,7 +200,7 @@ def depths_chart(
         chosen.mark_circle(size=110, opacity=1),
         # Depths often lie close together, so each has its name lower than the one before.
         *(
-            alt.Chart(alt.InlineData([point]))
+            alt.Chart(inline([point]))
             .mark_text(align="left", dx=9, dy=14 * number + 4, color=palette["ink"])
             .encode(x=x, y=y, text="depth:N")
             for number, point in enumerate(points)

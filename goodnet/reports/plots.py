@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from goodnet.defenses.guard import EXPERT_SHARE
 from goodnet.metrics import wilson_interval
 from goodnet.pruning.counts import End
 from goodnet.pruning.sweep import choose_expert
@@ -60,7 +59,7 @@ def curve_chart(
     """
     rows = _curve_rows(sweep)
     hover = alt.selection_point(nearest=True, on="pointerover", encodings=["x"], empty=False)
-    base = alt.Chart(alt.InlineData(rows)).encode(x=channels_axis(len(rows) - 1))
+    base = alt.Chart(inline(rows)).encode(x=channels_axis(len(rows) - 1))
     drawn = [curve for curve in CURVES if curve[0] in rows[0]]
     lines = [
         base.mark_line(strokeWidth=width).encode(
@@ -124,10 +123,10 @@ def detection_chart(
         alt.Tooltip("detection:Q", format=".2%"),
         alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
     ]
-    steps = alt.Chart(alt.InlineData(points)).encode(x=x, y=y, tooltip=tooltip)
-    chosen = alt.Chart(alt.InlineData(reached)).encode(x=x, y=y, tooltip=tooltip)
+    steps = alt.Chart(inline(points)).encode(x=x, y=y, tooltip=tooltip)
+    chosen = alt.Chart(inline(reached)).encode(x=x, y=y, tooltip=tooltip)
     chance = (
-        alt.Chart(alt.InlineData([{"alarms": 0, "detection": 0}, {"alarms": 1, "detection": 1}]))
+        alt.Chart(inline([{"alarms": 0, "detection": 0}, {"alarms": 1, "detection": 1}]))
         .mark_line(color=palette["muted"], strokeDash=[4, 4], strokeWidth=1)
         .encode(x=x, y=y)
     )
@@ -164,7 +163,7 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
     if not clean:
         return None
     kept = channels_axis(len(clean) - 1, title="channels kept, the quietest first")
-    lines = alt.Chart(alt.InlineData(points)).encode(
+    lines = alt.Chart(inline(points)).encode(
         x=kept,
         y=alt.Y("agreement:Q", title=None, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
         color=alt.Color("images:N", title=None).scale(
@@ -172,8 +171,8 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
         ),
         tooltip=["images:N", "step:Q", alt.Tooltip("agreement:Q", format=".2%")],
     )
-    expert = choose_expert(np.array(clean), share=EXPERT_SHARE)
-    mark = alt.Chart(alt.InlineData([{"step": expert}])).encode(x=kept)
+    expert = choose_expert(np.array(clean))
+    mark = alt.Chart(inline([{"step": expert}])).encode(x=kept)
     layers = [
         mark.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
         lines.mark_line(strokeWidth=2),
@@ -199,7 +198,7 @@ def activation_chart(
         if row["step"] > 0
     ]
     last = len(rows)
-    base = alt.Chart(alt.InlineData(rows)).encode(
+    base = alt.Chart(inline(rows)).encode(
         color=alt.Color("kind:N", title=None).scale(
             domain=["mean activation", "silent"],
             range=[palette["accuracy-g"], palette["attack-g"]],
@@ -263,6 +262,14 @@ def with_interval(name: str, count: int, images: int) -> dict[str, float]:
     return {name: count / images, f"{name}{LOW}": low, f"{name}{HIGH}": high}
 
 
+def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Return rows as data of a chart, which each layer shares.
+
+    Altair copies what a chart has at each method that is called on it, but for tuples.
+    """
+    return alt.InlineData(tuple(rows))
+
+
 def set_rows(sweep: pa.Table, name: str, end: End = "pruned") -> list[dict[str, Any]]:
     """Return the rows of a set from one end, in the order of their steps."""
     rows = [row for row in sweep.to_pylist() if row["set"] == name and row["end"] == end]
@@ -285,7 +292,7 @@ def _checkpoint_marks(checkpoints: Sequence[Checkpoint], palette: Palette) -> li
     """Return a dashed line and a label for each step that a checkpoint chose."""
     marks = []
     for level, (step, label) in enumerate(sorted(_labels_by_step(checkpoints).items())):
-        at = alt.Chart(alt.InlineData([{"step": step, "label": label}])).encode(x="step:Q")
+        at = alt.Chart(inline([{"step": step, "label": label}])).encode(x="step:Q")
         top = alt.value(-18 - 14 * level)
         rule = at.mark_rule(color=palette["muted"], strokeDash=[3, 3])
         text = at.mark_text(color=palette["muted"], align="right", dx=-4, baseline="top")

@@ -23,7 +23,8 @@ FROM_SCRATCH = """
 import sys
 import keras, numpy as np
 net = keras.saving.load_model(sys.argv[1])
-np.save(sys.argv[3], net.predict(np.load(sys.argv[2]), verbose=0))
+for name in sys.argv[2:]:
+    np.save(f"{name}_outputs.npy", net.predict(np.load(f"{name}.npy"), verbose=0))
 assert not [name for name in sys.modules if name.startswith("goodnet")]
 """
 
@@ -107,27 +108,33 @@ def test_any_net_is_fine_tuned_and_guarded_by_what_came_of_it(network, first_pas
     check_flags(guarded, passed, guarded.net.predict(pixels_of(passed), verbose=0))
 
 
-def test_the_net_loads_without_this_project_and_is_what_was_saved(badnet, passes, tmp_path):
+@pytest.fixture(scope="module")
+def tuned(passes) -> Guarded:
+    return guard_of(passes["clean_valid"], tuned=True)
+
+
+def test_the_net_loads_without_this_project_and_is_what_was_saved(tuned, passes, tmp_path):
     from goodnet.model_files.load import load_model, save_model
 
-    guarded = guard_of(passes["clean_valid"], tuned=True)
+    guarded = tuned
     assert "disagreement" in guarded.calibration.names
     path = tmp_path / "goodnet.keras"
     save_model(guarded.net, path)
     load_model(path)
-    flagged = {}
     for name, passed in passes.items():
-        np.save(tmp_path / "pixels.npy", pixels_of(passed))
-        files = [str(tmp_path / part) for part in ("goodnet.keras", "pixels.npy", "outputs.npy")]
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", FROM_SCRATCH, *files],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        flagged[name] = check_flags(guarded, passed, np.load(tmp_path / "outputs.npy")).mean()
+        np.save(tmp_path / f"{name}.npy", pixels_of(passed))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", FROM_SCRATCH, str(path), *passes],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    flagged = {
+        name: check_flags(guarded, passed, np.load(tmp_path / f"{name}_outputs.npy")).mean()
+        for name, passed in passes.items()
+    }
     assert flagged["poisoned_test"] > 0.8
     assert flagged["clean_test"] < 0.25
     assert guarded.calibration.held > 0.03  # 40 images are too few for it
@@ -199,25 +206,34 @@ def test_the_score_is_found_in_a_saved_goodnet(faces_passes, tmp_path):
         np.testing.assert_allclose(found, joined, rtol=1e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("tuned", [False, True])
-def test_the_fallback_answers_as_b_or_by_a_second_opinion(faces_passes, tmp_path, tuned):
+def test_the_fallback_answers_as_b_or_as_the_fine_tuned_net(tuned, passes, tmp_path):
+    for seen, answers, predictions in check_fallback(tuned, passes, tmp_path):
+        answers[np.arange(len(answers)), predictions] = -1
+        np.testing.assert_array_equal(seen.instead, answers.argmax(1))
+
+
+def test_the_fallback_answers_as_b_or_by_a_second_opinion(faces_passes, tmp_path):
+    guarded = guard_of(faces_passes["clean_valid"])
+    assert len(list(check_fallback(guarded, faces_passes, tmp_path))) == 3
+
+
+def check_fallback(guarded, passes, tmp_path):
+    """Compare a saved fallback with what was seen; yield that and what the fine-tuned net says."""
     import keras
 
-    guarded = guard_of(faces_passes["clean_valid"], tuned=tuned)
     parts = guarded.clean.frontier, guarded.guard, guarded.calibration, guarded.tuned
     build_fallback(*parts).save(tmp_path / "net.keras")
     net = keras.models.load_model(tmp_path / "net.keras")
-    for passed in faces_passes.values():
+    for passed in passes.values():
         seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
         beyond = guarded.calibration.join(seen.scores) - guarded.calibration.threshold
         assert (seen.instead != predictions).all()
-        if tuned:
-            answers = guarded.tuned.predict(pixels_of(passed), verbose=0)
-            answers[np.arange(len(answers)), predictions] = -1
-            np.testing.assert_array_equal(seen.instead, answers.argmax(1))
         outputs = net.predict(pixels_of(passed), verbose=0)
         certain = np.abs(beyond) > 1e-2
         expected = np.where(beyond > 0, seen.instead, predictions)
         np.testing.assert_array_equal(outputs.argmax(1)[certain], expected[certain])
         np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
-        assert outputs.shape == (len(beyond), 8)
+        assert outputs.shape == (len(beyond), passed.cache.provenance.num_classes)
+        tuned = guarded.tuned
+        answers = None if tuned is None else tuned.predict(pixels_of(passed), verbose=0)
+        yield seen, answers, predictions
