@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -51,7 +52,16 @@ def log_stage(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> Non
     if log is None or task_run.start_time is None:
         return
     seconds = (state.timestamp - task_run.start_time).total_seconds()
-    log.append(StageRun(_name(task, task_run), round(seconds, 3), str(state.name)))
+    name, ended = _name(task, task_run), str(state.name)
+    log.append(StageRun(name, round(seconds, 3), ended, round(_most_memory() / 1e6)))
+
+
+def _most_memory() -> int:
+    """Return the bytes that this process has used at most, mapped files among them."""
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _name(task: Task[..., Any], task_run: TaskRun) -> str:

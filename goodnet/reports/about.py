@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import inf
 
 from goodnet.reports.reading import (
@@ -39,11 +40,19 @@ class Input:
 
 @dataclass(frozen=True)
 class StageRun:
-    """One time that a stage ran: its wall time in seconds, and how it ended."""
+    """One time that a stage ran.
+
+    Attributes:
+        name: of the stage.
+        seconds: wall time.
+        state: how it ended.
+        megabytes: the most memory that its process had used by then; None in runs that did not say.
+    """
 
     name: str
     seconds: float
     state: str
+    megabytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,13 @@ class StageTime:
     Attributes:
         name: of the stage.
         seconds: wall time.
+        megabytes: the most memory that its process had used by the last time's end, if known.
         states: how it ended, with the number of times where it ran more than once.
     """
 
     name: str
     seconds: float
+    megabytes: float | None
     states: str
 
 
@@ -143,7 +154,7 @@ def stage_times(stages: Sequence[StageRun]) -> list[StageTime]:
     for stage in stages:
         runs[stage.name].append(stage)
     return [
-        StageTime(name, sum(stage.seconds for stage in times), _states(times))
+        StageTime(name, sum(one.seconds for one in times), times[-1].megabytes, _states(times))
         for name, times in runs.items()
     ]
 
@@ -168,7 +179,8 @@ def _read_input(value: object) -> Input:
 def _read_stage(value: object) -> StageRun:
     found = as_mapping(value)
     seconds = as_number(found["seconds"], most=inf)
-    return StageRun(as_text(found["name"]), seconds, as_text(found["state"]))
+    megabytes = optional(found.get("megabytes"), partial(as_number, most=inf))
+    return StageRun(as_text(found["name"]), seconds, as_text(found["state"]), megabytes)
 
 
 def _texts(value: object) -> dict[str, str]:

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from goodnet.metrics import percent, wilson_interval
-from goodnet.reports.about import About
+from goodnet.reports.about import About, StageRun
+from goodnet.reports.detection import JOINED
 from goodnet.reports.reading import reading
 from goodnet.reports.results import DetectorRates, Rates, RepairedNet, Results
 from goodnet.storage.run_folder import PRUNING, RunFolder
@@ -71,7 +72,20 @@ _WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
     "caught": min,
     "false_alarms": max,
     "lost": max,
+    "seconds": max,
+    "megabytes": max,
 }
+
+_COSTS = ("lost", "seconds", "megabytes")
+
+_STAGES: Mapping[str, frozenset[str]] = {
+    PRUNING: frozenset({"prune order", "sweep of clean_valid", "find checkpoints"}),
+    "discriminant": frozenset({"fit scores"}),
+    "finetuning": frozenset({"fine-tune"}),
+    "fallback": frozenset({"fine-tune", "fit scores"}),
+    JOINED: frozenset({"fine-tune", "fit scores", "scores of clean_valid"}),
+}
+"""The stages in which a method learns; the pass over clean validation comes before all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +137,7 @@ class MeasuredCell:
         caught: of the poisoned images that B gives the attacker's label, those that the GoodNet
             flags; None without any.
         train_seconds: what training its net took, whenever that was.
-        repair_seconds: what the stages of its repair took.
+        stages: of its repair.
         error: why it failed.
     """
 
@@ -133,7 +147,7 @@ class MeasuredCell:
     num_clean: int = 0
     caught: Share | None = None
     train_seconds: float | None = None
-    repair_seconds: float | None = None
+    stages: Sequence[StageRun] = ()
     error: str | None = None
 
     @classmethod
@@ -151,8 +165,24 @@ class MeasuredCell:
             caught=_count_caught(RunFolder(run), results.detectors[-1]),
             num_clean=about.inputs["clean_test"].images or 0,
             train_seconds=train_seconds,
-            repair_seconds=round(sum(stage.seconds for stage in about.stages), 3),
+            stages=about.stages,
         )
+
+    @property
+    def repair_seconds(self) -> float | None:
+        """What the stages of its repair took."""
+        return round(sum(one.seconds for one in self.stages), 3) if self.stages else None
+
+    def cost(self, method: str) -> tuple[float | None, float | None]:
+        """Return what learning by a method took, and the most memory by then in megabytes.
+
+        Stages whose results were there already say neither.
+        """
+        its = [one for one in self.stages if one.name in _STAGES.get(method, ())]
+        if not its or any(one.state != "Completed" for one in its):
+            return None, None
+        used = max(one.megabytes or 0 for one in its)
+        return round(sum(one.seconds for one in its), 3), used or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +198,8 @@ class Row:
         control: whether the detector is what anybody has without a repair.
         shares: by name of the rate, those that were measured.
         lost: clean test accuracy that it costs, as a fraction.
+        seconds: what learning by the method took.
+        megabytes: the most memory that was used by then.
     """
 
     cell: Cell
@@ -178,6 +210,8 @@ class Row:
     control: bool = False
     shares: Mapping[str, Share]
     lost: float | None = None
+    seconds: float | None = None
+    megabytes: float | None = None
 
     @property
     def title(self) -> str:
@@ -318,14 +352,23 @@ def _rows(one: MeasuredCell) -> Iterator[Row]:
 
 
 def _repaired(one: MeasuredCell, method: str, drop: float, rates: Rates) -> Row:
-    lost = _lost(one, rates)
-    shares = _shares(one, rates)
-    return Row(cell=one.cell, kind="B'", method=method, drop=drop, shares=shares, lost=lost)
+    seconds, megabytes = one.cost(method)
+    return Row(
+        cell=one.cell,
+        kind="B'",
+        method=method,
+        drop=drop,
+        shares=_shares(one, rates),
+        lost=_lost(one, rates),
+        seconds=seconds,
+        megabytes=megabytes,
+    )
 
 
 def _detector(one: MeasuredCell, detector: DetectorRates, *, last: bool) -> Row:
     found = {"detection": detector.detection_rate, "false_alarms": detector.false_alarm_rate}
     caught = {"caught": one.caught} if last and one.caught is not None else {}
+    seconds, megabytes = one.cost(detector.name)
     return Row(
         cell=one.cell,
         kind="detector",
@@ -334,6 +377,8 @@ def _detector(one: MeasuredCell, detector: DetectorRates, *, last: bool) -> Row:
         control=detector.control,
         shares=_shares(one, detector.goodnet) | _counted(one, found) | caught,
         lost=_lost(one, detector.goodnet),
+        seconds=seconds,
+        megabytes=megabytes,
     )
 
 
@@ -392,9 +437,10 @@ def _spreads(rows: Sequence[Row]) -> dict[str, Spread]:
 
 
 def value_of(row: Row, name: str) -> float | None:
-    """Return a rate of a row, or what it costs, as a fraction; None if it was not measured."""
-    if name == "lost":
-        return row.lost
+    """Return a rate of a row as a fraction, or what it costs; None if it was not measured."""
+    if name in _COSTS:
+        cost: float | None = getattr(row, name)
+        return cost
     return row.shares[name].rate if name in row.shares else None
 
 

@@ -47,6 +47,8 @@ _CELL_COLUMNS: Mapping[str, pa.DataType] = {
     "repair_seconds": pa.float64(),
     "report": pa.string(),
     "lost": pa.float64(),
+    "seconds": pa.float64(),
+    "megabytes": pa.float64(),
     "control_detection": pa.float64(),
     "control_false_alarms": pa.float64(),
 }
@@ -122,6 +124,8 @@ def _plain(
         "repair_seconds": one.repair_seconds,
         "report": _report(folder, one),
         "lost": row.lost,
+        "seconds": row.seconds,
+        "megabytes": row.megabytes,
         "control_detection": None if beside is None else value_of(beside, "detection"),
         "control_false_alarms": None if beside is None else value_of(beside, "false_alarms"),
         **shares,
@@ -176,13 +180,15 @@ def summary_rows(board: Leaderboard) -> list[dict[str, str]]:
             "method": one.title,
             "cells": str(one.cells),
             **{title: _mean_and_worst(one.spreads.get(name)) for name, title in titles.items()},
+            "seconds": _mean_and_worst(one.spreads.get("seconds"), unit=1),
+            "MB": _mean_and_worst(one.spreads.get("megabytes"), unit=1),
         }
         for one in board.summaries
     ]
 
 
-def _mean_and_worst(spread: Spread | None) -> str:
-    return "" if spread is None else f"{100 * spread.mean:.1f} / {100 * spread.worst:.1f}"
+def _mean_and_worst(spread: Spread | None, *, unit: float = 100) -> str:
+    return "" if spread is None else f"{unit * spread.mean:.1f} / {unit * spread.worst:.1f}"
 
 
 def headline_lines(board: Leaderboard) -> list[str]:

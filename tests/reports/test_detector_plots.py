@@ -155,7 +155,7 @@ def test_the_expert_answers_as_b_does_on_poisoned_images_sooner():
         for step, flagged in enumerate(flags)
     ]
     mark, lines, dots = data_of(expert_chart(pa.Table.from_pylist(rows)))
-    assert mark == [{"step": 1}]  # The last that agrees on at most a fifth of clean validation.
+    assert [*mark] == [{"step": 1}]  # The last that agrees on at most a fifth of clean validation.
     agreement = {(row["images"], row["step"]): row["agreement"] for row in lines}
     assert agreement["clean validation", 2] == pytest.approx(0.8)
     assert agreement["poisoned test", 1] == 1

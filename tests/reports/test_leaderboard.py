@@ -8,6 +8,7 @@ import pytest
 
 from goodnet.metrics import wilson_interval
 from goodnet.pruning.poisoned import Attack
+from goodnet.reports.about import StageRun
 from goodnet.reports.leaderboard import (
     DETECTED,
     PUBLISHED,
@@ -90,7 +91,12 @@ def measured(
         ),
         num_clean=CLEAN,
         train_seconds=2.0,
-        repair_seconds=3.0,
+        stages=[
+            StageRun("fit scores", 2.0, "Completed", 800.0),
+            StageRun("sweep of clean_valid", 0.25, "Completed", 900.0),
+            StageRun("find checkpoints", 0.5, "Completed", 910.0),
+            StageRun("samples", 0.25, "Cached", 950.0),
+        ],
     )
 
 
@@ -199,6 +205,19 @@ def test_a_line_of_a_cell_has_the_control_beside_the_detector():
     }  # fmt: skip
     assert twin["repaired by"] == ""
     assert failed["remark"] == "too <many>\\x1b"
+
+
+def test_learning_has_its_cost_by_the_stages_that_do_it():
+    cell = measured("patch")
+    assert cell.repair_seconds == 3.0
+    assert (cell.cost("pruning"), cell.cost("discriminant")) == ((0.75, 910.0), (2.0, 800.0))
+    assert cell.cost("margin") == (None, None)
+    cached = replace(cell, stages=[replace(one, state="Cached") for one in cell.stages])
+    assert cached.cost("pruning") == (None, None)
+    rows = {row.title: row for row in make_leaderboard([TWIN, cell]).rows if row.cell == cell.cell}
+    assert rows["discriminant at 2 points"].seconds == rows["joined"].seconds == 2.0
+    line = next(one for one in summary_rows(make_leaderboard([TWIN, cell])) if one["MB"])
+    assert line["MB"].split(" / ")[1] in ("910.0", "800.0")
 
 
 @pytest.fixture

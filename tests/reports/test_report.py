@@ -139,7 +139,7 @@ def make_run(folder: Path, *, sets: tuple[str, ...] = tuple(SIZES), hostile: boo
         versions={"keras": "3.15.0", "tensorflow": "2.21.0", "python": "3.11.9"},
         git_commit=None,
         stages=[
-            StageRun("extract activations", 41.27, "Completed"),
+            StageRun("extract activations", 41.27, "Completed", 812.0),
             StageRun("sweep", 0.4, "Cached"),
             StageRun("sweep", 0.2, "Completed"),
             StageRun("sweep", 0.1, "Cached"),
@@ -256,9 +256,9 @@ def test_page_says_how_long_each_stage_took(page: Page, report: Path):
         "[...row.children].map(cell => cell.textContent))"
     )
     assert rows == [
-        ["extract activations", "41.3", "Completed"],
-        ["sweep", "0.7", "2 \u00d7 Cached, 1 \u00d7 Completed"],
-        ["in all", "42.0", ""],
+        ["extract activations", "41.3", "812", "Completed"],
+        ["sweep", "0.7", "", "2 \u00d7 Cached, 1 \u00d7 Completed"],
+        ["in all", "42.0", "", ""],
     ]
 
 
