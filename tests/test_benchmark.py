@@ -1,12 +1,16 @@
 """The command `flows.benchmark`, from the suite to the leaderboard and once more from the cache."""
 
+import base64
+import io
 import json
+import re
 import time
 
 import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from goodnet.images.image_sets import open_images
 from goodnet.reports.results import Results
@@ -96,6 +100,29 @@ def test_rows_are_what_the_runs_of_the_cells_found(first):
     assert pq.read_table(place / "leaderboard.parquet").num_rows == len(
         board(folder, "first")["rows"]
     )
+
+
+def test_the_page_shows_the_images_of_each_attack(first):
+    folder, _ = first
+    page = (folder / "artifacts/benchmarks/first/leaderboard.html").read_text()
+    shown = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="[^"]*patch">', page)
+    sets = [open_images(path) for path in (folder / "artifacts/cache/benchmark").glob("*.h5")]
+    (poisoned,) = [one for one in sets if one.num_images == 18]
+    first_image = next(poisoned.batches(1))[0]
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[0]))))
+    np.testing.assert_array_equal(found, first_image)
+    assert len(shown) == 6
+
+
+def test_learning_is_timed_by_the_stages_that_do_it(first):
+    folder, _ = first
+    rows = [one for one in board(folder, "first")["rows"] if one["cell"] == "deepid-patch-1"]
+    cost = {one["method"]: (one["seconds"], one["megabytes"]) for one in rows}
+    for method in ("pruning", "discriminant", "joined"):
+        seconds, megabytes = cost[method]
+        assert 0 < seconds < 60
+        assert 100 < megabytes < 8000
+    assert cost["margin"] == (None, None)
 
 
 def test_the_net_of_a_cell_answers_what_its_row_says(first, plain_keras):

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import pyarrow.parquet as pq
 
+from goodnet.arrays import Images
+from goodnet.images.image_sets import open_images
 from goodnet.metrics import percent, wilson_interval
 from goodnet.reports.about import About, StageRun
 from goodnet.reports.detection import JOINED
@@ -76,6 +78,8 @@ _WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
     "megabytes": max,
 }
 
+_SHOWN = 6
+"""Poisoned images of each attack on the page."""
 _COSTS = ("lost", "seconds", "megabytes")
 
 _STAGES: Mapping[str, frozenset[str]] = {
@@ -138,6 +142,7 @@ class MeasuredCell:
             flags; None without any.
         train_seconds: what training its net took, whenever that was.
         stages: of its repair.
+        shown: a few of the poisoned test images, (n, H, W, C), uint8.
         error: why it failed.
     """
 
@@ -148,6 +153,7 @@ class MeasuredCell:
     caught: Share | None = None
     train_seconds: float | None = None
     stages: Sequence[StageRun] = ()
+    shown: Sequence[Images] = ()
     error: str | None = None
 
     @classmethod
@@ -166,6 +172,7 @@ class MeasuredCell:
             num_clean=about.inputs["clean_test"].images or 0,
             train_seconds=train_seconds,
             stages=about.stages,
+            shown=_first_images(Path(about.inputs["poisoned_test"].path)),
         )
 
     @property
@@ -330,6 +337,10 @@ def _reasons(baseline: Rates, twin: float | None) -> Iterator[str]:
             f"clean test {percent(baseline.clean_test_accuracy)} is more than 2 points under the "
             f"twin's {percent(twin)}"
         )
+
+
+def _first_images(path: Path) -> list[Images]:
+    return [*next(open_images(path).batches(_SHOWN)).astype(np.uint8)]
 
 
 def _rows(one: MeasuredCell) -> Iterator[Row]:

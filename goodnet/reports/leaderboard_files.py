@@ -25,6 +25,7 @@ from goodnet.reports.leaderboard import (
     value_of,
 )
 from goodnet.reports.report import page_environment
+from goodnet.reports.samples import data_uri
 from goodnet.reports.tables import format_csv
 from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import RunFolder
@@ -260,6 +261,11 @@ def _page(folder: Path, board: Leaderboard, suite: Mapping[str, object]) -> str:
             measures=MEASURES,
             cells=[*zip(cell_rows(board), board.measured, strict=True)],
             rows=[*zip(board.rows, plain_rows(board, folder), strict=True)],
+            pictures={
+                one.cell.attack: [*map(data_uri, one.shown)]
+                for one in board.measured
+                if one.cell.attack is not None
+            },
             reports={one.cell.name: _report(folder, one) for one in board.measured},
         )
     )

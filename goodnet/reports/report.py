@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import jinja2
 import pyarrow as pa
-from PIL import Image
 
 from goodnet.errors import printable
 from goodnet.metrics import percent, points, wilson_interval
@@ -19,18 +16,11 @@ from goodnet.reports import detector_plots, plots
 from goodnet.reports.about import About, stage_times
 from goodnet.reports.published_numbers import compare_to_published, recognise
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached
-from goodnet.reports.samples import SAMPLES_PER_KIND, Sample, SampleKind
+from goodnet.reports.samples import SAMPLES_PER_KIND, Sample, SampleKind, data_uri
 from goodnet.reports.vega import vega_script
 from goodnet.reports.verdict import pruning_verdict, remarks, verdict
 from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    import numpy as np
-
-SAMPLE_SIDE = 128
-"""Longest side of a sample on the page, in pixels of the image: larger ones are scaled down."""
-
 
 _SETTINGS = ("parameters", "layer", "rank_at", "versions", "git_commit")
 
@@ -199,15 +189,5 @@ def _sample_groups(
         rate = baseline.attack_success_rate if poisoned else baseline.clean_test_accuracy
         if samples and rate is not None:
             chosen = [sample for sample in samples if sample.kind == kind][:SAMPLES_PER_KIND]
-            groups[kind] = [(sample, _data_uri(sample.image)) for sample in chosen]
+            groups[kind] = [(sample, data_uri(sample.image)) for sample in chosen]
     return groups
-
-
-def _data_uri(image: np.ndarray) -> str:
-    """Return an image as a PNG in a data URI; of unusual channel counts, what a screen can show."""
-    shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-    picture = Image.fromarray(shown)
-    picture.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,11 @@ def thumbnail(image: Images) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def data_uri(image: Images) -> str:
+    """Return such a PNG as an address that a page can hold."""
+    return f"data:image/png;base64,{base64.b64encode(thumbnail(image)).decode()}"
 
 
 def _is_of_kind(
