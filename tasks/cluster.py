@@ -8,12 +8,14 @@ from __future__ import annotations
 import copyreg
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ _ADDRESS = re.compile(r"(?:(?:tcp|tls)://)?(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+)):(\
 _THREADS_OF_A_NET = 2
 _ANSWER_SECONDS = 5
 _HANDSHAKE_SECONDS = 5
+_GREETING, _MOST_GREETING = b"pickle-protocol", 1000
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,16 @@ class Cluster:
         return cls(num_workers=int(chosen) if chosen else max(1, most))
 
     def require_answer(self) -> None:
-        """Raise InputError if there is an address at which nobody listens."""
+        """Raise InputError if there is an address at which no scheduler answers.
+
+        Dask's client would wait for ever for somebody who listens and says nothing.
+        """
         if self.address is None:
             return
         try:
-            socket.create_connection((self.host, self.port), _ANSWER_SECONDS).close()
+            with socket.create_connection((self.host, self.port), _ANSWER_SECONDS) as other:
+                if not self.address.startswith("tls:"):  # where the client speaks first
+                    _read_greeting(other)
         except OSError as error:
             raise self._no_answer(error) from error
 
@@ -91,11 +99,13 @@ class Cluster:
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # What matters is told.
         from prefect_dask import DaskTaskRunner
 
+        self.require_answer()
         pickle_by_name()
         runner = DaskTaskRunner(**self._options())
         with _environment_of_this_process(), runner:
             try:
-                client = runner.client
+                with _unreached_by_ctrl_c():
+                    client = runner.client
             except OSError as error:
                 raise self._no_answer(error) from error
             artifacts.mkdir(parents=True, exist_ok=True)
@@ -131,6 +141,16 @@ class Cluster:
         )
 
 
+def _read_greeting(scheduler: socket.socket) -> None:
+    """Read what a scheduler says first; raise OSError if that is something else, or nothing."""
+    said = b""
+    while _GREETING not in said:
+        more = scheduler.recv(_MOST_GREETING)
+        said += more
+        if not more or len(said) > _MOST_GREETING:
+            raise OSError("somebody else listens there")
+
+
 def _find_missing(artifacts: Path) -> str | None:
     """Return what a worker lacks: the checkout, which it has to be started in, or the artifacts."""
     if not find_spec("flows"):
@@ -151,6 +171,21 @@ def _environment_of_this_process() -> Iterator[None]:
 
     with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
         yield
+
+
+@contextmanager
+def _unreached_by_ctrl_c() -> Iterator[None]:
+    """Let processes that are started here or by threads from here leave Ctrl-C to this one.
+
+    A terminal sends it to all of them, and they would end in tracebacks. Blocked signals stay so in
+    threads and processes that follow; here, one that comes meanwhile is only late.
+    """
+    resource_tracker.ensure_running()  # which would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def pickle_by_name() -> None:
