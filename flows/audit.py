@@ -11,6 +11,7 @@ from flows.checks import check_audit
 from flows.command import (
     RESUMABLE,
     add_allowance,
+    add_dask,
     add_limits,
     add_method,
     add_place,
@@ -79,6 +80,7 @@ def _parser() -> Parser:
     add_method(parser.add_argument_group("how"))
     add_allowance(parser)
     where = parser.add_argument_group("where")
+    add_dask(where)
     add_place(where)
     where.add_argument(
         "--audit-name", metavar="NAME", help="name of the audit's folder (default: the time)"

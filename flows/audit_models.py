@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from flows.many_nets import Promise, submitting
 from flows.paths import AnyPath
 from flows.repair import Drops, FalseAlarms, Means, PixelScale, Range, Share, Verify
-from flows.repair_apart import repair_apart
+from flows.repair_apart import repair_and_remember
 from flows.run_names import name_run
 from flows.server import label_process
 from flows.settings import DEFAULT_ARTIFACTS
@@ -75,6 +78,7 @@ def audit(
     max_minutes_per_model: Amount = DEFAULT_ALLOWANCE.minutes,
     max_gigabytes_per_model: Amount = DEFAULT_ALLOWANCE.gigabytes,
     refresh: bool = False,
+    dask: str | None = None,
     artifacts: AnyPath | None = None,
     audit_name: str | None = None,
 ) -> State[None]:
@@ -128,6 +132,8 @@ def audit(
             the next audit goes on from its last stage.
         max_gigabytes_per_model: Most memory of the repair of one net, in 1,000,000,000 bytes.
         refresh: Compute again what is cached, and repair unchanged nets too.
+        dask: Workers that take the nets: local or local:N on this machine, or the address of a
+            Dask scheduler, tcp://HOST:PORT; else GOODNET_DASK, or one net at a time, here.
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         audit_name: Name of the audit's folder; else the time.
     """
@@ -174,10 +180,16 @@ def audit(
         "artifacts": artifacts,
     }
     allowance = Allowance(max_minutes_per_model, max_gigabytes_per_model)
-    audited = [
-        _audit_model(model, finished, options=options, limits=limits, allowance=allowance)
-        for model in find_models(models)
-    ]
+    with submitting(dask, artifacts=artifacts) as submit:
+
+        def begin(model: Path) -> Promise:
+            """Have a net repaired, and remembered as soon as that is done."""
+            work = {"model": model, **options}, allowance, finished.record(model)
+            return submit(f"repair {model.name}", repair_and_remember, *work)
+
+        every = find_models(models)
+        begun = _begin_repairs(every, finished, begin)
+        audited = [_audit_model(model, finished, begun, begin, limits) for model in every]
     publish_audit(folder, models.resolve().name, audited, limits)
     problems = find_problems(audited)
     if problems:
@@ -185,23 +197,36 @@ def audit(
     return Completed(message=f"{len(audited)} models, none failed or over a limit.")
 
 
+def _begin_repairs(
+    models: Sequence[Path], finished: FinishedRepairs, begin: Callable[[Path], Promise]
+) -> dict[Path, Promise]:
+    """Begin the repair of each net that needs one; of copies of a net, that of the first."""
+    begun: dict[Path, Promise] = {}
+    for model in models:
+        with suppress(InputError):  # told when it is that net's turn
+            require_inside(model)
+            if finished.find(model) is None and finished.record(model) not in begun:
+                begun[finished.record(model)] = begin(model)
+    return begun
+
+
 def _audit_model(
     model: Path,
     finished: FinishedRepairs,
-    *,
-    options: dict[str, Any],
+    begun: dict[Path, Promise],
+    begin: Callable[[Path], Promise],
     limits: Limits,
-    allowance: Allowance,
 ) -> AuditedModel:
+    """Return what came of a net: its repair that was begun, a finished one, or one from now on."""
     state: Literal["unchanged", "repaired"] = "unchanged"
     try:
         require_inside(model)
-        run = finished.find(model)
+        repair = begun.pop(finished.record(model), None)
+        run = finished.find(model) if repair is None else None
         if run is None:
             state = "repaired"
             tell_began(printable(f"repair of {model.name}"))
-            run = repair_apart({"model": model, **options}, allowance)
-            finished.add(model, run)
+            run = (repair or begin(model))()
     except InputError as error:
         return AuditedModel(model=model.name, state="failed", error=str(error))
     results = Results.read(RunFolder(run))

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.command import RESUMABLE, add_allowance, add_place
+from flows.checks import check_dask
+from flows.command import RESUMABLE, add_allowance, add_dask, add_place
 from flows.page import Page, StageLines
 from flows.settings import DEFAULT_SUITE, configure
 from goodnet.command import Parser, exit_code
@@ -64,6 +65,7 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     """Find what can be found wrong before anything slow is imported; return the folder."""
     place = parameters["artifacts"], parameters["benchmark_name"]
     new_run_folder(*place, kind="benchmarks")
+    check_dask(parameters["dask"])
     suite = read_suite(parameters["suite"], images=parameters["images"])
     if isinstance(suite.images, ImageSets):
         for path in (suite.images.train, suite.images.valid, suite.images.test):
@@ -110,6 +112,7 @@ def _parser() -> Parser:
     )
     add_allowance(parser)
     where = parser.add_argument_group("where")
+    add_dask(where)
     add_place(where)
     where.add_argument(
         "--benchmark-name", metavar="NAME", help="name of the folder (default: the time)"

@@ -10,12 +10,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.audit_models import Amount
+from flows.many_nets import Promise, submitting
 from flows.paths import AnyPath
-from flows.repair_apart import repair_apart
+from flows.repair_apart import repair_and_remember
 from flows.run_names import name_run
 from flows.server import label_process
 from flows.settings import DEFAULT_ARTIFACTS, DEFAULT_SUITE
-from goodnet.errors import printable
+from goodnet.errors import InputError, printable
 from goodnet.reports.audits import DEFAULT_ALLOWANCE, Allowance
 from goodnet.reports.leaderboard import Cell, MeasuredCell, make_leaderboard
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
@@ -42,6 +43,7 @@ def benchmark(
     max_minutes_per_model: Amount = DEFAULT_ALLOWANCE.minutes,
     max_gigabytes_per_model: Amount = DEFAULT_ALLOWANCE.gigabytes,
     refresh: bool = False,
+    dask: str | None = None,
     artifacts: AnyPath | None = None,
     benchmark_name: str | None = None,
 ) -> State[None]:
@@ -57,6 +59,8 @@ def benchmark(
         max_minutes_per_model: Longest repair of one net; then it is ended and its cell has failed.
         max_gigabytes_per_model: Most memory of the repair of one net, in 1,000,000,000 bytes.
         refresh: Compute again what is cached.
+        dask: Workers that take the cells: local or local:N on this machine, or the address of a
+            Dask scheduler, tcp://HOST:PORT; else GOODNET_DASK, or one cell at a time, here.
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         benchmark_name: Name of the benchmark's folder; else the time.
     """
@@ -69,10 +73,12 @@ def benchmark(
     allowance = Allowance(max_minutes_per_model, max_gigabytes_per_model)
     with logged_stages(refresh=refresh):
         sets = _make_sets(chosen, artifacts=artifacts, refresh=refresh)
-        measured = [
-            _measure(cell, chosen, sets, allowance, artifacts=artifacts, refresh=refresh)
-            for cell in chosen.cells()
-        ]
+        with submitting(dask, artifacts=artifacts) as submit:
+            begun = {
+                cell: submit(cell.name, _measure, cell, chosen, sets, allowance, artifacts, refresh)
+                for cell in chosen.cells()
+            }
+            measured = [_finish(cell, promise) for cell, promise in begun.items()]
         publish_leaderboard(folder, make_leaderboard(measured), _describe(chosen, sets))
     failed = [f"{one.cell.name} ({one.error})" for one in measured if one.error is not None]
     if failed:
@@ -88,12 +94,19 @@ def _make_sets(suite: Suite, *, artifacts: Path, refresh: bool) -> SuiteSets:
     return make_sets(given, artifacts=artifacts)
 
 
+def _finish(cell: Cell, promise: Promise) -> MeasuredCell:
+    try:
+        measured: MeasuredCell = promise()
+    except InputError as error:  # its workers are gone
+        return MeasuredCell(cell=cell, error=str(error))
+    return measured
+
+
 def _measure(
     cell: Cell,
     suite: Suite,
     sets: SuiteSets,
     allowance: Allowance,
-    *,
     artifacts: Path,
     refresh: bool,
 ) -> MeasuredCell:
@@ -137,8 +150,7 @@ def _repair(
     run = finished.find(model)
     if run is None:
         tell_began(f"repair of {cell.name}")
-        run = repair_apart({"model": model, **options}, allowance)
-        finished.add(model, run)
+        run = repair_and_remember({"model": model, **options}, allowance, finished.record(model))
     return run
 
 

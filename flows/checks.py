@@ -13,6 +13,7 @@ from goodnet.images.image_sets import open_sets
 from goodnet.images.preprocessing import chosen_preprocessing
 from goodnet.inputs import SetName, check_inputs, require_complete
 from goodnet.reports.audits import find_models, require_measurable
+from tasks.cluster import Cluster
 
 _SETS: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
 
@@ -30,8 +31,15 @@ def check_repair(parameters: Mapping[str, Any]) -> None:
         check_inputs(parameters["model"], sets, Choices.of(parameters))
 
 
+def check_dask(dask: str | None) -> None:
+    """Raise InputError if this names no cluster, or nobody answers there."""
+    if dask is not None:
+        Cluster.parse(dask).require_answer()
+
+
 def check_audit(parameters: Mapping[str, Any]) -> None:
     """Raise InputError if an audit with these parameters could not begin."""
+    check_dask(parameters["dask"])
     find_models(parameters["models"])
     poisoned = parameters["poisoned_test"]
     require_measurable(parameters["max_attack_success_rate"], poisoned)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.settings import DEFAULT_ARTIFACTS
+from flows.settings import DEFAULT_ARTIFACTS, DEFAULT_DASK
 from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS
 from goodnet.command import Parser, Several, add_preprocessing, fraction, positive, whole
 from goodnet.model_files.limits import DEFAULT_LIMITS
@@ -202,6 +202,17 @@ def add_allowance(parser: Parser) -> None:
         default=audits.DEFAULT_ALLOWANCE.gigabytes,
         metavar="GB",
         help="most memory of the repair of one net, on Linux (default: %(default)s)",
+    )
+
+
+def add_dask(group: Any) -> None:
+    """Add the option that says on which workers nets are worked on."""
+    group.add_argument(
+        "--dask",
+        default=DEFAULT_DASK,
+        metavar="WHERE",
+        help="work on many nets at a time: local or local:N for N workers of this machine, "
+        "tcp://HOST:PORT for those of a Dask cluster (default: GOODNET_DASK, or one net at a time)",
     )
 
 

@@ -1,21 +1,36 @@
-"""What the commands over many nets share: their flow, run to its end, and what it comes to."""
+"""What the commands over many nets share: the flow, run to its end, and its work on each net."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from prefect import Flow
+from prefect import Flow, task
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run as this_run
 
 from flows.page import Page, StageLines
 from flows.paths import sendable_parameters
-from flows.server import connected
+from flows.server import connected, mark_crashed_below, require_reachable_from
+from flows.settings import DEFAULT_DASK, configure
 from goodnet.command import DONE, as_options
-from goodnet.errors import printable
+from goodnet.errors import InputError, printable
+from tasks.caching import read_records_alone
+from tasks.cluster import Cluster
 from tasks.progress import listening
+
+if TYPE_CHECKING:
+    from prefect_dask.task_runners import PrefectDaskFuture
+
+Promise = Callable[[], Any]
+"""Waits for what comes of some work and returns it."""
+
+Submit = Callable[..., Promise]
+"""Takes the name of a net, a function of a module, and its arguments."""
 
 
 def run_to_its_end(
@@ -52,3 +67,66 @@ def run_to_its_end(
         return DONE
     print(f"error: {as_options(printable(str(state.message)))}", file=sys.stderr)  # noqa: T201
     return 1
+
+
+@contextmanager
+def submitting(dask: str | None, *, artifacts: Path) -> Iterator[Submit]:
+    """Yield what has work on a net done: on Dask from then on, else when its result is asked for.
+
+    Not the flow's own task runner, which would have to be known before the flow's parameters are.
+
+    Args:
+        dask: what a flow was given; else GOODNET_DASK.
+        artifacts: folder of runs and cache.
+
+    Raises:
+        InputError: the cluster cannot be used.
+        ConnectionError: it is gone.
+    """
+    chosen = dask or DEFAULT_DASK
+    if not chosen:
+        yield lambda name, function, *arguments: partial(function, *arguments)
+        return
+    cluster = Cluster.parse(chosen)
+    if cluster.address is not None:
+        require_reachable_from(cluster.host)
+    futures: list[PrefectDaskFuture[Any]] = []
+    try:
+        with cluster.runner(artifacts) as runner:
+
+            def submit(name: str, function: Callable[..., Any], *arguments: Any) -> Promise:
+                work = {"function": function, "arguments": arguments, "name": printable(name)}
+                futures.append(runner.submit(work_on_net, work | {"artifacts": artifacts}))
+                return partial(_wait, futures[-1], cluster)
+
+            try:
+                yield submit
+            finally:
+                runner.client.cancel([one.wrapped_future for one in futures], force=True)
+    finally:
+        # Of a worker that was killed, or that had no time to say that it was stopped.
+        mark_crashed_below(this_run.id)
+
+
+@task(name="net", task_run_name="{name}", persist_result=False)
+def work_on_net(
+    function: Callable[..., Any], arguments: tuple[Any, ...], name: str, artifacts: Path
+) -> Any:
+    """Work on one net, in the process of a worker."""
+    configure(artifacts)
+    read_records_alone()
+    return function(*arguments)
+
+
+def _wait(future: PrefectDaskFuture[Any], cluster: Cluster) -> Any:
+    from distributed import CancelledError, KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise InputError(
+            f"{error.allowed_failures + 1} workers of Dask ended one after another while they "
+            "worked on it, as where a machine has too little memory"
+        ) from error
+    except CancelledError as error:
+        raise cluster.gone() from error

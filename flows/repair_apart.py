@@ -29,6 +29,8 @@ from flows.server import mark_crashed
 from goodnet.errors import InputError, printable
 from goodnet.reports.audits import Allowance
 from tasks import progress
+from tasks.auditing import remember_repair
+from tasks.cluster import still_wanted
 
 _GOODBYE_SECONDS = 10
 _GIGABYTE = 10**9
@@ -61,6 +63,22 @@ def repair_apart(parameters: dict[str, Any], allowance: Allowance) -> Path:
         mark_crashed(run, answer["error"])
         raise InputError(answer["error"])
     return Path(answer["run"])
+
+
+def repair_and_remember(parameters: dict[str, Any], allowance: Allowance, record: Path) -> Path:
+    """Repair a net in a process of its own, and remember that this is done.
+
+    Args:
+        parameters: of the flow `repair`, the model among them.
+        allowance: what it may take.
+        record: where `FinishedRepairs` looks for this repair.
+
+    Raises:
+        InputError: as `repair_apart`.
+    """
+    run = repair_apart(parameters, allowance)
+    remember_repair(record, run)
+    return run
 
 
 def _create_run(parameters: dict[str, Any]) -> FlowRun:
@@ -117,6 +135,7 @@ def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
 def _watch(child: subprocess.Popen[str], allowance: Allowance) -> dict[str, str]:
     """Wait until the child ends or takes too much; return what it says, or what there is to say."""
     end = time.monotonic() + allowance.minutes * 60
+    wanted = still_wanted()
     watched = psutil.Process(child.pid)
     while time.monotonic() < end:
         with suppress(subprocess.TimeoutExpired):
@@ -127,6 +146,8 @@ def _watch(child: subprocess.Popen[str], allowance: Allowance) -> dict[str, str]
             return answer
         if _memory(watched) > allowance.gigabytes * _GIGABYTE:
             return {"error": OUT_OF_MEMORY}
+        if not wanted():
+            raise InputError("its repair was stopped")
     return {
         "error": f"its repair took more than {allowance.minutes:g} minutes and was ended, expected "
         "a smaller model, or a larger --max-minutes-per-model; what is done of it is kept"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import copyreg
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from flows.checks import check_audit, check_repair
-from flows.command import add_allowance, add_limits, add_method, add_sets
+from flows.command import add_allowance, add_dask, add_limits, add_method, add_sets
 from flows.settings import DEFAULT_ARTIFACTS, ROOT, configure_run
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.errors import InputError, given_without
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 _NIGHTLY = "0 2 * * *"
 _ONLY_AUDITS = (
     *("max_false_alarm_rate", "max_clean_accuracy_loss", "max_attack_success_rate"),
-    *("max_minutes_per_model", "max_gigabytes_per_model"),
+    *("max_minutes_per_model", "max_gigabytes_per_model", "dask"),
 )
 
 
@@ -64,6 +62,7 @@ def _parser() -> Parser:
     add_limits(parser)
     add_method(parser.add_argument_group("how"))
     add_allowance(parser)
+    add_dask(parser)
     parser.add_argument(
         "--artifacts",
         type=Path,
@@ -106,18 +105,17 @@ def _serve(parameters: dict[str, Any]) -> int:
     of_flow = _flow_parameters(parameters)
     os.chdir(ROOT)
     configure_run()
-    from prefect import Flow
     from prefect.runner import Runner
     from prefect.settings import get_current_settings
 
     from flows.paths import sendable_parameters
     from flows.server import connected, find_announced
+    from tasks.cluster import pickle_by_name
 
     if not (get_current_settings().api.url or find_announced()):
         raise InputError("no Prefect server is up: start one with `make ui` or set PREFECT_API_URL")
     with connected():  # marks killed runs, which would keep the next of their deployment waiting
-        # The runner pickles a flow for the process of a run: as its name in our modules.
-        copyreg.pickle(Flow, lambda flow: (resolve_name, (_name(flow),)))
+        pickle_by_name()  # The runner pickles a flow for the process of a run.
         runner = Runner(limit=1)
         name = _add(runner, sendable_parameters(of_flow), parameters["cron"])
         _say(f"serving {name}: {parameters['cron']} UTC")
@@ -145,10 +143,6 @@ async def _run(runner: Runner) -> None:
             loop.add_signal_handler(number, stop)
     with suppress(asyncio.CancelledError):
         await running
-
-
-def _name(flow: Flow[..., Any]) -> str:
-    return f"{flow.fn.__module__}:{flow.fn.__name__}"
 
 
 def _add(runner: Runner, parameters: dict[str, Any], cron: str) -> str:

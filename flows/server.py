@@ -14,13 +14,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 from prefect import Flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     TaskRunFilter,
@@ -151,22 +153,50 @@ def mark_crashed_runs() -> None:
             mark_crashed(run, "The process of this run was killed.")
 
 
+def mark_crashed_below(run: UUID) -> None:
+    """Mark Crashed what workers left unfinished below a run: their task runs, and repairs."""
+    below = FlowRunFilterParentFlowRunId(any_=[run])
+    begun = FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))
+    message = "The worker that ran it has ended, or was stopped."
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=below, state=begun)
+        )
+        for one in runs:
+            mark_crashed(one, message)
+        _mark_tasks_crashed(client, run, Crashed(message=message))
+
+
 def mark_crashed(run: FlowRun, message: str) -> None:
     """Mark a run Crashed whose process is gone, and its task runs, where they are unfinished.
 
     The task run of a flow above, which stands for this run, follows it.
     """
-    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-    unfinished = TaskRunFilter(
-        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
-    )
     state: State[None] = Crashed(message=message)
     with get_client(sync_client=True) as client:
-        for task_run in client.read_task_runs(flow_run_filter=of_run, task_run_filter=unfinished):
-            client.set_task_run_state(task_run.id, state, force=True)
+        _mark_tasks_crashed(client, run.id, state)
         known = client.read_flow_run(run.id).state
         if known is None or not known.is_final():
             client.set_flow_run_state(run.id, state, force=True)
+
+
+def _mark_tasks_crashed(client: SyncPrefectClient, run: UUID, state: State[None]) -> None:
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+    unfinished = TaskRunFilter(
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
+    )
+    for task_run in client.read_task_runs(flow_run_filter=of_run, task_run_filter=unfinished):
+        client.set_task_run_state(task_run.id, state, force=True)
+
+
+def require_reachable_from(host: str) -> None:
+    """Raise InputError if processes of another machine were to use a server of this one alone."""
+    url = get_current_settings().api.url or ""
+    if _is_here(url) and not _is_loopback(host):
+        raise InputError(
+            f"workers at {host} cannot reach the Prefect server of this machine alone: start one "
+            "that they reach, and set PREFECT_API_URL; for workers here give 127.0.0.1"
+        )
 
 
 def is_up(url: str) -> bool:
@@ -198,7 +228,10 @@ def _errors_of(server: Server) -> Iterator[None]:
 
 
 def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    return _is_loopback(urlsplit(url).hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -13,6 +13,7 @@ from goodnet.heavy_imports import uncollected
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ARTIFACTS = Path(os.environ.get("GOODNET_ARTIFACTS", ROOT / "artifacts"))
+DEFAULT_DASK = os.environ.get("GOODNET_DASK") or None
 DEFAULT_SUITE = ROOT / "suites" / "faces.toml"
 
 

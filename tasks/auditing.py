@@ -54,7 +54,7 @@ class FinishedRepairs:
         """Return the folder of the finished repair of this net, if there is one."""
         if self._refresh:
             return None
-        record = self._record(model)
+        record = self.record(model)
         try:
             results = StoredFile.model_validate(read_json(record))
             intact = StoredFile.of(results.path) == results
@@ -62,14 +62,16 @@ class FinishedRepairs:
             return None
         return results.path.parent if intact else None
 
-    def add(self, model: Path, run: Path) -> None:
-        """Remember the finished repair in the folder `run`."""
-        results = StoredFile.of(RunFolder(run).results)
-        write_json(self._record(model), results.model_dump(mode="json"))
-
-    def _record(self, model: Path) -> Path:
+    def record(self, model: Path) -> Path:
+        """Return the file that remembers the repair of this net, the same for copies of it."""
         digest = self._memory.digest(model).sha256
         return cache_file(self._artifacts, "audited", ".json", digest, self._key)
+
+
+def remember_repair(record: Path, run: Path) -> None:
+    """Remember the finished repair in the folder `run` under the record of its net."""
+    results = StoredFile.of(RunFolder(run).results)
+    write_json(record, results.model_dump(mode="json"))
 
 
 @task(name="publish audit", **always_run())

@@ -44,7 +44,7 @@ from goodnet.reports.results import (
     Results,
 )
 from goodnet.storage.run_folder import RunFolder
-from tasks.auditing import FinishedRepairs
+from tasks.auditing import FinishedRepairs, remember_repair
 from tests.commands import one_process
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,7 +225,7 @@ def finished(tmp_path):
         parameters = {"drops": [2], **parameters}
         return FinishedRepairs(tmp_path, files=sets, parameters=parameters, refresh=refresh)
 
-    remember().add(tmp_path / "model.keras", tmp_path / "run")
+    remember_repair(remember().record(tmp_path / "model.keras"), tmp_path / "run")
     return remember
 
 

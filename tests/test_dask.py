@@ -1,0 +1,354 @@
+"""`--dask` with a scheduler and workers that are processes of their own on this machine."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from flows.processes import is_gone, name_process
+from goodnet.errors import InputError
+from goodnet.images.image_sets import write_images
+from tasks.cluster import Cluster
+from tests.commands import one_process
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 60
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("local:3", Cluster(num_workers=3)),
+        ("a.b:8786", Cluster("a.b:8786", "a.b", 8786)),
+        ("tcp://10.0.0.1:1", Cluster("tcp://10.0.0.1:1", "10.0.0.1", 1)),
+        ("tls://[::1]:65535", Cluster("tls://[::1]:65535", "::1", 65535)),
+    ],
+)
+def test_a_cluster_is_named_by_where_it_is(text, found):
+    assert Cluster.parse(text) == found
+
+
+def test_a_net_keeps_two_cores_busy(monkeypatch):
+    for cores, workers in ((1, 1), (2, 1), (3, 1), (16, 8), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert Cluster.parse("local").num_workers == workers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Local", "local:0", "local:-1", "local:2 ", "host", "host:0", "host:65536", "http://a:1",
+     "a b:1", "tcp://:1", "host:1\n", "ünicode:1"],
+)  # fmt: skip
+def test_what_names_no_cluster_is_refused(text):
+    with pytest.raises(InputError, match="expected local, local:N"):
+        Cluster.parse(text)
+
+
+@pytest.mark.parametrize("command", ["audit", "benchmark"])
+def test_what_can_be_mended_is_one_line_before_anything_is_imported(command, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    images = ["--clean-valid", "a.h5", "--clean-test", "a.h5"]
+    given = ["--models", "none", *images] if command == "audit" else []
+    source = (
+        "import sys; from importlib import import_module\n"
+        "code = import_module(sys.argv[1]).main(sys.argv[2:])\n"
+        "print(code, *({'prefect', 'dask', 'distributed', 'tensorflow'} & set(sys.modules)))"
+    )
+    for where, said in (("nowhere", "dask is 'nowhere', expected"), (address, "no Dask scheduler")):
+        done = subprocess.run(
+            [sys.executable, "-c", source, f"flows.{command}", *given, "--dask", where],
+            cwd=ROOT, env=os.environ | {"GOODNET_ARTIFACTS": str(tmp_path)},
+            capture_output=True, text=True, timeout=SECONDS,
+        )  # fmt: skip
+        assert done.stdout == "2\n", done.stderr
+        assert done.stderr.startswith(f"error: {said}")
+        assert done.stderr.count("\n") == 1
+
+
+def test_without_dask_its_extra_is_named(monkeypatch):
+    monkeypatch.setattr("tasks.cluster.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install goodnet\[dask\]$"):
+        Cluster.parse("local")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "said"), [(b"", "timed out"), (b"SSH-2.0-x" * 200, "somebody else listens there")]
+)
+def test_who_listens_but_is_no_scheduler_is_told_in_seconds(greeting, said):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def greet():
+            with other.accept()[0] as client:
+                client.sendall(greeting)
+                client.recv(1)  # until the other has gone
+
+        threading.Thread(target=greet, daemon=True).start()
+        cluster = Cluster.parse(f"127.0.0.1:{other.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(InputError, match=said):
+            cluster.require_answer()
+        assert time.monotonic() - began < 10
+
+
+def wait_for(look):
+    deadline = time.monotonic() + SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+class Machines(NamedTuple):
+    """A scheduler, and processes that stand for machines with a worker each."""
+
+    folder: Path
+    scheduler: subprocess.Popen
+    nannies: list[subprocess.Popen]
+
+    @property
+    def address(self):
+        known = self.folder / "scheduler.json"
+        return wait_for(lambda: known.exists() and json.loads(known.read_text())["address"])
+
+    def add_worker(self):
+        options = ["--nthreads", "1", "--memory-limit", "0", "--local-directory", self.folder]
+        self.nannies.append(start_dask("worker", self.address, *options))
+
+    def workers(self):
+        return [one for nanny in self.nannies for one in children(nanny.pid, "spawn_main")]
+
+    def repairs(self):
+        return [one for worker in self.workers() for one in children(worker.pid, "repair_process")]
+
+
+def children(pid, word):
+    with_word = []
+    for child in psutil.Process(pid).children():
+        try:
+            with_word += [child] if word in " ".join(child.cmdline()) else []
+        except psutil.NoSuchProcess:
+            continue
+    return with_word
+
+
+def start_dask(kind, *options):
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", f"distributed.cli.dask_{kind}", *map(str, options),
+            "--host", "127.0.0.1", "--no-dashboard",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def running(folder, *, workers):
+    folder.mkdir(exist_ok=True)
+    scheduler = start_dask(
+        "scheduler", "--port", "0", "--scheduler-file", folder / "scheduler.json"
+    )
+    machines = Machines(folder, scheduler, [])
+    try:
+        for _ in range(workers):
+            machines.add_worker()
+        yield machines
+    finally:
+        for process in (scheduler, *machines.nannies):
+            process.terminate()
+        for process in (scheduler, *machines.nannies):
+            process.wait(SECONDS)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("dask"), workers=1) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A folder with a net, a copy of it and a damaged one, images for them; and the net alone."""
+    from goodnet.tensorflow_start import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    folder = tmp_path_factory.mktemp("given")
+    keras.utils.set_random_seed(1)
+    net = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(6, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, activation="softmax"),
+        ]
+    )
+    images = np.random.default_rng(1).integers(0, 256, (120, 8, 8, 3), np.uint8)
+    images = (images // (1 + np.arange(120) % 5)[:, None, None, None]).astype(np.uint8)
+    labels = net.predict(images.astype("float32"), verbose=0).argmax(1)
+    write_images(folder / "valid.h5", images[:60], labels[:60])
+    write_images(folder / "test.h5", images[60:], labels[60:])
+    (folder / "one").mkdir()
+    (folder / "models").mkdir()
+    net.save(folder / "models" / "a.keras")
+    shutil.copy(folder / "models" / "a.keras", folder / "one")
+    shutil.copy(folder / "models" / "a.keras", folder / "models" / "b.keras")
+    (folder / "models" / "broken\x1b.keras").write_text("no model")
+    return folder
+
+
+def options(folder, name, **changes):
+    chosen = {
+        "models": folder / "models",
+        "clean_valid": folder / "valid.h5",
+        "clean_test": folder / "test.h5",
+        "artifacts": folder / "artifacts",
+        "audit_name": name,
+        **changes,
+    }
+    named = [(f"--{option.replace('_', '-')}", str(value)) for option, value in chosen.items()]
+    return [*(part for pair in named for part in pair), "--quick"]
+
+
+def start_audit(arguments, environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.audit", *arguments, "--quiet"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Shells let what they start in the background ignore Ctrl-C, the tests among it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.fixture(scope="module")
+def audited(given, machines, prefect_server):
+    """What an audit said whose only worker was killed in a repair, and which another joined."""
+    audit = start_audit(options(given, "dask", dask=machines.address), prefect_server)
+    wait_for(machines.repairs)
+    time.sleep(2)
+    machines.workers()[0].kill()
+    machines.add_worker()
+    output, errors = audit.communicate(timeout=3 * SECONDS)
+    return audit.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def alone(given, audited, prefect_server):
+    """The artifacts of the same audit without Dask, with a cache of its own."""
+    with one_process("from flows.audit import main", prefect_server) as audit:
+        place = given / "artifacts"
+        place.rename(given / "of_dask")
+        done = audit(*options(given, "alone"))
+        place.rename(given / "alone")
+        (given / "of_dask").rename(place)
+    assert done.returncode == 1, done.stderr
+    return given / "alone"
+
+
+def query(server, kind, **body):
+    auth = tuple(server["PREFECT_API_AUTH_STRING"].split(":"))
+    with httpx.Client(base_url=server["PREFECT_API_URL"], auth=auth, timeout=30) as client:
+        return client.post(f"{kind}/filter", json=body).raise_for_status().json()
+
+
+def test_an_audit_whose_worker_is_killed_says_what_one_without_dask_says(given, audited, alone):
+    code, output, errors = audited
+    assert (code, output) == (1, "")
+    assert errors.startswith("error: 1 of 3 models failed: broken\\x1b.keras (")
+    assert errors.count("\n") == 1
+    places = given / "artifacts" / "audits" / "dask", alone / "audits" / "alone"
+    rows = [list(csv.DictReader((place / "audit.csv").open(newline=""))) for place in places]
+    runs = [[row.pop("run") for row in of_audit] for of_audit in rows]
+    assert rows[0] == rows[1]
+    assert [row["state"] for row in rows[0]] == ["repaired", "unchanged", "failed"]
+    assert runs[0].count(runs[0][0]) == 2
+    for one, other in zip(*runs, strict=True):
+        if one:
+            found = Path(other.replace(str(given / "artifacts"), str(alone)))
+            assert (Path(one) / "results.json").read_bytes() == (
+                found / "results.json"
+            ).read_bytes()
+    cases = [ElementTree.parse(place / "junit.xml").getroot() for place in places]  # noqa: S314
+    assert [ElementTree.tostring(one) for one in cases[0]] == [
+        ElementTree.tostring(one) for one in cases[1]
+    ]
+
+
+def test_nothing_is_left_unfinished_on_the_server_where_a_worker_was_killed(
+    audited, prefect_server
+):
+    kinds = {kind: query(prefect_server, kind) for kind in ("flow_runs", "task_runs")}
+    ended = {"COMPLETED", "FAILED", "CRASHED"}
+    for kind, runs in kinds.items():
+        assert {run["state_type"] for run in runs} <= ended, kind
+    crashed = [run for run in kinds["flow_runs"] if run["state_type"] == "CRASHED"]
+    assert [Path(run["parameters"]["model"]).name for run in crashed] == ["a.keras"]
+    named = {run["name"] for run in kinds["task_runs"]}
+    assert {"repair a.keras", "repair broken\\x1b.keras"} <= named
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_workers_of_this_machine_too(given, prefect_server, number, code):
+    arguments = options(given, f"stop-{number}", models=given / "one", dask="local:1")
+    audit = start_audit([*arguments, "--refresh"], prefect_server)
+    workers = wait_for(lambda: children(audit.pid, "spawn_main"))
+    repairs = wait_for(lambda: children(workers[0].pid, "repair_process"))
+    processes = [name_process(one.pid) for one in (*workers, *repairs)]
+    os.killpg(audit.pid, number)  # as a terminal does
+    output, errors = audit.communicate(timeout=SECONDS)
+    assert (audit.returncode, output) == (code, "")
+    assert errors == "stopped; the same command goes on from the last stage\n"
+    assert all(map(is_gone, processes))
+
+
+def test_a_stopped_audit_leaves_nothing_running_on_a_cluster(given, machines, prefect_server):
+    before = len(machines.workers())
+    arguments = options(given, "stop", models=given / "one", dask=machines.address)
+    audit = start_audit([*arguments, "--refresh"], prefect_server)
+    repairs = [name_process(one.pid) for one in wait_for(machines.repairs)]
+    audit.send_signal(signal.SIGTERM)
+    _, errors = audit.communicate(timeout=SECONDS)
+    assert errors == "stopped; the same command goes on from the last stage\n"
+    wait_for(lambda: all(map(is_gone, repairs)))
+    assert len(machines.workers()) == before
+
+
+def test_a_scheduler_that_ends_is_one_line_and_the_next_audit_goes_on(
+    given, tmp_path, prefect_server
+):
+    with running(tmp_path / "cluster", workers=1) as gone:
+        arguments = options(given, "gone", models=given / "one", dask=gone.address)
+        audit = start_audit([*arguments, "--refresh"], prefect_server)
+        wait_for(gone.repairs)
+        gone.scheduler.kill()
+        output, errors = audit.communicate(timeout=SECONDS)
+    assert (audit.returncode, output) == (2, "")
+    said = f"error: the Dask scheduler at {gone.address} is gone; what was computed is kept"
+    assert errors.startswith(said)
+    assert errors.count("\n") == 1
