@@ -128,7 +128,10 @@ class Cluster:
             "n_workers": self.num_workers,
             "threads_per_worker": 1,  # one net at a time
             "host": "127.0.0.1",
-            "dashboard_address": None,
+            # Dask runs what it is sent by whoever reaches its ports: certificates that this process
+            # makes keep other users of the machine out. What it tells of itself has a free port.
+            "security": True,
+            "dashboard_address": "127.0.0.1:0",
             "memory_limit": 0,  # a net has its allowance
         }
         return {"cluster_class": "distributed.LocalCluster", "cluster_kwargs": here}

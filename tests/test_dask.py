@@ -125,7 +125,8 @@ class Machines(NamedTuple):
     @property
     def address(self):
         known = self.folder / "scheduler.json"
-        return wait_for(lambda: known.exists() and json.loads(known.read_text())["address"])
+        wait_for(lambda: known.exists() and known.read_text().endswith("}"))  # it is written late
+        return json.loads(known.read_text())["address"]
 
     def add_worker(self):
         options = ["--nthreads", "1", "--memory-limit", "0", "--local-directory", self.folder]
@@ -352,3 +353,43 @@ def test_a_scheduler_that_ends_is_one_line_and_the_next_audit_goes_on(
     said = f"error: the Dask scheduler at {gone.address} is gone; what was computed is kept"
     assert errors.startswith(said)
     assert errors.count("\n") == 1
+
+
+LOCAL_CLUSTER = """
+import sys
+from pathlib import Path
+from tasks.cluster import Cluster
+
+if __name__ == "__main__":
+    with Cluster.parse("local:1").runner(Path(sys.argv[1])) as runner:
+        print(runner.client.scheduler.address, flush=True)
+        input()
+"""
+
+
+def test_nobody_else_reaches_the_workers_of_this_machine(tmp_path):
+    from distributed import Client
+    from distributed.security import Security
+
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", LOCAL_CLUSTER, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    address = cluster.stdout.readline().strip()
+    ours = psutil.Process(cluster.pid)
+    ports = [
+        port.laddr
+        for one in (ours, *ours.children(recursive=True))
+        for port in one.net_connections("inet")
+        if port.status == psutil.CONN_LISTEN
+    ]
+    assert {port.ip for port in ports} == {"127.0.0.1"}
+    with pytest.raises(OSError, match=r"closed|reset"):
+        Client(address.replace("tls://", "tcp://"), timeout=2)
+    with pytest.raises(OSError, match="certificate"):
+        Client(address, security=Security.temporary(), timeout=2)
+    cluster.communicate("\n", timeout=30)
+    assert cluster.returncode == 0
