@@ -328,15 +328,15 @@ def test_a_signal_ends_workers_of_this_machine_too(given, prefect_server, number
 
 
 def test_a_stopped_audit_leaves_nothing_running_on_a_cluster(given, machines, prefect_server):
-    before = len(machines.workers())
     arguments = options(given, "stop", models=given / "one", dask=machines.address)
     audit = start_audit([*arguments, "--refresh"], prefect_server)
     repairs = [name_process(one.pid) for one in wait_for(machines.repairs)]
+    workers = machines.workers()
     audit.send_signal(signal.SIGTERM)
     _, errors = audit.communicate(timeout=SECONDS)
     assert errors == "stopped; the same command goes on from the last stage\n"
     wait_for(lambda: all(map(is_gone, repairs)))
-    assert len(machines.workers()) == before
+    assert machines.workers() == workers
 
 
 def test_a_scheduler_that_ends_is_one_line_and_the_next_audit_goes_on(
