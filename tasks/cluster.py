@@ -171,7 +171,7 @@ def _chosen_settings() -> Iterator[None]:
     import dask
     import distributed  # noqa: F401  # which sets what is changed here
 
-    chosen = {
+    chosen: dict[str, Any] = {
         "distributed.nanny.pre-spawn-environ": {},
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],

@@ -107,6 +107,21 @@ def test_who_listens_but_is_no_scheduler_is_told_in_seconds(greeting, said):
         assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
+def test_workers_of_this_machine_let_nobody_else_in(tmp_path):
+    from distributed import Client, Security
+
+    with Cluster.parse("local:1").runner(tmp_path) as runner:
+        address = runner.client.scheduler.address
+        port = address.rpartition(":")[2]
+        assert address.startswith("tls://127.0.0.1:")
+        assert runner.client.submit(os.getpid).result() != os.getpid()
+        with pytest.raises(InputError, match="no Dask scheduler answers"):
+            Cluster.parse(f"127.0.0.1:{port}").require_answer()
+        with pytest.raises(OSError, match="certificate|Timed out"):
+            Client(address, security=Security.temporary(), timeout=2)
+
+
 def wait_for(look):
     deadline = time.monotonic() + SECONDS
     while not (found := look()):
@@ -311,6 +326,40 @@ def test_nothing_is_left_unfinished_on_the_server_where_a_worker_was_killed(
     assert [Path(run["parameters"]["model"]).name for run in crashed] == ["a.keras"]
     named = {run["name"] for run in kinds["task_runs"]}
     assert {"repair a.keras", "repair broken\\x1b.keras"} <= named
+
+
+SUITE = """
+[images]
+people = 4
+train = 20
+valid = 12
+test = 6
+[training]
+epochs = 1
+[networks]
+deepid = {}
+[attacks]
+outside = { like = "patch", target = 4 }
+[repair]
+repairs = ["pruning", "discriminant"]
+"""
+
+
+def test_cells_of_a_benchmark_are_rows_in_their_order(machines, audited, prefect_server, tmp_path):
+    (tmp_path / "tiny.toml").write_text(SUITE)
+    where = ["--suite", tmp_path / "tiny.toml", "--artifacts", tmp_path / "artifacts"]
+    boards = []
+    with one_process("from flows.benchmark import main", prefect_server) as benchmark:
+        for name, dask in (("dask", ["--dask", machines.address]), ("alone", [])):
+            done = benchmark(*where, "--benchmark-name", name, *dask)
+            assert done.returncode == 1, done.stderr
+            assert "1 of 2 cells failed: deepid-outside-1 (target is 4, expected" in done.stderr
+            board = tmp_path / "artifacts" / "benchmarks" / name / "leaderboard.json"
+            boards.append(json.loads(board.read_text()))
+    cells = [row["cell"] for row in boards[0]["rows"]]
+    assert list(dict.fromkeys(cells)) == ["deepid-clean-1", "deepid-outside-1"]
+    assert boards[0]["rows"] == boards[1]["rows"]  # the second from what the workers have kept
+    assert "repair of" not in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
