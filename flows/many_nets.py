@@ -21,7 +21,7 @@ from goodnet.command import DONE, as_options
 from goodnet.errors import InputError, printable
 from tasks.caching import read_records_alone
 from tasks.cluster import Cluster
-from tasks.progress import listening
+from tasks.progress import listening, tell_began
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import PrefectDaskFuture
@@ -97,7 +97,7 @@ def submitting(dask: str | None, *, artifacts: Path) -> Iterator[Submit]:
             def submit(name: str, function: Callable[..., Any], *arguments: Any) -> Promise:
                 work = {"function": function, "arguments": arguments, "name": printable(name)}
                 futures.append(runner.submit(work_on_net, work | {"artifacts": artifacts}))
-                return partial(_wait, futures[-1], cluster)
+                return partial(_wait, futures[-1], name, cluster)
 
             try:
                 yield submit
@@ -118,9 +118,10 @@ def work_on_net(
     return function(*arguments)
 
 
-def _wait(future: PrefectDaskFuture[Any], cluster: Cluster) -> Any:
+def _wait(future: PrefectDaskFuture[Any], name: str, cluster: Cluster) -> Any:
     from distributed import CancelledError, KilledWorker
 
+    tell_began(printable(f"{name} on Dask"))
     try:
         return future.result()
     except KilledWorker as error:

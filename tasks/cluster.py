@@ -102,7 +102,7 @@ class Cluster:
         self.require_answer()
         pickle_by_name()
         runner = DaskTaskRunner(**self._options())
-        with _environment_of_this_process(), runner:
+        with _chosen_settings(), runner:
             try:
                 with _unreached_by_ctrl_c():
                     client = runner.client
@@ -164,15 +164,20 @@ def _find_missing(artifacts: Path) -> str | None:
 
 
 @contextmanager
-def _environment_of_this_process() -> Iterator[None]:
-    """Let workers of this machine have this process's environment.
+def _chosen_settings() -> Iterator[None]:
+    """Let workers of this machine have this process's environment, and serve no pages.
 
     Dask would set the numbers of threads of numerical libraries in it, for repairs too.
     """
     import dask
     import distributed  # noqa: F401  # which sets what is changed here
 
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+    chosen: dict[str, Any] = {
+        "distributed.nanny.pre-spawn-environ": {},
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+    }
+    with dask.config.set(chosen):
         yield
 
 

@@ -107,6 +107,29 @@ def test_who_listens_but_is_no_scheduler_is_told_in_seconds(greeting, said):
         assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
+def test_workers_of_this_machine_let_nobody_else_in(tmp_path):
+    from distributed import Client, Security
+
+    with Cluster.parse("local:1").runner(tmp_path) as runner:
+        address = runner.client.scheduler.address
+        port = address.rpartition(":")[2]
+        assert address.startswith("tls://127.0.0.1:")
+        assert runner.client.submit(os.getpid).result() != os.getpid()
+        ours = psutil.Process()
+        ports = [
+            port.laddr.ip
+            for one in (ours, *ours.children(recursive=True))
+            for port in one.net_connections("inet")
+            if port.status == psutil.CONN_LISTEN
+        ]
+        assert set(ports) == {"127.0.0.1"}
+        with pytest.raises(InputError, match="no Dask scheduler answers"):
+            Cluster.parse(f"127.0.0.1:{port}").require_answer()
+        with pytest.raises(OSError, match="certificate|Timed out"):
+            Client(address, security=Security.temporary(), timeout=2)
+
+
 def wait_for(look):
     deadline = time.monotonic() + SECONDS
     while not (found := look()):
@@ -314,6 +337,40 @@ def test_nothing_is_left_unfinished_on_the_server_where_a_worker_was_killed(
     assert {"repair a.keras", "repair broken\\x1b.keras"} <= named
 
 
+SUITE = """
+[images]
+people = 4
+train = 20
+valid = 12
+test = 6
+[training]
+epochs = 1
+[networks]
+deepid = {}
+[attacks]
+outside = { like = "patch", target = 4 }
+[repair]
+repairs = ["pruning", "discriminant"]
+"""
+
+
+def test_cells_of_a_benchmark_are_rows_in_their_order(machines, audited, prefect_server, tmp_path):
+    (tmp_path / "tiny.toml").write_text(SUITE)
+    where = ["--suite", tmp_path / "tiny.toml", "--artifacts", tmp_path / "artifacts"]
+    boards = []
+    with one_process("from flows.benchmark import main", prefect_server) as benchmark:
+        for name, dask in (("dask", ["--dask", machines.address]), ("alone", [])):
+            done = benchmark(*where, "--benchmark-name", name, *dask)
+            assert done.returncode == 1, done.stderr
+            assert "1 of 2 cells failed: deepid-outside-1 (target is 4, expected" in done.stderr
+            board = tmp_path / "artifacts" / "benchmarks" / name / "leaderboard.json"
+            boards.append(json.loads(board.read_text()))
+    cells = [row["cell"] for row in boards[0]["rows"]]
+    assert list(dict.fromkeys(cells)) == ["deepid-clean-1", "deepid-outside-1"]
+    assert boards[0]["rows"] == boards[1]["rows"]  # the second from what the workers have kept
+    assert "repair of" not in done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_workers_of_this_machine_too(given, prefect_server, number, code):
     arguments = options(given, f"stop-{number}", models=given / "one", dask="local:1")
@@ -329,15 +386,15 @@ def test_a_signal_ends_workers_of_this_machine_too(given, prefect_server, number
 
 
 def test_a_stopped_audit_leaves_nothing_running_on_a_cluster(given, machines, prefect_server):
-    before = len(machines.workers())
     arguments = options(given, "stop", models=given / "one", dask=machines.address)
     audit = start_audit([*arguments, "--refresh"], prefect_server)
     repairs = [name_process(one.pid) for one in wait_for(machines.repairs)]
+    workers = machines.workers()
     audit.send_signal(signal.SIGTERM)
     _, errors = audit.communicate(timeout=SECONDS)
     assert errors == "stopped; the same command goes on from the last stage\n"
     wait_for(lambda: all(map(is_gone, repairs)))
-    assert len(machines.workers()) == before
+    assert machines.workers() == workers
 
 
 def test_a_scheduler_that_ends_is_one_line_and_the_next_audit_goes_on(
@@ -353,43 +410,3 @@ def test_a_scheduler_that_ends_is_one_line_and_the_next_audit_goes_on(
     said = f"error: the Dask scheduler at {gone.address} is gone; what was computed is kept"
     assert errors.startswith(said)
     assert errors.count("\n") == 1
-
-
-LOCAL_CLUSTER = """
-import sys
-from pathlib import Path
-from tasks.cluster import Cluster
-
-if __name__ == "__main__":
-    with Cluster.parse("local:1").runner(Path(sys.argv[1])) as runner:
-        print(runner.client.scheduler.address, flush=True)
-        input()
-"""
-
-
-def test_nobody_else_reaches_the_workers_of_this_machine(tmp_path):
-    from distributed import Client
-    from distributed.security import Security
-
-    cluster = subprocess.Popen(
-        [sys.executable, "-c", LOCAL_CLUSTER, str(tmp_path)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    address = cluster.stdout.readline().strip()
-    ours = psutil.Process(cluster.pid)
-    ports = [
-        port.laddr
-        for one in (ours, *ours.children(recursive=True))
-        for port in one.net_connections("inet")
-        if port.status == psutil.CONN_LISTEN
-    ]
-    assert {port.ip for port in ports} == {"127.0.0.1"}
-    with pytest.raises(OSError, match=r"closed|reset"):
-        Client(address.replace("tls://", "tcp://"), timeout=2)
-    with pytest.raises(OSError, match="certificate"):
-        Client(address, security=Security.temporary(), timeout=2)
-    cluster.communicate("\n", timeout=30)
-    assert cluster.returncode == 0
