@@ -27,6 +27,7 @@ from goodnet.images.preprocessing import (
 )
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.reports.about import net_name
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.answers import check_clean_answers, check_sets
@@ -161,7 +162,7 @@ def repair(
     )
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
-    net = "rendered faces" if model is None else model.stem
+    net = net_name(model)
     name_run(net, folder.name)
     tag_run(model=net)
     clean_up(artifacts)

@@ -219,7 +219,9 @@ def activation_chart(
         .transform_filter("datum.mean === 0")
         .transform_calculate(middle="datum.step - 0.5")
     )
-    layers = [*_checkpoint_marks(checkpoints, palette), bars, silent]
+    layers = [*_checkpoint_marks(checkpoints, palette), bars]
+    if any(row["mean"] == 0 for row in rows):  # Vega warns of an axis without data
+        layers.append(silent)
     return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
 
 

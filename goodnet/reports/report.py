@@ -17,6 +17,7 @@ from goodnet.errors import printable
 from goodnet.metrics import percent, points, wilson_interval
 from goodnet.reports import detector_plots, plots
 from goodnet.reports.about import About, stage_times
+from goodnet.reports.glance import figures, sign_of
 from goodnet.reports.published_numbers import compare_to_published, recognise
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached
 from goodnet.reports.samples import SAMPLES_PER_KIND, Sample, SampleKind
@@ -86,6 +87,7 @@ def write_report(
             verdict=verdict(results),
             pruning=pruning_verdict(results) if results.recommended else None,
             remarks=remarks(results),
+            figures=figures(results),
             results=results,
             rows=_result_rows(results, sizes),
             sizes=sizes,
@@ -118,7 +120,12 @@ def page_environment() -> jinja2.Environment:
             printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
         ),
     )
-    environment.filters |= {"percent": percent, "points": points, "lab_file": recognise}
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "lab_file": recognise,
+        "sign_of": sign_of,
+    }
     return environment
 
 

@@ -243,6 +243,12 @@ class Results:
         return [*found.values()]
 
     @property
+    def repaired_to_use(self) -> RepairedNet | None:
+        """The repaired net to use, if there is one."""
+        method = None if self.recommended is None else self.recommended.method
+        return next((one for one in self.repaired_nets if one.method == method), None)
+
+    @property
     def recommends_repaired(self) -> bool:
         """Whether there is a repaired net to use."""
         return self.recommended is not None and self.recommended.repaired is not None
