@@ -27,6 +27,7 @@ from goodnet.images.preprocessing import (
 )
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.about import net_name
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
@@ -111,7 +112,7 @@ def repair(
         layer: Layer whose channels are pruned; else the last hidden one with spatial features
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
-        drops: Drops of clean validation accuracy to stop at, in points.
+        drops: Budgets of clean validation accuracy, in points: a checkpoint where each is spent.
         repairs: Methods that offer repaired nets; finetuning, which takes a minute or more, also
             gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
@@ -261,7 +262,7 @@ def repair(
                 evaluation,
                 order,
                 step,
-                drop,
+                describe_budget(drop),
                 target=choices.target,
                 artifacts=artifacts,
             )

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from goodnet.metrics import percent, wilson_interval
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.about import About
 from goodnet.reports.reading import reading
 from goodnet.reports.results import DetectorRates, Rates, RepairedNet, Results
@@ -184,7 +185,7 @@ class Row:
         """What tables call it."""
         if self.kind == "detector":
             return f"{self.method} (control)" if self.control else self.method
-        return self.kind if self.drop is None else f"{self.method} at {self.drop:g} points"
+        return self.kind if self.drop is None else f"{self.method}, {describe_budget(self.drop)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,11 +109,11 @@ def test_rates_are_counts_again_with_wilson_intervals():
         Share(95, POISONED), Share(6, CLEAN),
     )  # fmt: skip
     assert joined.shares["detection"].interval == wilson_interval(95, POISONED)
-    assert rows["discriminant at 2 points"].lost == pytest.approx(0.01)
+    assert rows["discriminant, budget 2 points"].lost == pytest.approx(0.01)
     assert [one for one, row in rows.items() if row.recommended] == [
-        "discriminant at 2 points", "joined",
+        "discriminant, budget 2 points", "joined",
     ]  # fmt: skip
-    assert "fallback at 2 points" not in rows
+    assert "fallback, budget 2 points" not in rows
 
 
 def test_a_cell_counts_at_the_bounds_and_not_beyond():
@@ -193,7 +193,7 @@ def test_a_line_of_a_cell_has_the_control_beside_the_detector():
     twin, patch, failed = cell_rows(make_leaderboard([TWIN, measured("patch"), FAILED]))
     assert patch == {
         "cell": "deepid-patch-1", "clean test": "95.00 %", "ASR": "100.00 %",
-        "repaired by": "discriminant at 2 points", "points lost": "1.00", "ASR then": "5.00 %",
+        "repaired by": "discriminant, budget 2 points", "points lost": "1.00", "ASR then": "5.00 %",
         "detection": "95.00 %", "false alarms": "3.00 %", "control detection": "40.00 %",
         "seconds": "5", "remark": "",
     }  # fmt: skip
@@ -273,7 +273,7 @@ def test_the_page_sorts_filters_and_asks_nothing_of_the_network(written, browser
     assert 0 < len(cells) < every
     browser.script(select.format("recommended", "checked", "true") + form)
     titles = browser.script(f"{shown}.map(r => r.cells[2].innerText)")
-    assert sorted(titles) == ["discriminant at 2 points ✓", "joined ✓", "margin (control)"]
+    assert sorted(titles) == ["discriminant, budget 2 points ✓", "joined ✓", "margin (control)"]
     link = browser.script("document.querySelector('#cells a').href")
     assert link == (written.parent.parent / "runs" / "r" / "report.html").as_uri()
     assert browser.requests() == [url]

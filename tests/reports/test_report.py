@@ -166,7 +166,9 @@ def make_samples(side: int = 48) -> list[Sample]:
     random = np.random.default_rng(5)
     kinds = ("clean flagged", "poisoned missed", "poisoned caught")
     return [
-        Sample(random.integers(0, 256, (side, side, 3), np.uint8), 253, kind, 0, 17, 10)
+        Sample(
+            random.integers(0, 256, (side, side, 3), np.uint8), 253, kind, 0, 17, "budget 10 points"
+        )
         for kind in kinds
         for _ in range(12)
     ]
@@ -517,7 +519,7 @@ def test_large_noisy_samples_keep_the_page_small(tmp_path: Path):
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_samples_of_any_channel_count_can_be_shown(tmp_path: Path, channels: int):
     image = np.full((5, 4, channels), 200, np.uint8)
-    sample = Sample(image, 1, "clean flagged", 1, 2, 2.5)
+    sample = Sample(image, 1, "clean flagged", 1, 2, "budget 2.5 points")
     text = make_run(tmp_path / "run").report([sample]).read_text()
     assert text.count('src="data:image/png;base64,') == 1
 
