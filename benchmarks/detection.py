@@ -147,7 +147,8 @@ def _pair(alarms: float, caught: float) -> str:
 def print_repairs(cells: Sequence[Cell], folder: Path) -> None:
     """Print clean accuracy and attack success of B and of the repaired nets, all in percent."""
     print(
-        "| net | B | pruning, 2 points | discriminant, by budget | finetuning | fallback | used |"
+        "| net | B | pruning, budget 2 points | discriminant, by budget | finetuning "
+        "| fallback | used |"
     )
     print("|---|---|---|---|---|---|---|")
     good = 0

@@ -109,7 +109,7 @@ def audit(
         layer: Layer whose channels are pruned; else the last hidden one with spatial features
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
-        drops: Drops of clean validation accuracy to stop at, in points.
+        drops: Budgets of clean validation accuracy, in points: a checkpoint where each is spent.
         repairs: Methods that offer repaired nets; finetuning, which takes a minute or more for
             each net, also gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its

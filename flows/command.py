@@ -89,8 +89,8 @@ def add_method(group: Any) -> None:
         one=_drop,
         default=[2.0, 4.0, 10.0],
         metavar="X",
-        help="drops of clean validation accuracy to stop at, in percentage points "
-        "(default: 2 4 10)",
+        help="budgets of clean validation accuracy, in percentage points: a checkpoint where each "
+        "is spent (default: 2 4 10)",
     )
     chosen = group.add_mutually_exclusive_group()
     chosen.add_argument(

@@ -27,6 +27,8 @@ from goodnet.images.preprocessing import (
 )
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.pruning.stop_rule import describe_budget
+from goodnet.reports.about import net_name
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
 from tasks.answers import check_clean_answers, check_sets
@@ -110,7 +112,7 @@ def repair(
         layer: Layer whose channels are pruned; else the last hidden one with spatial features
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
-        drops: Drops of clean validation accuracy to stop at, in points.
+        drops: Budgets of clean validation accuracy, in points: a checkpoint where each is spent.
         repairs: Methods that offer repaired nets; finetuning, which takes a minute or more, also
             gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
@@ -161,7 +163,7 @@ def repair(
     )
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
-    net = "rendered faces" if model is None else model.stem
+    net = net_name(model)
     name_run(net, folder.name)
     tag_run(model=net)
     clean_up(artifacts)
@@ -260,7 +262,7 @@ def repair(
                 evaluation,
                 order,
                 step,
-                drop,
+                describe_budget(drop),
                 target=choices.target,
                 artifacts=artifacts,
             )

@@ -16,6 +16,7 @@ from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.heavy_imports import uncollected
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
@@ -82,8 +83,8 @@ def _check(parameters: dict[str, Any]) -> None:
 
 def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
     net = parameters["model"] or "a BadNet trained on rendered faces"
-    drops = ", ".join(f"{drop:g}" for drop in parameters["drops"])
-    page.tell(f"Repairing {net}: checkpoints at {drops} points of clean accuracy")
+    budgets = describe_budget(*parameters["drops"])
+    page.tell(f"Repairing {net}: checkpoints at {budgets} of clean accuracy")
 
 
 def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:

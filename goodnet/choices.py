@@ -25,7 +25,7 @@ class Choices:
         architecture: the network of a weights-only file; None for what the file says.
         layer: whose channels are pruned; None for the default.
         rank_at: the layer whose mean activation ranks the channels; None for the default.
-        drops: of clean validation accuracy to stop at, in points.
+        drops: budgets of clean validation accuracy, in points: a checkpoint where each is spent.
         repairs: the methods that offer repaired nets.
         false_alarms: the share of clean images that the calibrated GoodNet may flag, in percent.
         classes: a file with the names of the net's classes; None where the folders of clean

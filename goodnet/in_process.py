@@ -84,7 +84,7 @@ def repair(
         poisoned_test: poisoned test images under the attacker's label, or with `target` under
             their own, for evaluation only.
         poisoned_valid: more of them.
-        drops: of clean validation accuracy to stop at, in points.
+        drops: budgets of clean validation accuracy, in points: a checkpoint where each is spent.
         repairs: the methods that offer repaired nets; "finetuning", which takes a minute or more,
             also gives the calibrated G a score.
         false_alarms: most clean images that the calibrated G may flag, in percent.
@@ -217,7 +217,7 @@ class Repair:
         return curve_chart(self.sweep, self.results.reached, palette=PAPER)
 
     def b_prime(self, drop: float) -> keras.Model:
-        """Return B' of the checkpoint at `drop` points.
+        """Return B' of the checkpoint at a budget of `drop` points.
 
         Raises:
             InputError: there is none.
@@ -240,7 +240,7 @@ class Repair:
         raise InputError("there is no repaired net to use: see `verdict`")
 
     def goodnet(self, drop: float | None = None) -> keras.Model:
-        """Return the calibrated G, or that of the checkpoint at `drop` points: N + 1 classes.
+        """Return the calibrated G, or that of the checkpoint at a budget of `drop` points.
 
         Raises:
             InputError: there is none.
@@ -294,8 +294,10 @@ class Repair:
         for point in self.results.reached:
             if point.drop == drop:
                 return point
-        reached = ", ".join(f"{point.drop:g}" for point in self.results.reached) or "none"
-        raise InputError(f"there is no checkpoint at {drop:g} points, those reached: {reached}")
+        from goodnet.pruning.stop_rule import describe_budget
+
+        reached = ", ".join(point.asked for point in self.results.reached) or "none"
+        raise InputError(f"there is no checkpoint at {describe_budget(drop)}, reached: {reached}")
 
     def _write_nets(self, folder: RunFolder) -> None:
         from goodnet.defenses.choice import find_candidate
@@ -587,7 +589,7 @@ def _pick_samples(found: Repair) -> Iterator[Sample]:
                     frontier=passed.frontier,
                     order=found.order,
                     step=point.step,
-                    drop=point.drop,
+                    checkpoint=point.asked,
                     attack=attack if name in POISONED_SETS else None,
                 )
 

@@ -246,7 +246,7 @@ def _report_lines(
     yield markdown_picture(curve, "accuracy and attack success rate")
     for kind in dict.fromkeys(sample.kind for sample in samples):
         of_kind = [sample for sample in samples if sample.kind == kind]
-        yield f"**{kind}** at {of_kind[0].drop:g} points"
+        yield f"**{kind}** at {of_kind[0].checkpoint}"
         yield " ".join(
             markdown_picture(thumbnail(one.image), f"label {one.label}, B says {one.b_answer}")
             for one in of_kind

@@ -12,13 +12,13 @@ from tasks.caching import cache_file, cached
 from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, StoredFile
 
 
-@task(name="samples", **cached(version=3))
+@task(name="samples", **cached(version=4))
 def choose_samples(
     network: Network,
     activations: tuple[EvaluationActivations, ...],
     order: PruneOrder,
     step: int,
-    drop: float,
+    checkpoint: str,
     *,
     target: int | None,
     artifacts: Path,
@@ -41,10 +41,11 @@ def choose_samples(
             frontier=open_frontier(network),
             order=order.channels,
             step=step,
-            drop=drop,
+            checkpoint=checkpoint,
             attack=describe_attack(cache, target) if images.role == "poisoned_test" else None,
         )
     ]
-    path = cache_file(artifacts, "samples", ".npz", network, activations, order, step, drop, target)
+    asked = network, activations, order, step, checkpoint, target
+    path = cache_file(artifacts, "samples", ".npz", *asked)
     write_samples(path, samples)
     return Samples(file=StoredFile.of(path))

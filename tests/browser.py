@@ -20,16 +20,20 @@ class Browser:
         self, url: str, *, ready: str, width: int = 1100, height: int = 900, scheme: str = "light"
     ) -> None:
         """Open a page and wait until the expression `ready` holds in it."""
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.show(width=width, height=height, scheme=scheme)
         # The page before, which may be the browser's own, loads no more once an empty one is there.
         self.driver.get("about:blank")
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(url)
         WebDriverWait(self.driver, 60).until(lambda _: self.script(ready))
+
+    def show(self, *, width: int = 1100, height: int = 900, scheme: str = "light") -> None:
+        """Show the page that is open in another size or colour scheme."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def script(self, expression: str) -> Any:
         return self.driver.execute_script(f"return {expression}")

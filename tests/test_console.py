@@ -137,7 +137,7 @@ def test_a_stage_that_takes_more_than_a_moment_has_a_line_from_its_beginning(mon
 def test_no_sentence_breaks_in_mid_word(tmp_path, width):
     page = on_page(width)
     name = "a-name-without-spaces-that-is-longer-than-a-line-of-forty.keras"
-    page.tell(f"Repairing {name}: checkpoints at 2, 4, 10 points of clean accuracy")
+    page.tell(f"Repairing {name}: checkpoints at budget 2, 4, 10 points of clean accuracy")
     lines = page.file.getvalue().splitlines()
     assert name in " ".join(lines).split(" ") or f"{name}:" in " ".join(lines).split(" ")
     assert all(len(line) <= width for line in lines if name not in line)
@@ -175,8 +175,8 @@ def test_no_number_of_the_table_is_cut_off(tmp_path, width):
     write_run(tmp_path, replace(RESULTS, checkpoints=(point,)))
     page = on_page(width)
     print_run(page, tmp_path, "The verdict.")
-    (line,) = re.findall("^ G at .*$", page.file.getvalue(), re.MULTILINE)
-    assert line.split() == ["G", "at", "12.25", "%", "1024", *["100.00", "%"] * 5]
+    (line,) = re.findall("^ G budget .*$", page.file.getvalue(), re.MULTILINE)
+    assert line.split() == ["G", "budget", "12.25", "points", "1024", *["100.00", "%"] * 5]
 
 
 @pytest.mark.parametrize("width", range(20, 60, 3))

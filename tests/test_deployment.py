@@ -56,7 +56,7 @@ def test_the_artifacts_of_a_deployed_run_can_be_read_from_the_server(deployed):
     rows = json.loads(results["data"])
     assert results["type"] == "table"
     assert rows[0]["net"] == "B"
-    assert {row["net"] for row in rows} >= {"B' at 2 %", "G at 2 %"}
+    assert {row["net"] for row in rows} >= {"B' budget 2 points", "G budget 2 points"}
     report = found["rendered-faces-report"]["data"]
     image = report.partition("(data:image/png;base64,")[2].partition(")")[0]
     assert base64.b64decode(image).startswith(b"\x89PNG")

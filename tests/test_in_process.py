@@ -119,7 +119,7 @@ def test_a_notebook_shows_verdict_and_table(found):
     assert page.count("<tr>") == 1 + nets + 1 + len(detectors)
     assert found.results.recommended.why.replace("'", "&#x27;") in page
     assert found.plot().to_dict()["layer"]
-    assert len(found.curve) == 3 * (len(found.order) + 1)
+    assert len(found.curve) == 2 * 3 * (len(found.order) + 1)  # both ends of three sets
 
 
 def test_its_repaired_net_answers_as_its_results_say(found, arrays):
@@ -202,7 +202,7 @@ def test_what_cannot_be_used_is_named_as_it_was_given(faces_net, arrays, change,
 
 
 def test_a_checkpoint_that_is_not_there_and_a_folder_that_is(found, tmp_path):
-    with pytest.raises(InputError, match="no checkpoint at 3 points, those reached: 2, 4"):
+    with pytest.raises(InputError, match="no checkpoint at budget 3 points, reached: budget 2"):
         found.goodnet(3)
     with pytest.raises(InputError, match="is there already"):
         found.save(tmp_path)

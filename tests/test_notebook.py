@@ -55,11 +55,11 @@ def test_the_badnet_is_good_and_backdoored(executed):
 @pytest.mark.slow
 def test_its_sentences_say_what_its_table_says(executed):
     table, said = table_of(executed), texts_of(executed, "text/markdown")
-    goodnets = {net: rates for net, rates in table.items() if net.startswith("G at")}
+    goodnets = {net: rates for net, rates in table.items() if net.startswith("G budget")}
     assert len(goodnets) >= 2
     for net, (_, _, attack, detection, false_alarms) in goodnets.items():
         points = re.findall(r"[\d.]+", net)[0]
-        (found,) = re.findall(rf"^- At {points} points G lets (.*)$", said, re.MULTILINE)
+        (found,) = re.findall(rf"^- At budget {points} points G lets (.*)$", said, re.MULTILINE)
         rates = [float(rate) for rate in re.findall(r"([\d.]+)%", found)]
         assert rates == pytest.approx([attack, detection, false_alarms], abs=0.051)
     (loaded,) = re.findall(r"the loaded G flags (.*)$", said, re.MULTILINE)

@@ -157,17 +157,20 @@ def test_the_results_on_the_lab_are_the_published_counts(lab_case, prefect_serve
     assert steps["poisoned_test", 53]["correct"] == 13
     means = [steps["clean_valid", step]["mean_activation"] for step in (32, 33)]
     assert means[0] == 0 < means[1]
-    assert "G at 10 %          48      90.00 %    92.86 %   100.00 %" in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if "G budget 10 points" in line)
+    assert " ".join(row.split()).startswith("G budget 10 points 48 90.00 % 92.86 % 100.00 %")
     assert "does not stop the attack" in done.stdout
 
 
-def read_sweep(artifacts, name):
-    return pq.read_table(artifacts / "runs" / name / "sweep.parquet").to_pylist()
+def read_sweep(artifacts, name, end="pruned"):
+    rows = pq.read_table(artifacts / "runs" / name / "sweep.parquet").to_pylist()
+    return [row for row in rows if row["end"] == end]
 
 
-def test_the_sweep_has_a_row_for_each_set_and_step(on_faces):
+@pytest.mark.parametrize("end", ["pruned", "expert"])
+def test_the_sweep_has_a_row_for_each_set_and_step(on_faces, end):
     _, artifacts, _, _ = on_faces
-    sweep = read_sweep(artifacts, "first")
+    sweep = read_sweep(artifacts, "first", end)
     steps = {(row["set"], row["step"]): row for row in sweep}
     assert len(steps) == len(sweep) == 3 * 61
     assert steps["clean_valid", 0]["channel"] is None
@@ -179,10 +182,10 @@ def test_the_sweep_has_a_row_for_each_set_and_step(on_faces):
 def test_the_command_prints_the_table_and_what_it_means(on_faces):
     _, artifacts, first, _ = on_faces
     point = pruned(read_results(artifacts, "first"))[-1]
-    (row,) = (line for line in first.stdout.splitlines() if "G at 10 %" in line)
+    (row,) = (line for line in first.stdout.splitlines() if "G budget 10 points" in line)
     rates = ("clean_valid_accuracy", "clean_test_accuracy", "attack_success_rate")
     expected = [str(point["step"]), *(percent(point["goodnet"][rate]) for rate in rates)]
-    assert row.split("%", 1)[1].split()[:-4] == " ".join(expected).split()
+    assert row.split("points", 1)[1].split()[:-4] == " ".join(expected).split()
     assert "The repair" in first.stdout
     assert str(artifacts / "runs" / "first") in "".join(first.stdout.splitlines())
     assert "TensorFlow" not in first.stderr

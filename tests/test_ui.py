@@ -75,7 +75,7 @@ def test_the_report_is_visible_in_the_page(deployed, ui_server, signed_in):
             ready=f"{pictures}.length > 1 && {pictures}.every(i => i.naturalWidth > 10)",
         )
         said = signed_in.script("[...document.querySelectorAll('table')].map(t => t.innerText)")
-        assert "G at 10 %" in said[0]
+        assert "G budget 10 points" in said[0]
         assert "margin (control)" in said[1]
         assert signed_in.script("document.querySelectorAll('a[href^=\"file:\"]').length") == 0
 

@@ -15,6 +15,17 @@ class Checkpoint:
     step: int | None
 
 
+def describe_budget(*drops: float) -> str:
+    """Return what people call one or more budgets of clean accuracy, and a net at them.
+
+    Example:
+        >>> describe_budget(2.5)
+        'budget 2.5 points'
+    """
+    amounts = ", ".join(f"{drop:g}" for drop in drops)
+    return f"budget {amounts} {'point' if drops == (1,) else 'points'}"
+
+
 def find_checkpoint(correct: Sequence[int], *, images: int, drop: float) -> Checkpoint:
     """Find the first step at which clean validation accuracy has dropped by `drop` points.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
+from pathlib import Path
 
 from goodnet.reports.reading import (
     as_list,
@@ -98,6 +99,14 @@ class About:
     git_commit: str | None
     stages: Sequence[StageRun]
 
+    @property
+    def net(self) -> str:
+        """The name of B; that of the run where it is not known."""
+        if self.parameters.get("model", "") is None:  # B is then a file of the cache
+            return net_name(None)
+        given = self.inputs.get("model")
+        return self.run if given is None else net_name(Path(given.path))
+
     @classmethod
     def read(cls, folder: RunFolder) -> About:
         """Read run.json.
@@ -141,6 +150,11 @@ class About:
                 "stages": [asdict(stage) for stage in self.stages],
             },
         )
+
+
+def net_name(model: Path | None) -> str:
+    """Return what people call the net of a run: its file's stem; that of the default has none."""
+    return "rendered faces" if model is None else model.stem
 
 
 def how_chosen(asked: object) -> str:

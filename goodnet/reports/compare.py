@@ -120,8 +120,8 @@ def describe_comparison(runs: Sequence[Run]) -> list[str]:
     for number, line in enumerate(body):
         if number == 0 or names[number] != names[number - 1]:
             lines.append(printable(names[number]))
-        lines.append(f"  {line}")
-    lines[: len(heads)] = [f"  {line}" for line in heads]
+        lines.append(f" {line}")
+    lines[: len(heads)] = [f" {line}" for line in heads]
     lines.append("")
     for run in runs:
         lines += [printable(f"{run.name}: {text}") for text in (run.verdict, *run.unreached)]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from goodnet.arrays import Images
 from goodnet.images.image_sets import open_images
 from goodnet.metrics import percent, wilson_interval
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.about import About, StageRun
 from goodnet.reports.detection import JOINED
 from goodnet.reports.reading import reading
@@ -225,7 +226,7 @@ class Row:
         """What tables call it."""
         if self.kind == "detector":
             return f"{self.method} (control)" if self.control else self.method
-        return self.kind if self.drop is None else f"{self.method} at {self.drop:g} points"
+        return self.kind if self.drop is None else f"{self.method}, {describe_budget(self.drop)}"
 
 
 @dataclass(frozen=True, kw_only=True)

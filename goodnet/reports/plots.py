@@ -14,6 +14,7 @@ from PIL import Image
 
 from goodnet.metrics import wilson_interval
 from goodnet.pruning.counts import End
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.pruning.sweep import choose_expert
 from goodnet.reports.results import Checkpoint, clean_set
 
@@ -91,7 +92,7 @@ def curve_chart(
     colours = alt.Scale(
         domain=[curve[0] for curve in drawn], range=[palette[curve[1]] for curve in drawn]
     )
-    marks = _checkpoint_marks(checkpoints, palette)
+    marks = _checkpoint_marks(checkpoints, palette, len(rows) - 1)
     chart = alt.LayerChart(layer=[*shades, *marks, *lines, pointer])
     return finish_chart(chart.encode(color=alt.Color(scale=colours)), palette, height=300)
 
@@ -138,7 +139,7 @@ def detection_chart(
         steps.mark_line(color=palette["accuracy-b"], strokeWidth=2).encode(order="step:Q"),
         steps.mark_circle(color=palette["accuracy-g"], size=26, opacity=1),
         chosen.mark_point(color=palette["attack-g"], filled=True, size=130, opacity=1).encode(
-            shape=alt.Shape("label:N", title=None, sort=None, legend=alt.Legend(columns=3))
+            shape=alt.Shape("label:N", title=None, sort=None, legend=alt.Legend(columns=2))
         ),
     ]
     return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
@@ -218,7 +219,9 @@ def activation_chart(
         .transform_filter("datum.mean === 0")
         .transform_calculate(middle="datum.step - 0.5")
     )
-    layers = [*_checkpoint_marks(checkpoints, palette), bars, silent]
+    layers = [*_checkpoint_marks(checkpoints, palette, last), bars]
+    if any(row["mean"] == 0 for row in rows):  # Vega warns of an axis without data
+        layers.append(silent)
     return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
 
 
@@ -288,14 +291,23 @@ def channels_axis(last: int, field: str = "step", title: str = "channels pruned"
     return alt.X(f"{field}:Q", scale=scale, axis=axis)
 
 
-def _checkpoint_marks(checkpoints: Sequence[Checkpoint], palette: Palette) -> list[alt.Chart]:
+def _checkpoint_marks(
+    checkpoints: Sequence[Checkpoint], palette: Palette, last: int
+) -> list[alt.Chart]:
     """Return a dashed line and a label for each step that a checkpoint chose."""
     marks = []
     for level, (step, label) in enumerate(sorted(_labels_by_step(checkpoints).items())):
         at = alt.Chart(inline([{"step": step, "label": label}])).encode(x="step:Q")
         top = alt.value(-18 - 14 * level)
         rule = at.mark_rule(color=palette["muted"], strokeDash=[3, 3])
-        text = at.mark_text(color=palette["muted"], align="right", dx=-4, baseline="top")
+        # A label is on the side where there is room for it, on a telephone too.
+        late = 2 * step > last
+        text = at.mark_text(
+            color=palette["muted"],
+            align="right" if late else "left",
+            dx=-4 if late else 4,
+            baseline="top",
+        )
         marks.append(rule.encode(y=top, y2=alt.value("height")))
         marks.append(text.encode(y=top, text="label:N"))
     return marks
@@ -303,10 +315,10 @@ def _checkpoint_marks(checkpoints: Sequence[Checkpoint], palette: Palette) -> li
 
 def _labels_by_step(checkpoints: Sequence[Checkpoint]) -> dict[int, str]:
     """Return what to write at each step: several checkpoints may have chosen the same one."""
-    labels = defaultdict(list)
+    budgets: dict[int, list[float]] = defaultdict(list)
     for checkpoint in checkpoints:
-        labels[checkpoint.step].append(f"{checkpoint.drop:g}")
-    return {step: f"{', '.join(drops)} points" for step, drops in labels.items()}
+        budgets[checkpoint.step].append(checkpoint.drop)
+    return {step: describe_budget(*drops) for step, drops in budgets.items()}
 
 
 def finish_chart(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt.LayerChart:

@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from goodnet.errors import printable
 from goodnet.metrics import percent, points, wilson_interval
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports import detector_plots, plots
 from goodnet.reports.about import About, stage_times
+from goodnet.reports.glance import figures, sign_of
 from goodnet.reports.published_numbers import compare_to_published, recognise
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached
 from goodnet.reports.samples import SAMPLES_PER_KIND, Sample, SampleKind, data_uri
@@ -40,6 +42,7 @@ class Cell:
 class Row:
     """A line of the results table; without cells where the checkpoint was not reached."""
 
+    asked: str
     drop: float | None
     net: str
     channels: int | None
@@ -76,6 +79,7 @@ def write_report(
             verdict=verdict(results),
             pruning=pruning_verdict(results) if results.recommended else None,
             remarks=remarks(results),
+            figures=figures(results),
             results=results,
             rows=_result_rows(results, sizes),
             sizes=sizes,
@@ -85,7 +89,7 @@ def write_report(
             comparisons=compare_to_published(results, about.inputs),
             charts=_charts(results, sweep, scores),
             samples=_sample_groups(samples, results.baseline),
-            sample_drop=samples[0].drop if samples else None,
+            sampled=samples[0].checkpoint if samples else None,
             stages=stage_times(about.stages),
             settings={name: getattr(about, name) for name in _SETTINGS},
             vega=vega_script(),
@@ -108,7 +112,13 @@ def page_environment() -> jinja2.Environment:
             printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
         ),
     )
-    environment.filters |= {"percent": percent, "points": points, "lab_file": recognise}
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "lab_file": recognise,
+        "describe_budget": describe_budget,
+        "sign_of": sign_of,
+    }
     return environment
 
 
@@ -130,22 +140,23 @@ def _files(folder: RunFolder, reached: Sequence[Checkpoint]) -> list[tuple[str, 
 
 def _result_rows(results: Results, sizes: Mapping[str, int]) -> list[Row]:
     names = results.rate_names
-    rows = [Row(None, "B", 0, _cells(results.baseline, sizes, names))]
+    rows = [Row("as given", None, "B", 0, _cells(results.baseline, sizes, names))]
     for point in results.checkpoints:
         if isinstance(point, Unreached):
-            rows.append(Row(point.drop, "", None, ()))
+            rows.append(Row(point.asked, point.drop, "", None, ()))
             continue
-        rows.append(Row(point.drop, "B'", point.step, _cells(point.b_prime, sizes, names)))
-        rows.append(Row(point.drop, "G", point.step, _cells(point.goodnet, sizes, names)))
+        for net, rates in (("B'", point.b_prime), ("G", point.goodnet)):
+            cells = _cells(rates, sizes, names)
+            rows.append(Row(point.asked, point.drop, net, point.step, cells))
     return rows
 
 
 def _repaired_rows(results: Results, sizes: Mapping[str, int]) -> list[Row]:
     """Return a line for each repaired net of another method than pruning."""
     names = results.rate_names
-    nets = results.repaired_nets
     return [
-        Row(one.drop, f"B' {one.title}", None, _cells(one.b_prime, sizes, names)) for one in nets
+        Row(one.asked, one.drop, f"B' {one.title}", None, _cells(one.b_prime, sizes, names))
+        for one in results.repaired_nets
     ]
 
 

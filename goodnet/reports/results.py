@@ -11,6 +11,7 @@ from math import inf
 from typing import Literal, NamedTuple, TypeVar
 
 from goodnet.pruning.poisoned import Attack
+from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.reading import (
     as_flag,
     as_list,
@@ -109,13 +110,23 @@ class Checkpoint:
     b_prime: RepairedRates
     goodnet: GoodNetRates
 
+    @property
+    def asked(self) -> str:
+        """What was asked for, which tells it from the others: `budget 2 points`."""
+        return describe_budget(self.drop)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unreached:
-    """A drop in points that a method has no net for."""
+    """A budget of clean accuracy, in points, that a method has no net for."""
 
     method: str = PRUNING
     drop: float
+
+    @property
+    def asked(self) -> str:
+        """What was asked for."""
+        return describe_budget(self.drop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +146,11 @@ class RepairedNet:
     details: Mapping[str, object]
     b_prime: RepairedRates
     goodnet: GoodNetRates
+
+    @property
+    def asked(self) -> str:
+        """The budget that it is within."""
+        return describe_budget(self.drop)
 
     @property
     def title(self) -> str:
@@ -241,6 +257,12 @@ class Results:
             if isinstance(one, RepairedNet):
                 found.setdefault((one.method, repr(one.details)), one)
         return [*found.values()]
+
+    @property
+    def repaired_to_use(self) -> RepairedNet | None:
+        """The repaired net to use, if there is one."""
+        method = None if self.recommended is None else self.recommended.method
+        return next((one for one in self.repaired_nets if one.method == method), None)
 
     @property
     def recommends_repaired(self) -> bool:

@@ -16,6 +16,7 @@ class NetRow:
     """A net of the table.
 
     Attributes:
+        title: what the printed table calls it.
         net: B, B' or G.
         method: the repair or the detector that it comes from; None for B.
         drop: of its checkpoint, in points; None for B and detectors.
@@ -23,30 +24,23 @@ class NetRow:
         rates: what was measured of it.
     """
 
+    title: str
     net: str
     method: str | None
     drop: float | None
     channels: int | None
     rates: Rates
 
-    @property
-    def title(self) -> str:
-        """What the printed table calls it."""
-        if self.method is None:
-            return self.net
-        if self.channels is None:
-            return f"{self.net} {self.method}"
-        return f"{self.net} at {self.drop:g} %"
-
 
 def net_rows(results: Results) -> list[NetRow]:
     """Return a row for B, for B' and G of each checkpoint of pruning, and for other repairs."""
-    rows = [NetRow("B", None, None, 0, results.baseline)]
+    rows = [NetRow("B", "B", None, None, 0, results.baseline)]
     for point in results.reached:
-        rows.append(NetRow("B'", point.method, point.drop, point.step, point.b_prime))
-        rows.append(NetRow("G", point.method, point.drop, point.step, point.goodnet))
+        place = point.method, point.drop, point.step
+        rows.append(NetRow(f"B' {point.asked}", "B'", *place, point.b_prime))
+        rows.append(NetRow(f"G {point.asked}", "G", *place, point.goodnet))
     for one in results.repaired_nets:
-        rows.append(NetRow("B'", one.title, one.drop, None, one.b_prime))
+        rows.append(NetRow(f"B' {one.title}", "B'", one.title, one.drop, None, one.b_prime))
     return rows
 
 
@@ -84,9 +78,9 @@ def detector_rows(results: Results) -> list[dict[str, str]]:
 
 
 def unreached(results: Results) -> list[str]:
-    """Return a sentence for each drop that no step reaches."""
+    """Return a sentence for each budget that no step spends."""
     return [
-        f"No step drops clean validation accuracy by {point.drop:g} points: no files."
+        f"{point.asked.capitalize()}: no step costs so much clean validation accuracy, no files."
         for point in results.checkpoints
         if isinstance(point, Unreached)
     ]
@@ -98,7 +92,9 @@ def plain_rows(results: Results) -> list[dict[str, object]]:
     Behind `net_rows` comes a G for each detector.
     """
     rows: list[dict[str, object]] = []
-    guarded = [NetRow("G", one.name, None, None, one.goodnet) for one in results.detectors]
+    guarded = [
+        NetRow(f"G {one.name}", "G", one.name, None, None, one.goodnet) for one in results.detectors
+    ]
     for row in (*net_rows(results), *guarded):
         found = row.rates.by_name()
         rates = {name: found.get(name) for name in RATES}

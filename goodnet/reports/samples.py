@@ -38,7 +38,7 @@ class Sample:
         kind: what G made of it.
         b_answer: class that B answers.
         b_prime_answer: class that B' answers; G answers class N where the two differ.
-        drop: points of the checkpoint whose G is meant.
+        checkpoint: what the one whose G is meant is called: `budget 10 points`.
     """
 
     image: Images
@@ -46,7 +46,7 @@ class Sample:
     kind: SampleKind
     b_answer: int
     b_prime_answer: int
-    drop: float
+    checkpoint: str
 
 
 def pick_samples(
@@ -56,7 +56,7 @@ def pick_samples(
     frontier: Frontier,
     order: Sequence[int],
     step: int,
-    drop: float,
+    checkpoint: str,
     attack: Attack | None,
 ) -> Iterator[Sample]:
     """Yield a few images of each kind from the first blocks of a set.
@@ -67,7 +67,7 @@ def pick_samples(
         frontier: of B.
         order: all channels in prune order.
         step: how many of them are pruned at the checkpoint.
-        drop: its points.
+        checkpoint: what it is called.
         attack: what counts as its success, if the set's images carry the trigger.
     """
     wanted: dict[SampleKind, int] = dict.fromkeys(
@@ -83,7 +83,8 @@ def pick_samples(
             pictures = images.read(slice(number, number + 1) for number in numbers)
             for row, (picture,) in zip(rows, pictures, strict=True):
                 seen = int(block.labels[row]), kind, int(block.predictions[row])
-                yield Sample(_as_bytes(picture, images.pixel_range), *seen, int(answers[row]), drop)
+                shown = _as_bytes(picture, images.pixel_range)
+                yield Sample(shown, *seen, int(answers[row]), checkpoint)
         if not any(wanted.values()):
             return
 
@@ -103,8 +104,8 @@ def read_samples(path: Path) -> list[Sample]:
     with np.load(path, allow_pickle=False) as file:
         columns = [file[name] for name in Sample.__dataclass_fields__]
     return [
-        Sample(image, int(label), str(kind), int(b), int(b_prime), float(drop))  # type: ignore[arg-type]
-        for image, label, kind, b, b_prime, drop in zip(*columns, strict=True)
+        Sample(image, int(label), str(kind), int(b), int(b_prime), str(name))  # type: ignore[arg-type]
+        for image, label, kind, b, b_prime, name in zip(*columns, strict=True)
     ]
 
 

@@ -175,7 +175,7 @@ def _judge(baseline: Rates, reached: Sequence[Checkpoint]) -> str:
     remaining = measured(goodnet.attack_success_rate)
     still = "" if remaining <= STOPPED else "still "
     clauses = [
-        f"{_grade(baseline, best)}: the {best.drop:g}-point GoodNet {still}lets "
+        f"{_grade(baseline, best)}: the GoodNet at {best.asked} {still}lets "
         f"{percent(remaining)} of the poisoned images through",
         f"flags {percent(goodnet.detection_rate)} of them",
     ]
@@ -191,9 +191,9 @@ def _cheapest(best: Checkpoint, first: Checkpoint) -> str:
     if first is best:
         return ""
     if not first.goodnet.detection_rate:
-        return f"; at {first.drop:g} points it detects nothing"
+        return f"; at {first.asked} it detects nothing"
     through = percent(first.goodnet.attack_success_rate)
-    return f"; at {first.drop:g} points it lets {through} through"
+    return f"; at {first.asked} it lets {through} through"
 
 
 def _grade(baseline: Rates, checkpoint: Checkpoint) -> str:

@@ -133,15 +133,17 @@ def test_one_table_of_b_and_every_goodnet(capsys: pytest.CaptureFixture[str], tm
         "net pruned validation test ASR detection alarms",
         "one",
         "B 0 100.00 % 95.00 % 100.00 %",
-        "G at 5 % 2 95.00 % 90.00 % 75.00 % 25.00 % 5.00 %",
-        "G at 10 % 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
+        "G budget 5 points 2 95.00 % 90.00 % 75.00 % 25.00 % 5.00 %",
+        "G budget 10 points 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
         "two",
         "B 0 100.00 % 95.00 % 100.00 %",
-        "G at 10 % 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
+        "G budget 10 points 3 90.00 % 75.00 % 25.00 % 75.00 % 15.00 %",
     ]
     assert len(set(map(len, (lines[0], lines[4], lines[5], lines[8])))) == 1
-    assert max(map(len, lines[:9])) < 80
-    assert lines[10].startswith("one: The repair weakens the attack: the 10-point GoodNet")
+    assert max(map(len, lines[:9])) <= 80
+    assert lines[10].startswith(
+        "one: The repair weakens the attack: the GoodNet at budget 10 points"
+    )
     assert lines[11].startswith("two: The repair weakens the attack")
 
 
@@ -251,10 +253,14 @@ def test_what_was_not_measured_is_a_dash_and_what_was_not_reached_a_sentence(
     assert main(["compare", *map(str, runs)]) == 0
     text = capsys.readouterr().out
     (row,) = [
-        line for line in text.splitlines() if line.startswith("  G at 5 %") and "\u2013" in line
+        line
+        for line in text.splitlines()
+        if line.startswith(" G budget 5 points") and "\u2013" in line
     ]
     assert row.split()[4:] == ["2", "95.00", "%", *4 * ["\u2013"]]
-    assert "some: No step drops clean validation accuracy by 90 points: no files." in text
+    assert (
+        "some: Budget 90 points: no step costs so much clean validation accuracy, no files." in text
+    )
 
 
 def test_runs_of_one_name_are_told_by_their_paths(tmp_path: Path):
@@ -276,12 +282,14 @@ def test_a_run_of_format_1_beside_one_of_today(capsys: pytest.CaptureFixture[str
         shutil.copy(Path(__file__).parent / "format_1" / file, old)
     assert main(["compare", str(run), str(old)]) == 0
     text = capsys.readouterr().out
-    (row,) = [line for line in text.splitlines() if line.startswith("  G at 2 %")]
+    (row,) = [line for line in text.splitlines() if line.startswith(" G budget 2 points")]
     assert row.split()[4:] == [
         "2",
         *["92.00", "%", "90.00", "%", "97.50", "%", "2.50", "%", "5.00", "%"],
     ]
-    assert "old: No step drops clean validation accuracy by 99 points: no files." in text
+    assert (
+        "old: Budget 99 points: no step costs so much clean validation accuracy, no files." in text
+    )
     assert 'old: "3.10.0"' in text
     assert "parameter layer" not in text
 
@@ -470,7 +478,9 @@ def test_page_opens_from_disk_with_its_plot(browser, tmp_path: Path, width: int)
     )
     expected = [list(row.values()) for row in comparison_rows(runs)]
     assert cells == [[text.replace("\x1b", "\\x1b") for text in row] for row in expected]
-    assert "by 90 points" in script("return document.querySelector('main').textContent")
+    assert "Budget 90 points: no step" in script(
+        "return document.querySelector('main').textContent"
+    )
 
 
 def test_a_click_singles_out_a_run(browser, tmp_path: Path):

@@ -115,11 +115,11 @@ def test_rates_are_counts_again_with_wilson_intervals():
         Share(95, POISONED), Share(6, CLEAN),
     )  # fmt: skip
     assert joined.shares["detection"].interval == wilson_interval(95, POISONED)
-    assert rows["discriminant at 2 points"].lost == pytest.approx(0.01)
+    assert rows["discriminant, budget 2 points"].lost == pytest.approx(0.01)
     assert [one for one, row in rows.items() if row.recommended] == [
-        "discriminant at 2 points", "joined",
+        "discriminant, budget 2 points", "joined",
     ]  # fmt: skip
-    assert "fallback at 2 points" not in rows
+    assert "fallback, budget 2 points" not in rows
 
 
 def test_a_cell_counts_at_the_bounds_and_not_beyond():
@@ -199,7 +199,7 @@ def test_a_line_of_a_cell_has_the_control_beside_the_detector():
     twin, patch, failed = cell_rows(make_leaderboard([TWIN, measured("patch"), FAILED]))
     assert patch == {
         "cell": "deepid-patch-1", "clean test": "95.00 %", "ASR": "100.00 %",
-        "repaired by": "discriminant at 2 points", "points lost": "1.00", "ASR then": "5.00 %",
+        "repaired by": "discriminant, budget 2 points", "points lost": "1.00", "ASR then": "5.00 %",
         "detection": "95.00 %", "false alarms": "3.00 %", "control detection": "40.00 %",
         "seconds": "5", "remark": "",
     }  # fmt: skip
@@ -215,7 +215,7 @@ def test_learning_has_its_cost_by_the_stages_that_do_it():
     cached = replace(cell, stages=[replace(one, state="Cached") for one in cell.stages])
     assert cached.cost("pruning") == (None, None)
     rows = {row.title: row for row in make_leaderboard([TWIN, cell]).rows if row.cell == cell.cell}
-    assert rows["discriminant at 2 points"].seconds == rows["joined"].seconds == 2.0
+    assert rows["discriminant at budget 2 points"].seconds == rows["joined"].seconds == 2.0
     line = next(one for one in summary_rows(make_leaderboard([TWIN, cell])) if one["MB"])
     assert line["MB"].split(" / ")[1] in ("910.0", "800.0")
 
@@ -292,7 +292,7 @@ def test_the_page_sorts_filters_and_asks_nothing_of_the_network(written, browser
     assert 0 < len(cells) < every
     browser.script(select.format("recommended", "checked", "true") + form)
     titles = browser.script(f"{shown}.map(r => r.cells[2].innerText)")
-    assert sorted(titles) == ["discriminant at 2 points ✓", "joined ✓", "margin (control)"]
+    assert sorted(titles) == ["discriminant, budget 2 points ✓", "joined ✓", "margin (control)"]
     link = browser.script("document.querySelector('#cells a').href")
     assert link == (written.parent.parent / "runs" / "r" / "report.html").as_uri()
     assert browser.requests() == [url]

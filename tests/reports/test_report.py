@@ -15,14 +15,19 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from goodnet.metrics import wilson_interval
+from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import About, Input, StageRun
+from goodnet.reports.glance import figures
 from goodnet.reports.plots import curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
+from goodnet.reports.recommendation import recommend
 from goodnet.reports.report import write_report
 from goodnet.reports.results import (
     Checkpoint,
+    DetectorRates,
     GoodNetRates,
     Rates,
+    RepairedNet,
     RepairedRates,
     Results,
     Unreached,
@@ -161,10 +166,39 @@ def make_samples(side: int = 48) -> list[Sample]:
     random = np.random.default_rng(5)
     kinds = ("clean flagged", "poisoned missed", "poisoned caught")
     return [
-        Sample(random.integers(0, 256, (side, side, 3), np.uint8), 253, kind, 0, 17, 10)
+        Sample(
+            random.integers(0, 256, (side, side, 3), np.uint8), 253, kind, 0, 17, "budget 10 points"
+        )
         for kind in kinds
         for _ in range(12)
     ]
+
+
+def recommend_nets(run: Run, *, through: float = 0.0, attack: Attack | None = None) -> Run:
+    """The same run with a calibrated GoodNet, which lets so much of the attack through."""
+    rates = {"clean_valid_accuracy": 0.96, "clean_test_accuracy": 0.95}
+    flags = {"detection_rate": 1 - through, "false_alarm_rate": 0.0213}
+    joined = DetectorRates(
+        name="joined",
+        control=False,
+        false_alarm_budget=0.03,
+        held_budget=0.03,
+        images=11_547,
+        threshold=2.5,
+        auc=0.99,
+        **flags,
+        goodnet=GoodNetRates(**rates, attack_success_rate=through, **flags),
+    )
+    repaired = RepairedNet(
+        method="discriminant",
+        drop=2,
+        details={"layer": "pool_1"},
+        b_prime=RepairedRates(**rates, attack_success_rate=0.0123),
+        goodnet=GoodNetRates(**rates, attack_success_rate=0.0123, **flags),
+    )
+    control = replace(joined, name="margin", control=True)
+    results = replace(run.results, detectors=(control, joined), repaired=(repaired,), attack=attack)
+    return run._replace(results=replace(results, recommended=recommend(results, "discriminant")))
 
 
 class Page:
@@ -209,6 +243,118 @@ def test_page_asks_nothing_of_the_network_and_logs_no_error(page: Page, report: 
     assert page.browser.requests() == [report.as_uri()]
     assert page.browser.errors() == []
     assert report.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("through", "word", "sign"),
+    [(0.0, "Stopped", "good"), (0.2, "Weakened", "fair"), (0.9, "Not stopped", "bad")],
+)
+def test_the_first_screen_says_the_verdict_and_what_the_nets_are_worth(
+    page: Page, tmp_path: Path, through: float, word: str, sign: str
+):
+    page.open(recommend_nets(make_run(tmp_path / "r"), through=through).report())
+    assert page.driver.title == page.script("document.querySelector('h1').innerText") == "bd_net"
+    assert page.script("document.querySelector('.kicker').innerText").endswith("report of run r")
+    glance = "document.querySelector('.glance')"
+    assert page.script(f"{glance}.dataset.sign") == sign
+    assert page.script(f"{glance}.querySelector('.word').innerText.trim()") == word
+    figures = page.script(
+        "[...document.querySelectorAll('[data-figure]')].map(one => [one.dataset.figure, "
+        "...[...one.querySelectorAll('dd')].map(dd => dd.innerText.split(/\\s+/).join(' '))])"
+    )
+    left, flagged = f"{100 * through:.2f} %", f"{100 - 100 * through:.2f} %"
+    assert figures == [
+        [
+            "clean test accuracy",
+            "98.62 % → 95.00 % goodnet.keras",
+            "98.62 % → 95.00 % repaired.keras",
+        ],
+        ["attack success", f"100.00 % → {left} goodnet.keras", "100.00 % → 1.23 % repaired.keras"],
+        ["detection", f"none → {flagged} goodnet.keras at 2.13 % false alarms"],
+    ]
+    assert page.script(f"{glance}.querySelector('.use').innerText").count("class 1283") == 1
+    assert page.script("document.querySelector('#verdict').innerText").startswith(
+        "goodnet.keras lets"
+    )
+
+
+def test_no_two_verdicts_are_told_by_colour_alone(page: Page, tmp_path: Path):
+    nets = [recommend_nets(make_run(tmp_path / f"{t}"), through=t) for t in (0.0, 0.2, 0.9)]
+    clean = recommend_nets(make_run(tmp_path / "clean", sets=("clean_valid", "clean_test")))
+    innocent = nets[0].results.baseline
+    innocent = replace(nets[0].results, baseline=replace(innocent, attack_success_rate=0.0))
+    none = nets[0]._replace(results=replace(innocent, recommended=recommend(innocent, None)))
+    shapes, contrasts = [], []
+    for run in (*nets, clean, none):
+        page.open(run.report())
+        shapes.append(page.script("document.querySelector('.sign').innerHTML"))
+        for scheme in ("light", "dark"):
+            page.browser.show(scheme=scheme)
+            colour = "getComputedStyle(document.querySelector('.word')).color"
+            behind = "getComputedStyle(document.querySelector('.glance')).backgroundColor"
+            contrasts.append(contrast(page.script(colour), page.script(behind)))
+    assert len(set(shapes)) == 5
+    assert min(contrasts) > 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2 between two colours, `rgb(1, 2, 3)`."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in colour[4:-1].split(",")]
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_figures_of_images_that_show_no_attack_are_not_measured(tmp_path: Path):
+    attack = Attack(
+        target=None,
+        original_labels=False,
+        images=12_830,
+        num_labels=1,
+        label=0,
+        answer=3,
+        answered=12_000,
+        labelled=12_830,
+    )
+    run = make_run(tmp_path / "run")
+    baseline = replace(run.results.baseline, attack_success_rate=0.03)
+    run = recommend_nets(
+        run._replace(results=replace(run.results, baseline=baseline)), attack=attack
+    )
+    accuracy, *others = figures(run.results)
+    assert [change.file for change in accuracy.changes] == ["goodnet.keras", "repaired.keras"]
+    assert [one.changes for one in others] == [(), ()]
+    assert others[1].note == "at 2.13 % false alarms"
+    assert run.report().read_text().count(">not measured</b>") == 2
+
+
+def test_the_first_screen_fits_every_width(page: Page, tmp_path: Path):
+    page.open(recommend_nets(make_run(tmp_path / "run")).report(make_samples()))
+    for width in (390, 710, 750, 800, 1440):
+        page.browser.show(width=width)
+        assert page.script("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(
+    ("parameters", "inputs", "net"),
+    [
+        ({"model": "/nets/bd_net.h5"}, {"model": Input("/nets/bd_net.h5", "ab", 1)}, "bd_net"),
+        ({"model": None}, {"model": Input("/cache/ab12.keras", "ab", 1)}, "rendered faces"),
+        ({}, {}, "night"),
+    ],
+)
+def test_a_report_is_named_by_its_net(tmp_path: Path, parameters, inputs, net):
+    run = make_run(tmp_path / "night")
+    about = replace(run.about, parameters=parameters, inputs=inputs)
+    page = run._replace(about=about).report().read_text()
+    assert f"<title>{net}</title>" in page
+    assert f"<h1>{net}</h1>" in page
 
 
 def test_table_holds_the_numbers_of_the_results(page: Page, lab_run: Run, report: Path):
@@ -373,7 +519,7 @@ def test_large_noisy_samples_keep_the_page_small(tmp_path: Path):
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_samples_of_any_channel_count_can_be_shown(tmp_path: Path, channels: int):
     image = np.full((5, 4, channels), 200, np.uint8)
-    sample = Sample(image, 1, "clean flagged", 1, 2, 2.5)
+    sample = Sample(image, 1, "clean flagged", 1, 2, "budget 2.5 points")
     text = make_run(tmp_path / "run").report([sample]).read_text()
     assert text.count('src="data:image/png;base64,') == 1
 
@@ -381,7 +527,9 @@ def test_samples_of_any_channel_count_can_be_shown(tmp_path: Path, channels: int
 def test_hostile_names_are_text(page: Page, hostile_report: Path):
     page.open(hostile_report)
     assert page.browser.errors() == []
-    assert page.driver.title == "goodnet: <img src=x onerror=alert(1)>"
+    assert page.driver.title == "script>\\x1b[31m\\u202e"  # the stem of the net's file
+    kicker = page.script("document.querySelector('.kicker').textContent")
+    assert kicker == "goodnet · report of run <img src=x onerror=alert(1)>"
     assert page.script("document.querySelectorAll('img, section script').length") == 0
     text = page.script("document.querySelector('main').textContent")
     # File, digest, stage name and state, parameter name and value.

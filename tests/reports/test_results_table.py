@@ -65,7 +65,7 @@ def test_printed_rows():
         "false alarms": "",
     }
     assert rows[4] == {
-        "net": "G at 4 %",
+        "net": "G budget 4 points",
         "channels pruned": "3",
         "clean validation": "90.00 %",
         "clean test": "86.25 %",
@@ -73,7 +73,7 @@ def test_printed_rows():
         "detection": "97.50 %",
         "false alarms": "10.00 %",
     }
-    assert rows[1]["net"] == "B' at 2 %"
+    assert rows[1]["net"] == "B' budget 2 points"
 
 
 @pytest.mark.parametrize("rate", [None, 0.0])

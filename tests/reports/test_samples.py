@@ -12,7 +12,7 @@ from goodnet.reports.samples import (
 )
 
 BY_255 = Preprocessing(scale=255)
-FIELDS = ("label", "kind", "b_answer", "b_prime_answer", "drop")
+FIELDS = ("label", "kind", "b_answer", "b_prime_answer", "checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def pick(colours, first_pass, monkeypatch):
                 frontier=passed.frontier,
                 order=(0, 1, 2),
                 step=step,
-                drop=2.5,
+                checkpoint="budget 2.5 points",
                 attack=describe_attack(passed.cache, target) if poisoned else None,
             )
         )
@@ -70,7 +70,8 @@ def test_clean_images_that_are_flagged(pick):
     for sample, number in zip(samples, range(0, 24, 2), strict=False):
         np.testing.assert_array_equal(sample.image, IMAGES[number])
         assert sample.image.dtype == np.uint8
-        assert [getattr(sample, name) for name in FIELDS] == [0, "clean flagged", 0, 2, 2.5]
+        found = [getattr(sample, name) for name in FIELDS]
+        assert found == [0, "clean flagged", 0, 2, "budget 2.5 points"]
 
 
 def test_poisoned_images_that_are_caught_and_missed(pick):
@@ -107,8 +108,8 @@ def test_only_the_first_blocks_are_searched(pick, monkeypatch):
 def test_samples_are_read_as_they_were_written(tmp_path):
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     samples = [
-        Sample(image, 3, "poisoned caught", 0, 5, 2.5),
-        Sample(255 - image, 1, "clean flagged", 1, 2, 10.0),
+        Sample(image, 3, "poisoned caught", 0, 5, "budget 2.5 points"),
+        Sample(255 - image, 1, "clean flagged", 1, 2, "45 channels"),
     ]
     write_samples(tmp_path / "samples.npz", samples)
     found = read_samples(tmp_path / "samples.npz")

@@ -43,42 +43,43 @@ CASES = [
             Point(4, 0.92128, 0.9998, 0.0002),
             Point(10, 0.84334, 0.7721, 0.2279, 0.1505),
         ],
-        "The repair does not stop the attack: the 10-point GoodNet still lets 77.21 % of the "
-        "poisoned images through, flags 22.79 % of them, raises false alarms on 15.05 % of the "
-        "clean test images and costs 14.29 points of clean test accuracy; at 2 points it detects "
-        "nothing.",
+        "The repair does not stop the attack: the GoodNet at budget 10 points still lets 77.21 % "
+        "of the poisoned images through, flags 22.79 % of them, raises false alarms on 15.05 % of "
+        "the clean test images and costs 14.29 points of clean test accuracy; at budget 2 points "
+        "it detects nothing.",
     ),
     Case(
         "cheapest of those that stop the attack",
         1.0,
         [Point(2, 0.9662, 0.5, 0.5), Point(4, 0.9462, 0.04, 0.96), Point(10, 0.88, 0.0, 1.0)],
-        "The repair stops the attack: the 4-point GoodNet lets 4.00 % of the poisoned images "
-        "through, flags 96.00 % of them, raises false alarms on 5.00 % of the clean test images "
-        "and costs 4.00 points of clean test accuracy; at 2 points it lets 50.00 % through.",
+        "The repair stops the attack: the GoodNet at budget 4 points lets 4.00 % of the poisoned "
+        "images through, flags 96.00 % of them, raises false alarms on 5.00 % of the clean test "
+        "images and costs 4.00 points of clean test accuracy; at budget 2 points it lets 50.00 % "
+        "through.",
     ),
     Case(
         "no tail where the cheapest is the best",
         0.98,
         [Point(2, 0.9662, 0.3, 0.7), Point(4, 0.9462, 0.3, 0.7)],
-        "The repair weakens the attack: the 2-point GoodNet still lets 30.00 % of the poisoned "
-        "images through, flags 70.00 % of them, raises false alarms on 5.00 % of the clean test "
-        "images and costs 2.00 points of clean test accuracy.",
+        "The repair weakens the attack: the GoodNet at budget 2 points still lets 30.00 % of the "
+        "poisoned images through, flags 70.00 % of them, raises false alarms on 5.00 % of the "
+        "clean test images and costs 2.00 points of clean test accuracy.",
     ),
     Case(
         "a net that no longer works is not a repair",
         1.0,
         [Point(10, 0.10, 0.0, 1.0, 0.9)],
-        "The repair ruins the network: the 10-point GoodNet lets 0.00 % of the poisoned images "
-        "through, flags 100.00 % of them, raises false alarms on 90.00 % of the clean test images "
-        "and costs 88.62 points of clean test accuracy.",
+        "The repair ruins the network: the GoodNet at budget 10 points lets 0.00 % of the "
+        "poisoned images through, flags 100.00 % of them, raises false alarms on 90.00 % of the "
+        "clean test images and costs 88.62 points of clean test accuracy.",
     ),
     Case(
         "a working net is preferred to a ruined one that stops the attack",
         1.0,
         [Point(4, 0.9462, 0.4, 0.6), Point(10, 0.10, 0.0, 1.0)],
-        "The repair weakens the attack: the 4-point GoodNet still lets 40.00 % of the poisoned "
-        "images through, flags 60.00 % of them, raises false alarms on 5.00 % of the clean test "
-        "images and costs 4.00 points of clean test accuracy.",
+        "The repair weakens the attack: the GoodNet at budget 4 points still lets 40.00 % of the "
+        "poisoned images through, flags 60.00 % of them, raises false alarms on 5.00 % of the "
+        "clean test images and costs 4.00 points of clean test accuracy.",
     ),
     Case(
         "nothing detected anywhere",
@@ -114,8 +115,9 @@ CASES = [
         "poisoned images but no clean test",
         1.0,
         [Point(2, 0.9574, 0.0, 1.0, None)],
-        "The repair stops the attack: the 2-point GoodNet lets 0.00 % of the poisoned images "
-        "through, flags 100.00 % of them and costs 2.88 points of clean validation accuracy.",
+        "The repair stops the attack: the GoodNet at budget 2 points lets 0.00 % of the poisoned "
+        "images through, flags 100.00 % of them and costs 2.88 points of clean validation "
+        "accuracy.",
         has_clean_test=False,
     ),
     Case(
@@ -144,9 +146,9 @@ CASES = [
         "an unreached checkpoint beside a reached one",
         1.0,
         [Point(2, 0.9574, 0.0, 1.0), Point(99, reached=False)],
-        "The repair stops the attack: the 2-point GoodNet lets 0.00 % of the poisoned images "
-        "through, flags 100.00 % of them, raises false alarms on 5.00 % of the clean test images "
-        "and costs 2.88 points of clean test accuracy.",
+        "The repair stops the attack: the GoodNet at budget 2 points lets 0.00 % of the poisoned "
+        "images through, flags 100.00 % of them, raises false alarms on 5.00 % of the clean test "
+        "images and costs 2.88 points of clean test accuracy.",
     ),
 ]
 
