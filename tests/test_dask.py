@@ -350,6 +350,7 @@ epochs = 1
 [networks]
 deepid = {}
 [attacks]
+patch = {}
 outside = { like = "patch", target = 4 }
 [repair]
 repairs = ["pruning", "discriminant"]
@@ -364,11 +365,11 @@ def test_cells_of_a_benchmark_are_rows_in_their_order(machines, audited, prefect
         for name, dask in (("dask", ["--dask", machines.address]), ("alone", [])):
             done = benchmark(*where, "--benchmark-name", name, *dask)
             assert done.returncode == 1, done.stderr
-            assert "1 of 2 cells failed: deepid-outside-1 (target is 4, expected" in done.stderr
+            assert "1 of 3 cells failed: deepid-outside-1 (target is 4, expected" in done.stderr
             board = tmp_path / "artifacts" / "benchmarks" / name / "leaderboard.json"
             boards.append(json.loads(board.read_text()))
     cells = [row["cell"] for row in boards[0]["rows"]]
-    assert list(dict.fromkeys(cells)) == ["deepid-clean-1", "deepid-outside-1"]
+    assert list(dict.fromkeys(cells)) == ["deepid-clean-1", "deepid-patch-1", "deepid-outside-1"]
     assert boards[0]["rows"] == boards[1]["rows"]  # the second from what the workers have kept
     assert "repair of" not in done.stderr
 
