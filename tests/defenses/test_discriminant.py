@@ -130,7 +130,7 @@ def test_a_head_answers_the_nearest_class(faces_passes, faces_net, tmp_path):
         net.save(tmp_path / "net.keras")
         loaded = keras.models.load_model(tmp_path / "net.keras")
         (features,) = passed.cache.features(number)
-        answers = loaded.predict(pixels, verbose=0)
+        answers = np.asarray(loaded(pixels, training=False))
         np.testing.assert_array_equal(answers.argmax(1), fitted.look(features, labels).nearest)
         np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
         assert (answers.argmax(1) == labels).mean() > 0.9

@@ -141,7 +141,7 @@ def squeezing_net():
     x = keras.ops.relu6(x + 3.0) / 6.0
     x = layers.Flatten(name="goodnet_output")(layers.MaxPooling2D(2, name="best_class")(x))
     net = keras.Model(image, layers.Dense(4, activation="softmax", name="agree")(x))
-    features = keras.Model(image, x).predict(noise(200, seed=10), verbose=0)
+    features = np.asarray(keras.Model(image, x)(noise(200, seed=10), training=False))
     kernel = np.random.default_rng(11).normal(size=(features.shape[1], 4)).astype(np.float32)
     # Centred, so that images of noise get different answers.
     net.get_layer("agree").set_weights([kernel, -features.mean(0) @ kernel])
@@ -155,14 +155,14 @@ def test_no_name_of_b_is_in_the_way(squeezing_net, tmp_path):
     from goodnet.pruning.channels import prune_channels
 
     images = noise(64, seed=12)
-    net, expected = squeezing_net, squeezing_net.predict(images, verbose=0).argmax(1)
+    net, expected = squeezing_net, np.asarray(squeezing_net(images, training=False)).argmax(1)
     for number, channels in enumerate(([0, 1, 2], [3, 4])):
-        pruned = prune_channels(net, "conv", channels).predict(images, verbose=0).argmax(1)
+        pruned = np.asarray(prune_channels(net, "conv", channels)(images, training=False)).argmax(1)
         num_classes = net.output_shape[-1]
         save_model(build_goodnet(net, "conv", channels), tmp_path / f"{number}.keras")
         net = load_model(tmp_path / f"{number}.keras")
         expected = np.where(pruned == expected, expected, num_classes)
-        np.testing.assert_array_equal(net.predict(images, verbose=0).argmax(1), expected)
+        np.testing.assert_array_equal(np.asarray(net(images, training=False)).argmax(1), expected)
         assert len(set(expected)) > 1
     assert net.output_shape == (None, 6)
 
@@ -177,7 +177,7 @@ def test_goodnet_does_not_depend_on_the_settings_of_keras(
     goodnet = build_goodnet(squeezing_net, "conv", [0, 1, 2])
     save_model(goodnet, tmp_path / "goodnet.keras")
     answers = channels_first_keras(tmp_path / "goodnet.keras", images)
-    np.testing.assert_allclose(answers, goodnet.predict(images, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(answers, np.asarray(goodnet(images, training=False)), atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
@@ -202,15 +202,17 @@ def test_nets_of_less_precision_are_repaired_in_float32(policy, first_pass, tmp_
     net.save(tmp_path / "net.keras")
     loaded = load_model(tmp_path / "net.keras")
     images = np.random.default_rng(13).integers(0, 256, (48, 10, 10, 3)).astype(np.uint8)
-    before, after = (model.predict(images, verbose=0) for model in (net, loaded))
+    before, after = (np.asarray(model(images, training=False)) for model in (net, loaded))
     np.testing.assert_allclose(before, after, atol=0.05)
     passed = first_pass(loaded, images, pixel_scale=1.0)
     (block,) = passed.cache.blocks()
     order = prune_order(mean_activations(block_means(passed.cache)))
     answers = sweep_block(block, frontier=passed.frontier, order=order)
     for step in range(7):
-        pruned = prune_channels(loaded, "conv", order[:step]).predict(images, verbose=0).argmax(1)
+        pruned = np.asarray(
+            prune_channels(loaded, "conv", order[:step])(images, training=False)
+        ).argmax(1)
         np.testing.assert_array_equal(answers[step], pruned)
     save_model(build_goodnet(loaded, "conv", order[:4]), tmp_path / "goodnet.keras")
-    goodnet = load_model(tmp_path / "goodnet.keras").predict(images, verbose=0).argmax(1)
+    goodnet = np.asarray(load_model(tmp_path / "goodnet.keras")(images, training=False)).argmax(1)
     np.testing.assert_array_equal(goodnet, np.where(answers[4] == answers[0], answers[0], 4))

@@ -90,7 +90,7 @@ def test_the_net_flags_what_the_scores_flag(network, first_pass):
     for values in guarded.held_out.values():
         assert values.shape == (24,)
         assert np.isfinite(values).all()
-    check_flags(guarded, passed, guarded.net.predict(pixels_of(passed), verbose=0))
+    check_flags(guarded, passed, np.asarray(guarded.net(pixels_of(passed), training=False)))
 
 
 @pytest.mark.slow
@@ -99,13 +99,13 @@ def test_any_net_is_fine_tuned_and_guarded_by_what_came_of_it(network, first_pas
     monkeypatch.setattr(fine_tuning, "MOST_EPOCHS", 1)
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     guarded = guard_of(passed, budget=0.5, tuned=True)
-    answers = scoring_part(guarded.tuned, "scores").predict(pixels_of(passed), verbose=0)
+    answers = np.asarray(scoring_part(guarded.tuned, "scores")(pixels_of(passed), training=False))
     seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
     margins = seen.scores["margin"] - seen.scores["disagreement"]
     own = answers[np.arange(len(answers)), predictions].copy()
     answers[np.arange(len(answers)), predictions] = -np.inf
     np.testing.assert_allclose(margins, own - answers.max(1), rtol=1e-2, atol=1e-2)
-    check_flags(guarded, passed, guarded.net.predict(pixels_of(passed), verbose=0))
+    check_flags(guarded, passed, np.asarray(guarded.net(pixels_of(passed), training=False)))
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_net_without_softmax_answers_in_the_place_of_its_class(first_pass):
     pixels = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
     passed = first_pass(net, pixels, rank_at="best_class")
     guarded = guard_of(passed)
-    outputs = guarded.net.predict(pixels_of(passed), verbose=0)
+    outputs = np.asarray(guarded.net(pixels_of(passed), training=False))
     flagged = check_flags(guarded, passed, outputs)
     believed = outputs[~flagged, :-1]
     np.testing.assert_array_equal(np.sort(believed, axis=1)[:, -1], 1)
@@ -202,7 +202,7 @@ def test_the_score_is_found_in_a_saved_goodnet(faces_passes, tmp_path):
     assert threshold == np.float32(guarded.calibration.threshold)
     for passed in faces_passes.values():
         joined = guarded.calibration.join(guarded.look(passed).scores)
-        found = net.predict(pixels_of(passed), verbose=0)[:, 0]
+        found = np.asarray(net(pixels_of(passed), training=False))[:, 0]
         np.testing.assert_allclose(found, joined, rtol=1e-2, atol=2e-2)
 
 
@@ -228,12 +228,12 @@ def check_fallback(guarded, passes, tmp_path):
         seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
         beyond = guarded.calibration.join(seen.scores) - guarded.calibration.threshold
         assert (seen.instead != predictions).all()
-        outputs = net.predict(pixels_of(passed), verbose=0)
+        outputs = np.asarray(net(pixels_of(passed), training=False))
         certain = np.abs(beyond) > 1e-2
         expected = np.where(beyond > 0, seen.instead, predictions)
         np.testing.assert_array_equal(outputs.argmax(1)[certain], expected[certain])
         np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
         assert outputs.shape == (len(beyond), passed.cache.provenance.num_classes)
         tuned = guarded.tuned
-        answers = None if tuned is None else tuned.predict(pixels_of(passed), verbose=0)
+        answers = None if tuned is None else np.asarray(tuned(pixels_of(passed), training=False))
         yield seen, answers, predictions

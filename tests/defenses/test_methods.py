@@ -88,7 +88,7 @@ class TestEveryRepair:
             net = candidate.build()
             assert net is not model
             assert (net.input_shape, net.output_shape) == (model.input_shape, model.output_shape)
-            answers = net.predict(pixels, verbose=0).argmax(1)
+            answers = np.asarray(net(pixels, training=False)).argmax(1)
             expected = candidate.answers(clean.cache, seen)
             # One image may lie on the threshold or between two classes.
             assert np.count_nonzero(answers != expected) <= 1
@@ -115,7 +115,7 @@ class TestEveryRepair:
         for one, other in zip(offered[name], again, strict=True):
             assert (one.setting, one.details) == (other.setting, other.details)
             nets = one.build(), other.build()
-            first, second = (net.predict(pixels, verbose=0) for net in nets)
+            first, second = (np.asarray(net(pixels, training=False)) for net in nets)
             np.testing.assert_allclose(first, second, atol=1e-5)
 
     def test_saves_nets_that_are_loaded_again(self, name, offered, tmp_path, pixels):
@@ -124,7 +124,8 @@ class TestEveryRepair:
         net = offered[name][0].build()
         save_model(net, tmp_path / "net.keras")
         expected, found = (
-            one.predict(pixels, verbose=0) for one in (net, load_model(tmp_path / "net.keras"))
+            np.asarray(one(pixels, training=False))
+            for one in (net, load_model(tmp_path / "net.keras"))
         )
         np.testing.assert_allclose(found, expected, atol=1e-6)
 

@@ -65,8 +65,8 @@ def folder(tmp_path_factory):
     sequential.save(folder / "sequential.keras")
     sequential.save(folder / "sequential.h5")
     functional.save(folder / "functional.keras")
-    np.save(folder / "sequential.npy", sequential.predict(IMAGES, verbose=0))
-    np.save(folder / "functional.npy", functional.predict(IMAGES, verbose=0))
+    np.save(folder / "sequential.npy", np.asarray(sequential(IMAGES, training=False)))
+    np.save(folder / "functional.npy", np.asarray(functional(IMAGES, training=False)))
     return folder
 
 
@@ -97,7 +97,7 @@ def evil(tmp_path_factory):
 def test_loads_what_keras_wrote(folder, name):
     model = load_model(folder / name)
     answers = np.load((folder / name).with_suffix(".npy"))
-    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), answers, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(model(IMAGES, training=False)), answers, rtol=1e-6)
     assert not model.compiled
 
 
@@ -109,7 +109,7 @@ def test_content_decides_and_not_the_name(folder, tmp_path, name, pretended):
     shutil.copyfile(folder / name, tmp_path / pretended)
     model = load_model(tmp_path / pretended)
     np.testing.assert_allclose(
-        model.predict(IMAGES, verbose=0), np.load(folder / "sequential.npy"), rtol=1e-6
+        np.asarray(model(IMAGES, training=False)), np.load(folder / "sequential.npy"), rtol=1e-6
     )
 
 
@@ -134,7 +134,9 @@ def test_code_in_a_model_never_runs(evil, name):
 def test_the_code_would_run_without_the_check(evil):
     import keras
 
-    keras.saving.load_model(evil / "evil.keras", safe_mode=False).predict(IMAGES, verbose=0)
+    np.asarray(
+        keras.saving.load_model(evil / "evil.keras", safe_mode=False)(IMAGES, training=False)
+    )
     (evil / "marker").unlink()
 
 
@@ -360,20 +362,20 @@ def peers(folder, deepid, tmp_path_factory):
 def test_what_loads_twice_predicts_the_same(peers, name):
     first, second = load_model(peers[name]), load_model(peers[name])
     images = np.random.default_rng(1).uniform(0, 255, (4, *first.input_shape[1:]))
-    answers = first.predict(images, verbose=0)
-    np.testing.assert_array_equal(second.predict(images, verbose=0), answers)
+    answers = np.asarray(first(images, training=False))
+    np.testing.assert_array_equal(np.asarray(second(images, training=False)), answers)
     assert len(np.unique(answers)) > 1
 
 
 def test_the_layout_of_keras_2_makes_no_difference(folder, peers):
-    answers = load_model(peers["keras_2.h5"]).predict(IMAGES, verbose=0)
+    answers = np.asarray(load_model(peers["keras_2.h5"])(IMAGES, training=False))
     np.testing.assert_allclose(answers, np.load(folder / "sequential.npy"), rtol=1e-6)
 
 
 def test_optimizer_state_is_in_the_files_and_makes_no_difference(folder, tmp_path):
     with h5py.File(shutil.copyfile(folder / "sequential.h5", tmp_path / "bare.h5"), "a") as file:
         del file["optimizer_weights"], file.attrs["training_config"]
-    answers = load_model(tmp_path / "bare.h5").predict(IMAGES, verbose=0)
+    answers = np.asarray(load_model(tmp_path / "bare.h5")(IMAGES, training=False))
     np.testing.assert_allclose(answers, np.load(folder / "sequential.npy"), rtol=1e-6)
     counts = {
         describe_model(path).num_parameters
@@ -385,7 +387,7 @@ def test_optimizer_state_is_in_the_files_and_makes_no_difference(folder, tmp_pat
 def predict_plain(path, images=IMAGES):
     import keras
 
-    return keras.saving.load_model(path, compile=False).predict(images, verbose=0)
+    return np.asarray(keras.saving.load_model(path, compile=False)(images, training=False))
 
 
 def my_loss(labels, answers):
@@ -406,7 +408,9 @@ def test_how_a_net_was_compiled_makes_no_difference(tmp_path, kind):
     outer.save(tmp_path / f"net.{kind}")
     loaded = load_model(tmp_path / f"net.{kind}")
     np.testing.assert_allclose(
-        loaded.predict(IMAGES, verbose=0), outer.predict(IMAGES, verbose=0), rtol=1e-6
+        np.asarray(loaded(IMAGES, training=False)),
+        np.asarray(outer(IMAGES, training=False)),
+        rtol=1e-6,
     )
     assert not loaded.compiled
 
@@ -447,7 +451,7 @@ def test_stock_layers_answer_as_in_plain_keras(tmp_path, build):
         tensor = layer(tensor)
     path = tmp_path / "net.keras"
     keras.Model(image, layers.Dense(5)(layers.GlobalMaxPooling2D()(tensor))).save(path)
-    answers = load_model(path).predict(IMAGES, verbose=0)
+    answers = np.asarray(load_model(path)(IMAGES, training=False))
     np.testing.assert_allclose(answers, predict_plain(path), rtol=1e-6)
 
 
@@ -460,7 +464,7 @@ def test_nets_of_mixed_precision_load(tmp_path, policy):
     features = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, dtype=policy)(image))
     model = keras.Model(image, layers.Dense(5, dtype="float32")(features))
     model.save(tmp_path / "net.keras")
-    answers = load_model(tmp_path / "net.keras").predict(IMAGES, verbose=0)
+    answers = np.asarray(load_model(tmp_path / "net.keras")(IMAGES, training=False))
     # It computes in float32 here, and plain Keras rounds as the file says.
     expected = predict_plain(tmp_path / "net.keras")
     np.testing.assert_allclose(answers, expected, atol=0.01 * np.abs(expected).max())
@@ -475,10 +479,10 @@ def test_images_of_bytes_and_without_channels_are_taken(tmp_path):
     model = keras.Model(image, layers.Dense(5)(layers.Flatten()(features)))
     model.save(tmp_path / "net.keras")
     images = IMAGES[..., 0].astype("uint8")
-    answers = model.predict(images, verbose=0)
+    answers = np.asarray(model(images, training=False))
     loaded = load_model(tmp_path / "net.keras")
     assert loaded.input_shape == (None, 8, 6, 1)
-    np.testing.assert_array_equal(loaded.predict(images[..., None], verbose=0), answers)
+    np.testing.assert_array_equal(np.asarray(loaded(images[..., None], training=False)), answers)
     save_model(loaded, tmp_path / "again.keras")
     np.testing.assert_array_equal(predict_plain(tmp_path / "again.keras", images), answers)
 
@@ -492,7 +496,7 @@ def test_what_is_saved_loads_where_channels_come_first(channels_first_keras, tmp
     model = keras.Model(image, layers.Dense(5)(layers.Flatten()(layers.Conv2D(4, 3)(scaled))))
     save_model(model, tmp_path / "net.keras")
     answers = channels_first_keras(tmp_path / "net.keras", IMAGES)
-    np.testing.assert_allclose(answers, model.predict(IMAGES, verbose=0), rtol=1e-6)
+    np.testing.assert_allclose(answers, np.asarray(model(IMAGES, training=False)), rtol=1e-6)
 
 
 def test_every_class_that_may_be_named_is_one_of_keras():
@@ -596,7 +600,7 @@ def rename_weights(source, target, name):
 
 def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
     twin = keras_3_twin()
-    answers = twin.predict(IMAGES, verbose=0)
+    answers = np.asarray(twin(IMAGES, training=False))
     twin.save(tmp_path / "net.h5")
     with h5py.File(tmp_path / "net.h5", "a") as file:
         file.attrs["model_config"] = json.dumps(keras_2_net())
@@ -626,7 +630,7 @@ def test_files_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
     for name in ("net.h5", "net.keras", "2.13.keras"):
         loaded = load_model(tmp_path / name)
         assert "block_conv" in [layer.name for layer in loaded.layers]
-        np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(loaded(IMAGES, training=False)), answers, rtol=1e-5)
 
 
 def keras_2_nested():
@@ -664,7 +668,7 @@ def nested_twin():
 
 def test_models_in_models_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
     twin = nested_twin()
-    answers = twin.predict(IMAGES, verbose=0)
+    answers = np.asarray(twin(IMAGES, training=False))
     twin.save(tmp_path / "net.h5")
     with h5py.File(tmp_path / "net.h5", "a") as file:
         file.attrs["model_config"] = json.dumps(keras_2_nested())
@@ -685,7 +689,7 @@ def test_models_in_models_of_keras_2_answer_as_their_twins_of_keras_3(tmp_path):
         loaded = load_model(tmp_path / name)
         assert [item.name for item in describe_model(tmp_path / name).layers] == names
         assert [layer.name for layer in loaded.layers] == names
-        np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), answers, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(loaded(IMAGES, training=False)), answers, rtol=1e-5)
 
 
 @pytest.mark.lab
