@@ -318,7 +318,7 @@ def _rows(one: MeasuredCell) -> Iterator[Row]:
         yield _detector(one, detector, last=detector is results.detectors[-1])
 
 
-def _repaired(one: MeasuredCell, method: str, drop: float, rates: Rates) -> Row:
+def _repaired(one: MeasuredCell, method: str, drop: float | None, rates: Rates) -> Row:
     lost = _lost(one, rates)
     shares = _shares(one, rates)
     return Row(cell=one.cell, kind="B'", method=method, drop=drop, shares=shares, lost=lost)
