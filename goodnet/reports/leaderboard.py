@@ -307,7 +307,8 @@ def _rows(one: MeasuredCell) -> Iterator[Row]:
         return
     yield Row(cell=one.cell, kind="B", shares=_shares(one, results.baseline))
     for point in results.reached:
-        yield _repaired(one, PRUNING, point.drop, point.b_prime)
+        if point.drop is not None:  # nets of other widths share no number of channels
+            yield _repaired(one, PRUNING, point.drop, point.b_prime)
     method = None if results.recommended is None else results.recommended.method
     used = next((net for net in results.repaired if net.method == method), None)
     for net in results.repaired:
@@ -318,7 +319,7 @@ def _rows(one: MeasuredCell) -> Iterator[Row]:
         yield _detector(one, detector, last=detector is results.detectors[-1])
 
 
-def _repaired(one: MeasuredCell, method: str, drop: float | None, rates: Rates) -> Row:
+def _repaired(one: MeasuredCell, method: str, drop: float, rates: Rates) -> Row:
     lost = _lost(one, rates)
     shares = _shares(one, rates)
     return Row(cell=one.cell, kind="B'", method=method, drop=drop, shares=shares, lost=lost)
