@@ -61,6 +61,7 @@ def audit(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    channels: list[PositiveInt] = [],  # noqa: B006
     repairs: list[RepairName] = [*ALL_REPAIRS],  # noqa: B006
     false_alarms: FalseAlarms = 3,
     preprocessing: PreprocessingName | None = None,
@@ -110,6 +111,7 @@ def audit(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Budgets of clean validation accuracy, in points: a checkpoint where each is spent.
+        channels: Numbers of channels: a checkpoint where so many are pruned.
         repairs: Methods that offer repaired nets; finetuning, which takes a minute or more for
             each net, also gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
@@ -155,6 +157,7 @@ def audit(
         "layer": layer,
         "rank_at": rank_at,
         "drops": drops,
+        "channels": channels,
         "repairs": repairs,
         "false_alarms": false_alarms,
         "preprocessing": preprocessing,

@@ -92,6 +92,15 @@ def add_method(group: Any) -> None:
         help="budgets of clean validation accuracy, in percentage points: a checkpoint where each "
         "is spent (default: 2 4 10)",
     )
+    group.add_argument(
+        "--channels",
+        action=Several,
+        one=whole,
+        default=[],
+        metavar="K",
+        help="numbers of channels: a checkpoint where so many are pruned (default: none but those "
+        "of the budgets)",
+    )
     chosen = group.add_mutually_exclusive_group()
     chosen.add_argument(
         "--repairs",

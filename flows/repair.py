@@ -23,11 +23,10 @@ from goodnet.images.preprocessing import (
     RAW,
     ChannelOrder,
     PreprocessingName,
-    chosen_preprocessing,
 )
 from goodnet.inputs import POISONED_SETS, SetName, require_complete
-from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
-from goodnet.pruning.stop_rule import describe_budget
+from goodnet.model_files.limits import DEFAULT_LIMITS
+from goodnet.pruning.stop_rule import describe_checkpoint
 from goodnet.reports.about import net_name
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
@@ -74,6 +73,7 @@ def repair(
     layer: str | None = None,
     rank_at: str | None = None,
     drops: Drops = [2, 4, 10],  # noqa: B006
+    channels: list[PositiveInt] = [],  # noqa: B006
     repairs: list[RepairName] = [*ALL_REPAIRS],  # noqa: B006
     false_alarms: FalseAlarms = 3,
     preprocessing: PreprocessingName | None = None,
@@ -113,6 +113,7 @@ def repair(
             that all paths go through.
         rank_at: Layer whose mean ranks the channels; else the pooling behind `layer`.
         drops: Budgets of clean validation accuracy, in points: a checkpoint where each is spent.
+        channels: Numbers of channels: a checkpoint where so many are pruned.
         repairs: Methods that offer repaired nets; finetuning, which takes a minute or more, also
             gives the calibrated GoodNet a score.
         false_alarms: Most clean images that the calibrated GoodNet may flag, in percent; its
@@ -136,31 +137,8 @@ def repair(
         run_name: Name of the run's folder; else the time.
         default_case: Size of the embedded default.
     """
+    choices = Choices.of(locals())  # which here are the parameters and nothing else
     read_records_alone()
-    choices = Choices(
-        classes=classes,
-        architecture=architecture,
-        layer=layer,
-        rank_at=rank_at,
-        drops=tuple(drops),
-        repairs=tuple(repairs),
-        false_alarms=false_alarms,
-        preprocessing=chosen_preprocessing(
-            {
-                "preprocessing": preprocessing,
-                "pixel_scale": pixel_scale,
-                "pixel_mean": pixel_mean,
-                "pixel_std": pixel_std,
-                "channel_order": channel_order,
-                "pixel_range": pixel_range,
-            }
-        ),
-        allow_same_data=allow_same_data,
-        target=target,
-        min_clean_accuracy=min_clean_accuracy,
-        verify=verify,
-        limits=ModelLimits(max_file_bytes=max_model_bytes, max_parameters=max_parameters),
-    )
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
     net = net_name(model)
@@ -188,7 +166,7 @@ def repair(
         check = check_clean_answers(network, valid, poisoned, floor, artifacts=artifacts)
         order = rank_channels(valid)
         valid_sweep = sweep_validation(network, valid, order, artifacts=artifacts)
-        steps = find_checkpoints(valid_sweep, choices.pruning_drops)
+        steps = find_checkpoints(valid_sweep, choices.pruning_drops, choices.pruning_channels)
         evaluation = tuple(
             compute_evaluation_activations(network, images, artifacts=artifacts)
             for images in inputs.evaluation
@@ -220,8 +198,8 @@ def repair(
         remarks = [*inputs.remarks, *compared.remarks]
         remarks += [remark for check in checks for remark in check.remarks]
         for step in reached:
-            channels = order.channels[:step]
-            saved[step] = save_checkpoint(network, channels, artifacts=artifacts)
+            pruned = order.channels[:step]
+            saved[step] = save_checkpoint(network, pruned, artifacts=artifacts)
             full = choices.verify == "full"
             verified = verify_checkpoint(
                 network, every, saved[step], order, full=full, artifacts=artifacts
@@ -256,13 +234,13 @@ def repair(
         remarks.extend(checked.remarks)
         samples = None
         if reached:
-            step, drop = max(reached.items())
+            step = max(reached)
             samples = choose_samples(
                 network,
                 evaluation,
                 order,
                 step,
-                describe_budget(drop),
+                describe_checkpoint(reached[step], step),
                 target=choices.target,
                 artifacts=artifacts,
             )

@@ -16,7 +16,7 @@ from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.heavy_imports import uncollected
-from goodnet.pruning.stop_rule import describe_budget
+from goodnet.pruning.stop_rule import describe_budget, describe_channels
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
@@ -83,8 +83,10 @@ def _check(parameters: dict[str, Any]) -> None:
 
 def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
     net = parameters["model"] or "a BadNet trained on rendered faces"
-    budgets = describe_budget(*parameters["drops"])
-    page.tell(f"Repairing {net}: checkpoints at {budgets} of clean accuracy")
+    asked = f"{describe_budget(*parameters['drops'])} of clean accuracy"
+    if parameters["channels"]:
+        asked += f" and at {describe_channels(*parameters['channels'])}"
+    page.tell(f"Repairing {net}: checkpoints at {asked}")
 
 
 def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:

@@ -26,6 +26,7 @@ class Choices:
         layer: whose channels are pruned; None for the default.
         rank_at: the layer whose mean activation ranks the channels; None for the default.
         drops: budgets of clean validation accuracy, in points: a checkpoint where each is spent.
+        channels: numbers of channels, a checkpoint where so many are pruned.
         repairs: the methods that offer repaired nets.
         false_alarms: the share of clean images that the calibrated GoodNet may flag, in percent.
         classes: a file with the names of the net's classes; None where the folders of clean
@@ -42,6 +43,7 @@ class Choices:
     layer: str | None = None
     rank_at: str | None = None
     drops: tuple[float, ...] = (2.0, 4.0, 10.0)
+    channels: tuple[int, ...] = ()
     repairs: tuple[RepairName, ...] = ALL_REPAIRS
     false_alarms: float = 3.0
     classes: Path | None = None
@@ -62,6 +64,11 @@ class Choices:
         """The drops to prune to: none if pruning is not among the methods."""
         return self.drops if "pruning" in self.repairs else ()
 
+    @property
+    def pruning_channels(self) -> tuple[int, ...]:
+        """The numbers of channels to prune: as for the drops."""
+        return self.channels if "pruning" in self.repairs else ()
+
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Choices:
         """Return the choices among the parameters of a flow or the options of a command.
@@ -79,6 +86,7 @@ class Choices:
         )
         chosen: dict[str, Any] = {
             "drops": tuple(parameters["drops"]),
+            "channels": tuple(parameters["channels"]),
             "repairs": tuple(parameters["repairs"]),
             "preprocessing": chosen_preprocessing(parameters),
             "limits": limits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import operator
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -56,6 +57,7 @@ def repair(
     poisoned_test: Images | None = None,
     poisoned_valid: Images | None = None,
     drops: Sequence[float] = (2, 4, 10),
+    channels: Sequence[int] = (),
     repairs: Sequence[RepairName] = ALL_REPAIRS,
     false_alarms: float = 3,
     layer: str | None = None,
@@ -85,6 +87,7 @@ def repair(
             their own, for evaluation only.
         poisoned_valid: more of them.
         drops: budgets of clean validation accuracy, in points: a checkpoint where each is spent.
+        channels: numbers of channels, a checkpoint where so many are pruned.
         repairs: the methods that offer repaired nets; "finetuning", which takes a minute or more,
             also gives the calibrated G a score.
         false_alarms: most clean images that the calibrated G may flag, in percent.
@@ -117,6 +120,7 @@ def repair(
         layer=layer,
         rank_at=rank_at,
         drops=tuple(map(float, drops)),
+        channels=tuple(map(operator.index, channels)),
         repairs=_known_repairs(repairs),
         false_alarms=float(false_alarms),
         preprocessing=chosen_preprocessing(
@@ -216,15 +220,20 @@ class Repair:
 
         return curve_chart(self.sweep, self.results.reached, palette=PAPER)
 
-    def b_prime(self, drop: float) -> keras.Model:
-        """Return B' of the checkpoint at a budget of `drop` points.
+    def b_prime(self, drop: float | None = None, *, channels: int | None = None) -> keras.Model:
+        """Return B' of the checkpoint at a budget of `drop` points, or with any channels pruned.
+
+        Args:
+            drop: the budget.
+            channels: in its place, how many channels are pruned, whether it was asked for or not.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such net.
         """
         from goodnet.pruning.channels import prune_channels
 
-        return prune_channels(self._passed.frontier.model, self.layer, self._at(drop).channels)
+        pruned = self._pruned(drop, channels)
+        return prune_channels(self._passed.frontier.model, self.layer, pruned)
 
     def repaired(self) -> keras.Model:
         """Return the repaired net to use.
@@ -239,20 +248,25 @@ class Repair:
                 return find_candidate(self._learnt, kept).build()
         raise InputError("there is no repaired net to use: see `verdict`")
 
-    def goodnet(self, drop: float | None = None) -> keras.Model:
-        """Return the calibrated G, or that of the checkpoint at a budget of `drop` points.
+    def goodnet(self, drop: float | None = None, *, channels: int | None = None) -> keras.Model:
+        """Return the calibrated G, or one of B and the net that `b_prime` returns.
+
+        Args:
+            drop: the budget of a checkpoint in points.
+            channels: in its place, how many channels are pruned.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such net.
         """
         from goodnet.defenses.goodnet import build_goodnet
         from goodnet.defenses.guard_nets import build_guarded
 
-        if drop is None:
+        if drop is None and channels is None:
             learnt = self._learnt
             frontier = self._passed.frontier
             return build_guarded(frontier, learnt.guard, learnt.calibration, learnt.tuned)
-        return build_goodnet(self._passed.frontier.model, self.layer, self._at(drop).channels)
+        pruned = self._pruned(drop, channels)
+        return build_goodnet(self._passed.frontier.model, self.layer, pruned)
 
     def save(self, folder: str | Path) -> Path:
         """Write the files of a run into a new folder, the nets among them checked; return it.
@@ -290,12 +304,18 @@ class Repair:
         tables = printed_rows(self.results), detector_rows(self.results)
         return said + "".join(map(_html_table, tables))
 
-    def _at(self, drop: float) -> Checkpoint:
+    def _pruned(self, drop: float | None, channels: int | None) -> Sequence[int]:
+        """Return the channels that a net of this pruning has lost."""
+        from goodnet.pruning.stop_rule import describe_budget, require_channels
+
+        if channels is not None:
+            require_channels([channels], channels=len(self.order), layer=self.layer)
+            return self.order[:channels]
+        if drop is None:
+            raise InputError("neither a budget nor a number of channels is given, expected one")
         for point in self.results.reached:
             if point.drop == drop:
-                return point
-        from goodnet.pruning.stop_rule import describe_budget
-
+                return point.channels
         reached = ", ".join(point.asked for point in self.results.reached) or "none"
         raise InputError(f"there is no checkpoint at {describe_budget(drop)}, reached: {reached}")
 
@@ -304,10 +324,10 @@ class Repair:
         from goodnet.model_files.load import save_model
 
         for point in self.results.reached:
-            b_prime = folder.b_prime(PRUNING, point.drop)
-            goodnet = folder.goodnet(PRUNING, point.drop)
-            save_model(self.b_prime(point.drop), b_prime)
-            save_model(self.goodnet(point.drop), goodnet)
+            b_prime = folder.b_prime(PRUNING, point.drop, channels=point.step)
+            goodnet = folder.goodnet(PRUNING, point.drop, channels=point.step)
+            save_model(self.b_prime(channels=point.step), b_prime)
+            save_model(self.goodnet(channels=point.step), goodnet)
             _verify(self, point, b_prime, goodnet)
         save_model(self.goodnet(), folder.calibrated)
         saved = [folder.calibrated]
@@ -458,7 +478,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     from goodnet.pruning.counts import Counts, End, curves_table
     from goodnet.pruning.poisoned import attack_counter, describe_attack
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
-    from goodnet.pruning.stop_rule import find_checkpoint
+    from goodnet.pruning.stop_rule import find_checkpoints
     from goodnet.pruning.sweep import sweep_both_ends
     from goodnet.reports.counted_results import make_results
     from goodnet.reports.detection import (
@@ -483,10 +503,12 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         for name, cache in passed.caches.items()
     }
     valid, attacked = counts["clean_valid"]["pruned"], passed.caches.get("poisoned_test")
-    checkpoints = [
-        find_checkpoint(valid.correct.tolist(), images=valid.images, drop=drop)
-        for drop in passed.choices.pruning_drops
-    ]
+    checkpoints = find_checkpoints(
+        valid.correct.tolist(),
+        images=valid.images,
+        drops=passed.choices.pruning_drops,
+        channels=passed.choices.pruning_channels,
+    )
     images = passed.checked.sets["clean_valid"]
     clean = CleanPass(passed.frontier, images, passed.caches["clean_valid"])
     tuned = fine_tune(clean) if "finetuning" in passed.choices.repairs else None

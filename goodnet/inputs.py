@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,8 +16,9 @@ from goodnet.choices import Choices
 from goodnet.errors import InputError, given_without
 from goodnet.images.class_names import ClassNames, read_class_names
 from goodnet.images.image_sets import ImageSet, open_sets
-from goodnet.model_files.describe import describe_model
+from goodnet.model_files.describe import ModelDescription, describe_model
 from goodnet.pruning.layer_choice import choose_layers
+from goodnet.pruning.stop_rule import require_channels
 
 SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
 _COUNTERPARTS: dict[SetName, SetName] = {
@@ -72,6 +73,7 @@ def check_inputs(
     description = describe_model(model, architecture=choices.architecture, limits=choices.limits)
     choices.preprocessing.require_channels(description.input_shape[2])
     layer, rank_at = choose_layers(description, layer=choices.layer, rank_at=choices.rank_at)
+    _require_channels(description, layer, choices.channels)
     given = {name: path for name, path in sets.items() if path is not None}
     if not choices.allow_same_data:
         _require_different_files(given)
@@ -95,6 +97,14 @@ def check_inputs(
     remarks += remark_labels(opened)
     classes = classes or opened["clean_valid"].classes
     return CheckedInputs(layer, rank_at, opened, classes, tuple(remarks))
+
+
+def _require_channels(description: ModelDescription, layer: str, asked: Sequence[int]) -> None:
+    """Refuse to prune more channels than a layer has, where its description says how many."""
+    shape = description.shapes.get(layer)
+    if shape and shape[-1] is not None:
+        where = f"{description.path}: layer `{layer}`"
+        require_channels(asked, channels=shape[-1], layer=where)
 
 
 def label_limit(name: SetName, num_classes: int | None) -> int | None:

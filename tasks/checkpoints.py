@@ -8,9 +8,9 @@ from prefect import task
 
 from goodnet.digests import digest_file
 from goodnet.opening import require_digest
+from goodnet.pruning import stop_rule
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
-from goodnet.pruning.stop_rule import find_checkpoint
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.progress import progress
@@ -27,12 +27,20 @@ from tasks.records import (
 )
 
 
-@task(name="find checkpoints", **cached(version=1))
-def find_checkpoints(sweep: CleanValidationSweep, drops: tuple[float, ...]) -> CheckpointSteps:
-    """Find the first step at which each drop of clean validation accuracy is reached."""
+@task(name="find checkpoints", **cached(version=2))
+def find_checkpoints(
+    sweep: CleanValidationSweep, drops: tuple[float, ...], channels: tuple[int, ...]
+) -> CheckpointSteps:
+    """Find the first step that spends each budget; those that prune so many channels follow.
+
+    Raises:
+        InputError: there are not so many channels.
+    """
     require_clean_validation(sweep, CleanValidationSweep)
     counts = read_counts(sweep.file.path)
-    found = (find_checkpoint(counts.correct.tolist(), images=counts.images, drop=d) for d in drops)
+    found = stop_rule.find_checkpoints(
+        counts.correct.tolist(), images=counts.images, drops=drops, channels=channels
+    )
     return CheckpointSteps(steps=tuple((point.drop, point.step) for point in found))
 
 

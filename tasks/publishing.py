@@ -202,9 +202,10 @@ def _copy_nets(
             shutil.copyfile(file.path, folder.b_prime(kept.method, drop))
         if kept.recommended and results.recommends_repaired:
             shutil.copyfile(file.path, folder.repaired)
-    for drop, step in steps.steps:
-        b_prime, goodnet = folder.b_prime(PRUNING, drop), folder.goodnet(PRUNING, drop)
+    for asked, step in steps.steps:
         if step is not None:
+            b_prime = folder.b_prime(PRUNING, asked, channels=step)
+            goodnet = folder.goodnet(PRUNING, asked, channels=step)
             shutil.copyfile(saved[step].b_prime.path, b_prime)
             shutil.copyfile(saved[step].goodnet.path, goodnet)
 

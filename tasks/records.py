@@ -169,9 +169,12 @@ class EvaluationSweep(Record):
 
 
 class CheckpointSteps(Record):
-    """The step of each drop, None where no step drops that far."""
+    """Budget and step of each checkpoint.
 
-    steps: tuple[tuple[float, int | None], ...]
+    The budget is None where its channels were asked for, the step where none spends the budget.
+    """
+
+    steps: tuple[tuple[float | None, int | None], ...]
 
 
 class SavedCheckpoint(Record):

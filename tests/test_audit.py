@@ -304,6 +304,7 @@ def options(folder, **changes):
         "clean_valid": folder / "clean_valid.h5",
         "clean_test": folder / "clean_test.h5",
         "artifacts": folder / "artifacts",
+        "channels": "3",
         **changes,
     }
     named = [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", path)]
@@ -380,6 +381,7 @@ def test_an_audit_goes_on_past_a_model_that_fails_and_lists_it(given, audits):
         "broken.keras": "failed",
     }
     assert (Path(models["b.keras"]["run"]) / "goodnet_10.keras").is_file()
+    assert (Path(models["b.keras"]["run"]) / "goodnet_3_channels.keras").is_file()
     assert models["a.keras"]["baseline"]["clean_test_accuracy"] == 1
 
 

@@ -124,7 +124,7 @@ def test_selection_is_never_handed_another_set():
     with pytest.raises(TypeError, match="clean validation only, not a EvaluationActivations"):
         rank_channels.fn(EvaluationActivations(images=clean_test, file=FILE))
     with pytest.raises(TypeError, match="clean validation only, not a EvaluationSweep"):
-        find_checkpoints.fn(EvaluationSweep(role="poisoned_test", file=FILE), (2.0,))
+        find_checkpoints.fn(EvaluationSweep(role="poisoned_test", file=FILE), (2.0,), ())
 
 
 def test_an_evaluation_set_cannot_pass_for_clean_validation():

@@ -490,6 +490,20 @@ def test_all_that_is_missing_is_named_at_once(capsys, tmp_path):
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("channels", [["40", "45"], ["40,45"], ["40,", "45"]])
+def test_channels_have_spaces_or_commas_between_them(channels):
+    from flows.run import _parser
+
+    assert _parser().parse_args([]).channels == []
+    assert _parser().parse_args(["--channels", *channels]).channels == [40, 45]
+
+
+@pytest.mark.parametrize("channels", ["0", "-1", "4.5", "x"])
+def test_channels_are_whole_numbers_above_zero(channels, capsys):
+    said = complaint(capsys, run_main, f"--channels={channels}")
+    assert f"--channels: is {channels}, expected a whole number above 0" in said
+
+
 @pytest.mark.parametrize("drops", [["2", "4", "10"], ["2,4,10"], ["2,", "4,10"], ["2, 4, 10"]])
 def test_drops_have_spaces_or_commas_between_them(drops):
     from flows.run import _parser

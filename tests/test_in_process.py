@@ -6,6 +6,8 @@ import pytest
 
 import goodnet
 from goodnet.errors import InputError
+from goodnet.reports.results import Results
+from goodnet.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,56 @@ def test_a_sequential_net_and_clean_validation_alone_are_enough():
     assert found.results.baseline.attack_success_rate is None
     assert found.verdict.startswith("Not measured: ")
     assert found.layer == "conv2d" or found.layer.startswith("conv2d_")
+
+
+@pytest.mark.parametrize(
+    "network", ["plain", "batch_normalization", "in_the_middle", "sequential"], indirect=True
+)
+def test_checkpoints_at_numbers_of_channels_are_the_net_without_them(network, tmp_path):
+    b, pixels = network.model, network.images / np.float32(255)
+    labels = b.predict(pixels, verbose=0).argmax(1)
+    found = goodnet.repair(
+        b,
+        (network.images, labels),
+        pixel_scale=255,
+        layer=network.layer,
+        rank_at=network.rank_at,
+        drops=[1],
+        channels=[5, 8, 3],
+        repairs=["pruning"],
+    )
+    others = found.results.checkpoints[1:]
+    assert [(one.drop, one.step) for one in others] == [(None, 5), (None, 8), (None, 3)]
+    for point in others:
+        pruned = keras.models.clone_model(b)
+        pruned.set_weights(b.get_weights())
+        weights = pruned.get_layer(network.layer).get_weights()
+        for weight in weights:  # kernel and, if there is one, bias
+            weight[..., list(found.order[: point.step])] = 0
+        pruned.get_layer(network.layer).set_weights(weights)
+        expected = pruned.predict(pixels, verbose=0).argmax(1)
+        assert point.b_prime.clean_valid_accuracy == np.mean(expected == labels)
+        b_prime, its_goodnet = (
+            build(channels=point.step).predict(pixels, verbose=0).argmax(1)
+            for build in (found.b_prime, found.goodnet)
+        )
+        np.testing.assert_array_equal(b_prime, expected)
+        np.testing.assert_array_equal(its_goodnet, np.where(expected == labels, labels, 5))
+    saved = found.save(tmp_path / "saved")
+    names = {path.name for path in saved.rglob("*.keras") if "channels" in path.name}
+    nets = [(net, k) for net in ("b_prime", "goodnet") for k in (3, 5, 8)]
+    assert names == {f"{net}_{k}_channels.keras" for net, k in nets}
+    assert Results.read(RunFolder(saved)) == found.results
+    assert "B&#39; <small>5 channels</small>" in (saved / "report.html").read_text()
+    with pytest.raises(InputError, match=r"conv.* has 8 channels, expected to prune 1 to 8, not 9"):
+        found.b_prime(channels=9)
+    with pytest.raises(InputError, match="neither a budget nor a number of channels"):
+        found.b_prime()
+
+
+def test_more_channels_than_there_are_are_refused_before_anything_is_computed(arrays, faces_net):
+    with pytest.raises(InputError, match=r"^the model: layer `.*` has 60 channels, .* not 61$"):
+        goodnet.repair(faces_net, arrays["clean_valid"], channels=[61])
 
 
 def test_a_notebook_shows_verdict_and_table(found):

@@ -1,5 +1,6 @@
 """The command, as a user gives it: real processes, real files, a real Prefect server."""
 
+import csv
 import json
 import os
 import re
@@ -247,6 +248,39 @@ def test_new_drops_recompute_neither_activations_nor_sweeps(on_faces, later_run)
     ]
     assert len(steps) == 5
     assert steps == sorted(steps)
+
+
+def test_channels_are_checkpoints_beside_those_of_the_budgets(on_faces, later_run):
+    arguments, artifacts, _, _ = on_faces
+    done = later_run(*arguments, "--run-name", "channels", "--channels", "45,7", "--drops", "4")
+    assert done.returncode == 0, done.stderr
+    assert "checkpoints at budget 4 points of clean accuracy and at 45, 7 channels" in " ".join(
+        done.stderr.split()
+    )
+    folder = artifacts / "runs" / "channels"
+    budget, *others = pruned(read_results(artifacts, "channels"))
+    assert budget == pruned(read_results(artifacts, "first"))[1]
+    assert [(one["drop"], one["step"]) for one in others] == [(None, 45), (None, 7)]
+    steps = {(row["set"], row["step"]): row for row in read_sweep(artifacts, "channels")}
+    for one in others:
+        row = steps["clean_test", one["step"]]
+        assert one["b_prime"]["clean_test_accuracy"] == row["correct"] / row["images"]
+        assert one["goodnet"]["false_alarm_rate"] == row["flagged"] / row["images"]
+        assert (folder / f"goodnet_{one['step']}_channels.keras").is_file()
+        assert (folder / "checkpoints" / f"b_prime_{one['step']}_channels.keras").is_file()
+        assert f"G {one['step']} channels" in done.stdout
+    with (folder / "results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["net"] == "B'" and not row["drop"]]
+    assert [row["channels"] for row in rows] == ["45", "7"]
+
+
+def test_more_channels_than_the_layer_has_are_refused_in_one_line(on_faces, refused_run):
+    arguments, artifacts, _, _ = on_faces
+    done = refused_run(*arguments, "--run-name", "many", "--channels", "7", "61")
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("has 60 channels, expected to prune 1 to 60, not 61")
+    assert not (artifacts / "runs" / "many").exists()
 
 
 def test_a_taken_run_name_is_refused(on_faces):

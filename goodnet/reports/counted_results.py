@@ -42,7 +42,7 @@ def make_results(
 
     Args:
         curves: the counts of each set that was given, clean validation at least.
-        checkpoints: one for each drop.
+        checkpoints: one for each that was asked for.
         order: the channels in prune order.
         num_classes: B's classes N.
         attack: what B answers to the poisoned test images, if there are any.
@@ -70,11 +70,11 @@ def make_results(
 def _checkpoint(
     curves: Mapping[str, Counts], checkpoint: stop_rule.Checkpoint, order: Sequence[int]
 ) -> Checkpoint | Unreached:
-    step = checkpoint.step
+    drop, step = checkpoint.drop, checkpoint.step
     if step is None:
-        return Unreached(drop=checkpoint.drop)
+        return Unreached(drop=measured(drop))
     return Checkpoint(
-        drop=checkpoint.drop,
+        drop=drop,
         step=step,
         channels=tuple(order[:step]),
         b_prime=RepairedRates(

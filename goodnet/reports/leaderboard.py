@@ -352,7 +352,8 @@ def _rows(one: MeasuredCell) -> Iterator[Row]:
         return
     yield Row(cell=one.cell, kind="B", shares=_shares(one, results.baseline))
     for point in results.reached:
-        yield _repaired(one, PRUNING, point.drop, point.b_prime)
+        if point.drop is not None:  # nets of other widths share no number of channels
+            yield _repaired(one, PRUNING, point.drop, point.b_prime)
     method = None if results.recommended is None else results.recommended.method
     used = next((net for net in results.repaired if net.method == method), None)
     for net in results.repaired:

@@ -315,10 +315,16 @@ def _checkpoint_marks(
 
 def _labels_by_step(checkpoints: Sequence[Checkpoint]) -> dict[int, str]:
     """Return what to write at each step: several checkpoints may have chosen the same one."""
-    budgets: dict[int, list[float]] = defaultdict(list)
+    by_step: dict[int, list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
-        budgets[checkpoint.step].append(checkpoint.drop)
-    return {step: describe_budget(*drops) for step, drops in budgets.items()}
+        by_step[checkpoint.step].append(checkpoint)
+    return {step: _label(at_step) for step, at_step in by_step.items()}
+
+
+def _label(checkpoints: Sequence[Checkpoint]) -> str:
+    drops = [checkpoint.drop for checkpoint in checkpoints if checkpoint.drop is not None]
+    others = [checkpoint.asked for checkpoint in checkpoints if checkpoint.drop is None]
+    return ", ".join([describe_budget(*drops), *others] if drops else others)
 
 
 def finish_chart(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt.LayerChart:

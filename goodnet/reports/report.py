@@ -131,8 +131,12 @@ def _files(folder: RunFolder, reached: Sequence[Checkpoint]) -> list[tuple[str, 
     """Return the file of G and that of B' of each checkpoint, as links of the page."""
     return [
         (
-            str(folder.goodnet(point.method, point.drop).relative_to(folder.path)),
-            str(folder.b_prime(point.method, point.drop).relative_to(folder.path)),
+            str(folder.goodnet(point.method, point.drop, channels=point.step).name),
+            str(
+                folder.b_prime(point.method, point.drop, channels=point.step).relative_to(
+                    folder.path
+                )
+            ),
         )
         for point in reached
     ]

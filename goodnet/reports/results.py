@@ -11,7 +11,7 @@ from math import inf
 from typing import Literal, NamedTuple, TypeVar
 
 from goodnet.pruning.poisoned import Attack
-from goodnet.pruning.stop_rule import describe_budget
+from goodnet.pruning.stop_rule import describe_budget, describe_checkpoint
 from goodnet.reports.reading import (
     as_flag,
     as_list,
@@ -92,11 +92,12 @@ class GoodNetRates(RepairedRates):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """B' and G at the first step that drops clean validation accuracy by at least `drop` points.
+    """B' and G at a step of the pruning.
 
     Attributes:
         method: the repair that they come from.
-        drop: in points, what was asked for.
+        drop: the budget in points that this is the first step to spend; None where a number of
+            channels was asked for.
         step: channels removed.
         channels: which, in prune order.
         b_prime: rates of B'.
@@ -104,7 +105,7 @@ class Checkpoint:
     """
 
     method: str = PRUNING
-    drop: float
+    drop: float | None
     step: int
     channels: tuple[int, ...]
     b_prime: RepairedRates
@@ -112,8 +113,8 @@ class Checkpoint:
 
     @property
     def asked(self) -> str:
-        """What was asked for, which tells it from the others: `budget 2 points`."""
-        return describe_budget(self.drop)
+        """What was asked for, which tells it from the others: `budget 2 points`, `45 channels`."""
+        return describe_checkpoint(self.drop, self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +228,7 @@ class Results:
     Attributes:
         classes: B's classes N.
         baseline: rates of B.
-        checkpoints: one for each drop that was asked for, in this order.
+        checkpoints: one for each budget and then each number of channels that was asked for.
         attack: what B answers to the poisoned test images, if there are any.
         remarks: sentences that whoever reads the rates should know.
         class_names: of B's classes, by their numbers; nothing where they are not known.
@@ -394,13 +395,12 @@ def _of_others(points: Sequence[Point]) -> tuple[RepairedNet | Unreached, ...]:
 def _read_any(value: object) -> Point:
     found = as_mapping(value)
     method = as_text(found.get("method", PRUNING))
-    drop = as_number(found["drop"], most=100)
     if not as_flag(found["reached"]):
-        return Unreached(method=method, drop=drop)
+        return Unreached(method=method, drop=_as_drop(found["drop"]))
     if method != PRUNING:
         return RepairedNet(
             method=method,
-            drop=drop,
+            drop=_as_drop(found["drop"]),
             details={
                 as_text(name): _as_plain(one) for name, one in as_mapping(found["details"]).items()
             },
@@ -409,7 +409,7 @@ def _read_any(value: object) -> Point:
         )
     return Checkpoint(
         method=method,
-        drop=drop,
+        drop=optional(found["drop"], _as_drop),
         step=as_whole(found["step"]),
         channels=as_list(found["channels"], as_whole),
         b_prime=_read_rates(RepairedRates, found["b_prime"]),
@@ -466,6 +466,10 @@ def _read_attack(value: object) -> Attack:
 
 def _as_plain(value: object) -> object:
     return as_text(value) if isinstance(value, str) else as_number(value, least=-inf, most=inf)
+
+
+def _as_drop(value: object) -> float:
+    return as_number(value, most=100)
 
 
 def _as_fraction(value: object) -> float:

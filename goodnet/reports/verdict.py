@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from goodnet.metrics import percent, points
 from goodnet.pruning.poisoned import Attack
-from goodnet.reports.results import RATES, Checkpoint, Rates, Results, measured
+from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached, measured
 
 STOPPED = 0.05
 """Up to this attack success rate the attack counts as stopped; cheaper then beats lower."""
@@ -37,12 +37,13 @@ def pruning_verdict(results: Results) -> str:
     """
     baseline = results.baseline
     attack = baseline.attack_success_rate
-    reached = sorted(results.reached, key=lambda checkpoint: checkpoint.drop)
+    reached = sorted(results.reached, key=_depth)
     doubt = attack_doubt(results)
     if doubt is not None:
         return doubt
     if not reached:
-        return _nothing_reached([checkpoint.drop for checkpoint in results.checkpoints])
+        asked = [one.drop for one in results.checkpoints if isinstance(one, Unreached)]
+        return _nothing_reached(asked)
     if attack is None:
         return (
             "The attack could not be measured, because no poisoned images were given: all that is "
@@ -148,7 +149,7 @@ def best_checkpoint(results: Results) -> Checkpoint | None:
 
 def _best(baseline: Rates, reached: Sequence[Checkpoint]) -> Checkpoint:
     if baseline.attack_success_rate is None:
-        return min(reached, key=lambda checkpoint: checkpoint.drop)
+        return min(reached, key=_depth)
     return min(reached, key=lambda checkpoint: _rank(baseline, checkpoint))
 
 
@@ -207,9 +208,14 @@ def _grade(baseline: Rates, checkpoint: Checkpoint) -> str:
     return "The repair does not stop the attack"
 
 
-def _rank(baseline: Rates, checkpoint: Checkpoint) -> tuple[bool, float, float]:
+def _depth(checkpoint: Checkpoint) -> tuple[int, float]:
+    """Return what puts first the checkpoint that prunes least, which is the cheapest."""
+    return checkpoint.step, checkpoint.drop or 0
+
+
+def _rank(baseline: Rates, checkpoint: Checkpoint) -> tuple[bool, float, tuple[int, float]]:
     remaining = max(STOPPED, measured(checkpoint.goodnet.attack_success_rate))
-    return _is_ruined(baseline, checkpoint), remaining, checkpoint.drop
+    return _is_ruined(baseline, checkpoint), remaining, _depth(checkpoint)
 
 
 def _is_ruined(baseline: Rates, checkpoint: Checkpoint) -> bool:

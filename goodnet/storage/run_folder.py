@@ -92,20 +92,26 @@ class RunFolder:
         """The folder of the nets B'."""
         return self.path / "checkpoints"
 
-    def b_prime(self, method: str, drop: float) -> Path:
-        """B' of a checkpoint; that of pruning has the name that it always had."""
+    def b_prime(self, method: str, drop: float | None, *, channels: int = 0) -> Path:
+        """B' of a checkpoint; that of pruning has the name that it always had.
+
+        Args:
+            method: the repair.
+            drop: its budget in points; None for a checkpoint that was asked for by its channels.
+            channels: how many it prunes.
+        """
         name = "b_prime" if method == PRUNING else method
-        return self.checkpoints / f"{name}_{_drop_label(drop)}.keras"
+        return self.checkpoints / f"{name}_{_label(drop, channels)}.keras"
 
-    def goodnet(self, method: str, drop: float) -> Path:
-        """G of a checkpoint; that of pruning has the name that it always had."""
+    def goodnet(self, method: str, drop: float | None, *, channels: int = 0) -> Path:
+        """G of a checkpoint, as its B'."""
         name = "goodnet" if method == PRUNING else f"goodnet_{method}"
-        return self.path / f"{name}_{_drop_label(drop)}.keras"
+        return self.path / f"{name}_{_label(drop, channels)}.keras"
 
 
-def _drop_label(drop: float) -> str:
-    """Return a drop as file names have it: 02, 10, 2.5."""
-    return f"{drop:02g}"
+def _label(drop: float | None, channels: int) -> str:
+    """Return what file names have of a checkpoint: 02, 10, 2.5, 45_channels."""
+    return f"{channels}_channels" if drop is None else f"{drop:02g}"
 
 
 def new_run_folder(artifacts: Path, name: str | None, *, kind: str = "runs") -> Path:

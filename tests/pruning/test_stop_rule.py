@@ -2,7 +2,15 @@ from typing import NamedTuple
 
 import pytest
 
-from goodnet.pruning.stop_rule import Checkpoint, find_checkpoint
+from goodnet.errors import InputError
+from goodnet.pruning.stop_rule import (
+    Checkpoint,
+    describe_budget,
+    describe_channels,
+    describe_checkpoint,
+    find_checkpoint,
+    find_checkpoints,
+)
 
 
 class Case(NamedTuple):
@@ -37,3 +45,26 @@ CASES = [
 def test_checkpoint(case):
     found = find_checkpoint(case.correct, images=case.images, drop=case.drop)
     assert found == Checkpoint(case.drop, case.step)
+
+
+def test_numbers_of_channels_are_checkpoints_behind_those_of_the_budgets():
+    correct = [100, 98, 95, 90]
+    found = find_checkpoints(correct, images=100, drops=(5, 50), channels=(3, 1))
+    budgets = [Checkpoint(5, 2), Checkpoint(50, None)]
+    assert found == [*budgets, Checkpoint(None, 3), Checkpoint(None, 1)]
+
+
+@pytest.mark.parametrize("number", [0, -1, 4])
+def test_no_more_channels_are_pruned_than_there_are(number):
+    with pytest.raises(InputError) as caught:
+        find_checkpoints([9, 9, 9, 9], images=9, drops=(), channels=(2, number))
+    assert str(caught.value) == (
+        f"the pruned layer has 3 channels, expected to prune 1 to 3, not {number}"
+    )
+
+
+def test_a_checkpoint_is_called_by_what_was_asked_for():
+    assert describe_checkpoint(2.0, 45) == describe_budget(2) == "budget 2 points"
+    assert describe_checkpoint(None, 45) == describe_channels(45) == "45 channels"
+    assert [describe_budget(1), describe_channels(1)] == ["budget 1 point", "1 channel"]
+    assert describe_budget(2, 2.5) == "budget 2, 2.5 points"

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from goodnet.metrics import wilson_interval
 from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import About, Input, StageRun
 from goodnet.reports.glance import figures
-from goodnet.reports.plots import curve_png
+from goodnet.reports.plots import curve_chart, curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
 from goodnet.reports.recommendation import recommend
 from goodnet.reports.report import write_report
@@ -547,6 +548,14 @@ def test_what_was_not_given_is_a_dash_and_not_a_zero(page: Page, hostile_report:
     assert {tuple(cell) for cell in cells} == {("null", "\u2013")}
     assert page.script("document.querySelector('[data-chart=detection]')") is None
     assert "could not be measured" in page.script("document.querySelector('.verdict').textContent")
+
+
+def test_a_step_is_labelled_with_all_that_was_asked_for():
+    sweep = make_sweep()
+    first, second, third = make_results(sweep).reached
+    points = [first, replace(second, step=45), replace(first, drop=None), replace(third, drop=None)]
+    texts = re.findall(r'"label": "([^"]*)"', json.dumps(curve_chart(sweep, points).to_dict()))
+    assert set(texts) == {"budget 2, 4 points, 45 channels", "52 channels"}
 
 
 def test_unreached_checkpoint_is_said_in_words(page: Page, hostile_report: Path):

@@ -17,7 +17,7 @@ from goodnet.reports.results_table import net_rows, printed_rows, unreached, wri
 from goodnet.storage.run_folder import RunFolder
 
 
-def checkpoint(drop: float, step: int, *, recovery: float | None = None) -> Checkpoint:
+def checkpoint(drop: float | None, step: int, *, recovery: float | None = None) -> Checkpoint:
     rates = {
         "clean_valid_accuracy": 0.9,
         "clean_test_accuracy": 0.8625,
@@ -81,6 +81,18 @@ def test_a_rate_of_zero_is_printed_otherwise_than_a_missing_one(rate):
     results = replace(RESULTS, baseline=replace(RESULTS.baseline, attack_success_rate=rate))
     assert printed_rows(results)[0]["ASR"] == percent(rate)
     assert percent(0.0) == "0.00 %" != percent(None)
+
+
+def test_a_checkpoint_of_channels_has_no_drop(tmp_path):
+    results = replace(RESULTS, checkpoints=(*RESULTS.checkpoints, checkpoint(None, 5)))
+    assert [row["net"] for row in printed_rows(results)[-2:]] == ["B' 5 channels", "G 5 channels"]
+    folder = RunFolder(tmp_path)
+    results.write(folder)
+    assert Results.read(folder) == results
+    write_csv(folder, results)
+    with folder.table.open(newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert (last["drop"], last["channels"]) == ("", "5")
 
 
 def test_a_drop_that_is_not_reached_is_told():

@@ -187,6 +187,20 @@ def test_order_of_the_checkpoints_does_not_matter():
     assert verdict(make_results(reversed_case)) == case.expected
 
 
+def test_a_checkpoint_of_channels_is_judged_like_any_other():
+    results = make_results(CASES[0])
+    best = results.reached[-1]
+    deeper = replace(
+        best, drop=None, step=50, goodnet=replace(best.goodnet, attack_success_rate=0.04)
+    )
+    found = verdict(replace(results, checkpoints=(deeper, *results.checkpoints)))
+    assert found.startswith("The repair stops the attack: the GoodNet at 50 channels lets 4.00 %")
+    assert found.endswith("; at budget 2 points it detects nothing.")
+    shallow = replace(results.reached[0], drop=None, step=7)
+    found = verdict(replace(results, checkpoints=(*results.checkpoints, shallow)))
+    assert found.endswith("; at 7 channels it detects nothing.")
+
+
 @pytest.mark.parametrize(("classes", "shows_backdoor"), [(2, False), (4, False), (1283, True)])
 def test_what_counts_as_a_backdoor_depends_on_the_number_of_classes(
     classes: int, shows_backdoor: bool
