@@ -99,7 +99,7 @@ def test_any_net_is_fine_tuned_and_guarded_by_what_came_of_it(network, first_pas
     monkeypatch.setattr(fine_tuning, "MOST_EPOCHS", 1)
     passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
     guarded = guard_of(passed, budget=0.5, tuned=True)
-    answers = np.asarray(scoring_part(guarded.tuned, "scores")(pixels_of(passed), training=False))
+    answers = np.array(scoring_part(guarded.tuned, "scores")(pixels_of(passed), training=False))
     seen, (_, predictions) = guarded.look(passed), passed.cache.answers()
     margins = seen.scores["margin"] - seen.scores["disagreement"]
     own = answers[np.arange(len(answers)), predictions].copy()
@@ -235,5 +235,5 @@ def check_fallback(guarded, passes, tmp_path):
         np.testing.assert_allclose(outputs.sum(1), 1, rtol=1e-5)
         assert outputs.shape == (len(beyond), passed.cache.provenance.num_classes)
         tuned = guarded.tuned
-        answers = None if tuned is None else np.asarray(tuned(pixels_of(passed), training=False))
+        answers = None if tuned is None else np.array(tuned(pixels_of(passed), training=False))
         yield seen, answers, predictions
