@@ -25,6 +25,7 @@ def given_sets(parameters: Mapping[str, Any]) -> dict[SetName, Path | None]:
 
 def check_repair(parameters: Mapping[str, Any]) -> None:
     """Raise InputError if a repair with these parameters could not begin."""
+    check_dask(parameters["dask"])
     sets = given_sets(parameters)
     require_complete(parameters["model"], sets)
     if parameters["model"] is not None:

@@ -215,13 +215,14 @@ def add_allowance(parser: Parser) -> None:
 
 
 def add_dask(group: Any) -> None:
-    """Add the option that says on which workers nets are worked on."""
+    """Add the option that says on which workers nets, or parts of image sets, are worked on."""
     group.add_argument(
         "--dask",
         default=DEFAULT_DASK,
         metavar="WHERE",
-        help="work on many nets at a time: local or local:N for N workers of this machine, "
-        "tcp://HOST:PORT for those of a Dask cluster (default: GOODNET_DASK, or one net at a time)",
+        help="work on many nets, or parts of a large image set, at a time: local or local:N for N "
+        "workers of this machine, tcp://HOST:PORT for those of a Dask cluster (default: "
+        "GOODNET_DASK, or one at a time)",
     )
 
 

@@ -18,7 +18,7 @@ from flows.paths import sendable_parameters
 from flows.server import connected, mark_crashed_below, require_reachable_from
 from flows.settings import DEFAULT_DASK, configure
 from goodnet.command import DONE, as_options
-from goodnet.errors import InputError, printable
+from goodnet.errors import printable
 from tasks.caching import read_records_alone
 from tasks.cluster import Cluster
 from tasks.progress import listening, tell_began
@@ -119,15 +119,6 @@ def work_on_net(
 
 
 def _wait(future: PrefectDaskFuture[Any], name: str, cluster: Cluster) -> Any:
-    from distributed import CancelledError, KilledWorker
-
     tell_began(printable(f"{name} on Dask"))
-    try:
+    with cluster.errors():
         return future.result()
-    except KilledWorker as error:
-        raise InputError(
-            f"{error.allowed_failures + 1} workers of Dask ended one after another while they "
-            "worked on it, as where a machine has too little memory"
-        ) from error
-    except CancelledError as error:
-        raise cluster.gone() from error

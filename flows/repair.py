@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from flows.paths import AnyPath
 from flows.run_names import name_run, tag_run
 from flows.server import label_process
-from flows.settings import DEFAULT_ARTIFACTS
+from flows.settings import DEFAULT_ARTIFACTS, DEFAULT_DASK
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS, Choices, RepairName
 from goodnet.command import FLOAT32
@@ -45,6 +45,7 @@ from tasks.guarding import (
     verify_nets,
 )
 from tasks.loading import load_inputs
+from tasks.parts import mapped_on
 from tasks.publishing import publish_artifacts, write_run
 from tasks.ranking import rank_channels
 from tasks.records import ActivationsRecord, FineTuned, PublishedRun
@@ -89,6 +90,7 @@ def repair(
     max_model_bytes: PositiveInt = DEFAULT_LIMITS.max_file_bytes,
     max_parameters: PositiveInt = DEFAULT_LIMITS.max_parameters,
     refresh: bool = False,
+    dask: str | None = None,
     artifacts: AnyPath | None = None,
     run_name: str | None = None,
     default_case: DefaultCase = DefaultCase(),  # noqa: B008
@@ -133,6 +135,9 @@ def repair(
         max_model_bytes: Largest file of a model that is opened, in bytes.
         max_parameters: Most parameters of a model that is loaded.
         refresh: Compute again what is cached.
+        dask: Workers that take the parts of large image sets: local or local:N on this machine, or
+            the address of a Dask scheduler, tcp://HOST:PORT; else GOODNET_DASK, or one part at a
+            time, here.
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         run_name: Name of the run's folder; else the time.
         default_case: Size of the embedded default.
@@ -152,7 +157,10 @@ def repair(
         "poisoned_valid": poisoned_valid,
     }
     require_complete(model, sets)
-    with logged_stages(refresh=refresh) as stage_log:
+    with (
+        mapped_on(dask or DEFAULT_DASK, artifacts=artifacts),
+        logged_stages(refresh=refresh) as stage_log,
+    ):
         if model is None:
             faces = render_default(default_case, artifacts=artifacts)
             badnet = train_default(faces, default_case, artifacts=artifacts)

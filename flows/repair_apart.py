@@ -114,7 +114,7 @@ def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C comes to this process alone, which hands it on.
-        env=os.environ | get_current_settings().to_environment_variables(exclude_unset=True),
+        env=_environment(),
     )
     os.close(watched)
     try:
@@ -130,6 +130,12 @@ def _run_child(run: FlowRun, allowance: Allowance) -> dict[str, str]:
             child.communicate()
             Page(stderr=True).show_cursor()  # which a bar on a terminal has hidden
         os.close(held)
+
+
+def _environment() -> dict[str, str]:
+    """Return what the child reads: the same server as here, but no workers beside it."""
+    given = {name: value for name, value in os.environ.items() if name != "GOODNET_DASK"}
+    return given | get_current_settings().to_environment_variables(exclude_unset=True)
 
 
 def _watch(child: subprocess.Popen[str], allowance: Allowance) -> dict[str, str]:

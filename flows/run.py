@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.checks import check_repair, given_sets
-from flows.command import RESUMABLE, add_method, add_place, add_sets
+from flows.command import RESUMABLE, add_dask, add_method, add_place, add_sets
 from flows.page import Page, StageLines
 from flows.settings import configure
 from goodnet.attacks.default_case import DefaultCase
@@ -134,6 +134,7 @@ def _parser() -> Parser:
     add_sets(files)
     add_method(parser.add_argument_group("how"))
     where = parser.add_argument_group("where")
+    add_dask(where)
     add_place(where)
     where.add_argument(
         "--run-name", metavar="NAME", help="name of the run's folder (default: the time)"

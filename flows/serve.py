@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NIGHTLY = "0 2 * * *"
 _ONLY_AUDITS = (
     *("max_false_alarm_rate", "max_clean_accuracy_loss", "max_attack_success_rate"),
-    *("max_minutes_per_model", "max_gigabytes_per_model", "dask"),
+    *("max_minutes_per_model", "max_gigabytes_per_model"),
 )
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
+from prefect.settings import get_current_settings
 
 from goodnet import opening
 from goodnet.arrays import Shape
+from goodnet.digests import digest_once
 from goodnet.images.class_names import ClassNames
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.inputs import label_limit
+from goodnet.parts import FirstPass, NetFile, pass_over
 from goodnet.pruning.activation_cache import Provenance
-from tasks.caching import activations_file, cached, digest_memory
+from goodnet.storage.files import read_json, write_json
+from tasks.caching import activations_files, cache_file, cached, digest_memory
+from tasks.parts import map_parts
 from tasks.progress import progress
 from tasks.records import (
     CleanValidation,
@@ -29,46 +36,81 @@ from tasks.records import (
 if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
 
+_VERSION = 5
+"""Of the stages below, and of each part that they keep."""
 
-@task(name="activations of clean_valid", **cached(version=4))
+
+@task(name="activations of clean_valid", **cached(version=_VERSION))
 def compute_validation_activations(
     network: Network, images: CleanValidation, *, artifacts: Path
 ) -> CleanValidationActivations:
     """Run B once over clean validation."""
-    return CleanValidationActivations(images=images, file=_first_pass(network, images, artifacts))
+    return CleanValidationActivations(images=images, parts=_first_pass(network, images, artifacts))
 
 
-@task(name="activations", task_run_name="activations of {images.role}", **cached(version=4))
+@task(name="activations", task_run_name="activations of {images.role}", **cached(version=_VERSION))
 def compute_evaluation_activations(
     network: Network, images: EvaluationSet, *, artifacts: Path
 ) -> EvaluationActivations:
     """Run B once over a set that selection never sees."""
-    return EvaluationActivations(images=images, file=_first_pass(network, images, artifacts))
+    return EvaluationActivations(images=images, parts=_first_pass(network, images, artifacts))
 
 
 def _first_pass(
     network: Network, images: CleanValidation | EvaluationSet, artifacts: Path
-) -> StoredFile:
-    from goodnet.pruning.first_pass import write_activations
-
-    frontier = open_frontier(network)
-    path = activations_file(artifacts, network, images)
+) -> tuple[StoredFile, ...]:
+    """Compute the parts that are not there from a run that was ended before it had all of them."""
+    net, opened = net_file(network), open_set(network, images, artifacts=artifacts)
+    provenance = Provenance(
+        model=network.file.sha256,
+        images=images.file.sha256,
+        layer=network.layer,
+        rank_at=network.rank_at,
+        preprocessing=network.preprocessing,
+        num_classes=open_frontier(network).model.output_shape[-1],
+    )
+    every = [
+        FirstPass(net, opened, rows, path, provenance)
+        for rows, path in activations_files(artifacts, network, images).items()
+    ]
+    found = _find_parts(every, artifacts) if len(every) > 1 else {}
+    missing = [one for one in every if one.path not in found]
     with progress(f"activations of {images.role}") as advance:
-        write_activations(
-            path,
-            frontier=frontier,
-            images=open_set(network, images, artifacts=artifacts),
-            provenance=Provenance(
-                model=network.file.sha256,
-                images=images.file.sha256,
-                layer=network.layer,
-                rank_at=network.rank_at,
-                preprocessing=network.preprocessing,
-                num_classes=frontier.model.output_shape[-1],
-            ),
-            on_progress=advance,
-        )
-    return StoredFile.of(path)
+        digests = map_parts(pass_over, missing, advance)
+        for one, digest in zip(missing, digests, strict=True):
+            file = found[one.path] = StoredFile.of(one.path, digest)
+            if len(every) > 1:
+                write_json(_record(one, artifacts), file.model_dump(mode="json"))
+    return tuple(found[one.path] for one in every)
+
+
+def _find_parts(parts: Sequence[FirstPass], artifacts: Path) -> dict[Path, StoredFile]:
+    """Return the files of parts that an earlier run left, which are what they were then."""
+    found: dict[Path, StoredFile] = {}
+    if get_current_settings().tasks.refresh_cache:
+        return found
+    for part in parts:
+        with suppress(OSError, ValueError):
+            file = StoredFile.model_validate(read_json(_record(part, artifacts)))
+            if file.path == part.path and digest_once(part.path).sha256 == file.sha256:
+                found[part.path] = file
+    return found
+
+
+def _record(part: FirstPass, artifacts: Path) -> Path:
+    return cache_file(artifacts, "parts", ".json", _VERSION, part.path.name)
+
+
+def net_file(network: Network) -> NetFile:
+    """Return B as work on parts takes it."""
+    return NetFile(
+        network.file.path,
+        network.file.sha256,
+        network.layer,
+        network.rank_at,
+        network.architecture,
+        network.limits,
+    )
 
 
 def open_frontier(network: Network) -> Frontier:
@@ -77,14 +119,7 @@ def open_frontier(network: Network) -> Frontier:
     Raises:
         InputError: the file is no longer the one that was digested, or is refused.
     """
-    return opening.open_frontier(
-        network.file.path,
-        network.file.sha256,
-        layer=network.layer,
-        rank_at=network.rank_at,
-        architecture=network.architecture,
-        limits=network.limits,
-    )
+    return net_file(network).open()
 
 
 def open_set(

@@ -7,7 +7,6 @@ from pathlib import Path
 from prefect import task
 
 from goodnet.images.image_sets import ImageSet
-from goodnet.pruning.activation_cache import ActivationCache
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cached
 from tasks.records import (
@@ -46,7 +45,7 @@ def check_clean_answers(
     """
     from goodnet.networks.readings import Answered, Opened, require_clean_accuracy
 
-    cache = ActivationCache(activations.file.path)
+    cache = activations.cache()
     images = activations.images
 
     def reopen() -> Opened:
@@ -81,7 +80,7 @@ def check_sets(
     """
     from goodnet.networks.readings import require_not_exchanged
 
-    caches = {one.images.role: ActivationCache(one.file.path) for one in (*clean, *poisoned)}
+    caches = {one.images.role: one.cache() for one in (*clean, *poisoned)}
     require_not_exchanged(
         {one.images.role: caches[one.images.role].answers() for one in clean},
         {one.images.role: caches[one.images.role].answers() for one in poisoned},

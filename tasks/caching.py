@@ -22,6 +22,7 @@ from prefect.utilities.dispatch import get_registry_for_type
 
 from goodnet.digests import DigestMemory, digest_once
 from goodnet.errors import printable
+from goodnet.pruning.activation_cache import part_rows
 from goodnet.storage.files import parse_json
 from tasks import records
 from tasks.records import CleanValidation, EvaluationSet, Network, Record, StoredFile
@@ -132,11 +133,15 @@ def digest_memory(artifacts: Path, *, refresh: bool = False) -> DigestMemory:
     return DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)
 
 
-def activations_file(
+def activations_files(
     artifacts: Path, network: Network, images: CleanValidation | EvaluationSet
-) -> Path:
-    """Return where the activations of a set are kept."""
-    return cache_file(artifacts, "activations", ".parquet", network, images.file, images.classes)
+) -> dict[range, Path]:
+    """Return where the activations of a set are kept, by the images of each part."""
+    whole = cache_file(artifacts, "activations", ".parquet", network, images.file, images.classes)
+    first, *others = part_rows(images.num_images)
+    return {first: whole} | {
+        rows: whole.with_stem(f"{whole.stem}-{number}") for number, rows in enumerate(others, 1)
+    }
 
 
 def _canonical(value: Any) -> Any:

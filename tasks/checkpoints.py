@@ -9,7 +9,6 @@ from prefect import task
 from goodnet.digests import digest_file
 from goodnet.opening import require_digest
 from goodnet.pruning import stop_rule
-from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
@@ -90,7 +89,7 @@ def verify_checkpoint(
             agreement = check_saved(
                 b_prime,
                 goodnet,
-                cache=ActivationCache(one.file.path),
+                cache=one.cache(),
                 images=open_set(network, one.images, artifacts=artifacts),
                 frontier=frontier,
                 order=order.channels,

@@ -114,12 +114,28 @@ class Cluster:
                     raise InputError(f"the Dask worker {worker} does not find {missing}")
             yield runner
 
-    def gone(self) -> ConnectionError:
-        """Return the error that the scheduler answers no more."""
-        return ConnectionError(
-            f"the Dask scheduler at {self.address or 'this machine'} is gone; what was computed is "
-            "kept, the same command goes on from there"
-        )
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Let what is wrong with workers and scheduler, where a result is waited for, be a line.
+
+        Raises:
+            InputError: workers end whenever they work on it.
+            ConnectionError: the scheduler is gone.
+        """
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            yield
+        except KilledWorker as error:
+            raise InputError(
+                f"{error.allowed_failures + 1} workers of Dask ended one after another while they "
+                "worked on it, as where a machine has too little memory"
+            ) from error
+        except CancelledError as error:
+            raise ConnectionError(
+                f"the Dask scheduler at {self.address or 'this machine'} is gone; what was "
+                "computed is kept, the same command goes on from there"
+            ) from error
 
     def _options(self) -> dict[str, Any]:
         if self.address is not None:

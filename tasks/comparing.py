@@ -8,7 +8,6 @@ from prefect import task
 
 from goodnet.arrays import DigestArray
 from goodnet.inputs import SetName, compare_images
-from goodnet.pruning.activation_cache import ActivationCache
 from tasks.caching import cached
 from tasks.records import (
     ActivationsRecord,
@@ -30,7 +29,7 @@ def compare_sets(
     """Find images that are in two sets; their digests are kept with the activations."""
     sets: tuple[ActivationsRecord, ...] = (clean_valid, *evaluation)
     digests: dict[SetName, DigestArray] = {
-        one.images.role: ActivationCache(one.file.path).image_digests() for one in sets
+        one.images.role: one.cache().image_digests() for one in sets
     }
     remarks = compare_images(digests, allow_same_data=allow_same_data)
     for remark in remarks:

@@ -10,7 +10,6 @@ from prefect import task
 
 from goodnet.digests import digest_file
 from goodnet.opening import require_digest
-from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
@@ -98,7 +97,7 @@ def score_images(
     from goodnet.defenses.guard_files import read_guard, write_seen
 
     guard, _ = read_guard(fitted.file.path)
-    cache, role = ActivationCache(activations.file.path), activations.images.role
+    cache, role = activations.cache(), activations.images.role
     net, by_tuned = _tuned_net(fitted.tuned), None
     if net is not None:
         _, predictions = cache.answers()
@@ -168,7 +167,7 @@ def answer_by_repaired(
     from goodnet.defenses.guard_files import read_seen, write_answers
 
     learnt = _learnt(network, fitted, budget, artifacts)
-    cache, seen = ActivationCache(activations.file.path), read_seen(scores.file.path)
+    cache, seen = activations.cache(), read_seen(scores.file.path)
     answers = [find_candidate(learnt, kept).answers(cache, seen) for kept in repaired.kept]
     path = cache_file(artifacts, "answers", ".npz", network, scores, repaired, budget)
     write_answers(path, answers)
@@ -205,7 +204,7 @@ def verify_nets(
     methods = [kept.method for kept in repaired.kept]
     expected = [
         expected_answers(
-            ActivationCache(one.file.path),
+            one.cache(),
             read_seen(scored.file.path),
             calibration,
             zip(methods, read_answers(answered.file.path), strict=True),
@@ -236,7 +235,7 @@ def _clean_pass(
     from goodnet.defenses.seam import CleanPass
 
     images = open_set(network, activations.images, artifacts=artifacts)
-    return CleanPass(open_frontier(network), images, ActivationCache(activations.file.path))
+    return CleanPass(open_frontier(network), images, activations.cache())
 
 
 def _tuned_net(tuned: FineTuned) -> keras.Model | None:

@@ -16,7 +16,7 @@ from goodnet.images.class_names import ClassNames
 from goodnet.inputs import SetName, check_inputs, require_different_data
 from goodnet.storage.disk import require_space
 from tasks.activations import open_frontier
-from tasks.caching import activations_file, always_run, digest_memory
+from tasks.caching import activations_files, always_run, digest_memory
 from tasks.records import CleanValidation, EvaluationSet, Inputs, Network, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -78,13 +78,14 @@ def _require_space(inputs: Inputs, artifacts: Path) -> None:
     """Refuse more activations than the disk can hold; those in the cache take no more room."""
     sets: tuple[CleanValidation | EvaluationSet, ...] = (inputs.clean_valid, *inputs.evaluation)
     missing = [
-        images
+        len(rows)
         for images in sets
-        if not activations_file(artifacts, inputs.network, images).exists()
+        for rows, path in activations_files(artifacts, inputs.network, images).items()
+        if not path.exists()
     ]
     if missing:
         from goodnet.pruning.first_pass import image_bytes
 
-        num_images = sum(images.num_images for images in missing)
+        num_images = sum(missing)
         size = image_bytes(open_frontier(inputs.network))
         require_space(artifacts, num_images=num_images, image_bytes=size)

@@ -19,7 +19,6 @@ from pydantic_core import to_jsonable_python
 
 from goodnet.defenses.guard_files import read_answers, read_guard, read_seen
 from goodnet.inputs import POISONED_SETS
-from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import read_counts
 from goodnet.pruning.poisoned import describe_attack
 from goodnet.pruning.stop_rule import Checkpoint
@@ -117,19 +116,19 @@ def write_run(
     every: tuple[ActivationsRecord, ...] = (activations, *evaluation)
     scored: dict[str, ScoredSet] = {
         one.images.role: ScoredSet(
-            ActivationCache(one.file.path),
+            one.cache(),
             read_seen(its.file.path),
             target if one.images.role in POISONED_SETS else None,
         )
         for one, its in zip(every, scores, strict=True)
     }
-    poisoned = [one.file.path for one in evaluation if one.images.role == "poisoned_test"]
-    attacks = [describe_attack(ActivationCache(path), target) for path in poisoned]
+    poisoned = [one.cache() for one in evaluation if one.images.role == "poisoned_test"]
+    attacks = [describe_attack(cache, target) for cache in poisoned]
     results = make_results(
         {sweep.role: read_counts(sweep.file.path) for sweep in sweeps},
         [Checkpoint(drop, step) for drop, step in steps.steps],
         order=order.channels,
-        num_classes=ActivationCache(activations.file.path).provenance.num_classes,
+        num_classes=activations.cache().provenance.num_classes,
         attack=next(iter(attacks), None),
         detectors=measure_detectors(scored, calibrations),
         depths=measure_depths(scored),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect import task
 
-from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from tasks.caching import cached
 from tasks.records import CleanValidationActivations, PruneOrder, require_clean_validation
@@ -14,5 +13,5 @@ from tasks.records import CleanValidationActivations, PruneOrder, require_clean_
 def rank_channels(activations: CleanValidationActivations) -> PruneOrder:
     """Order the channels by mean activation, the quietest first."""
     require_clean_validation(activations, CleanValidationActivations)
-    means = mean_activations(block_means(ActivationCache(activations.file.path)))
+    means = mean_activations(block_means(activations.cache()))
     return PruneOrder(channels=tuple(prune_order(means)), num_silent=int((means == 0).sum()))

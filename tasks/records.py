@@ -12,6 +12,7 @@ from goodnet.digests import FileDigest, digest_file
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.inputs import SetName
 from goodnet.model_files.limits import ModelLimits
+from goodnet.pruning.activation_cache import ActivationCache
 
 EvaluationRole = Literal["clean_test", "poisoned_valid", "poisoned_test"]
 
@@ -133,18 +134,26 @@ class Remarks(Record):
     remarks: tuple[str, ...]
 
 
-class CleanValidationActivations(Record):
+class Activations(Record):
+    """The activation cache of a set, a file for each of its parts."""
+
+    parts: tuple[StoredFile, ...]
+
+    def cache(self) -> ActivationCache:
+        """Return the cache."""
+        return ActivationCache(*(part.path for part in self.parts))
+
+
+class CleanValidationActivations(Activations):
     """The activation cache of clean validation."""
 
     images: CleanValidation
-    file: StoredFile
 
 
-class EvaluationActivations(Record):
+class EvaluationActivations(Activations):
     """The activation cache of a set that selection never sees."""
 
     images: EvaluationSet
-    file: StoredFile
 
 
 class PruneOrder(Record):

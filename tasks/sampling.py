@@ -6,7 +6,6 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.pruning.activation_cache import ActivationCache
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, StoredFile
@@ -28,7 +27,7 @@ def choose_samples(
     from goodnet.reports.samples import pick_samples, write_samples
 
     caches = {
-        one.images: ActivationCache(one.file.path)
+        one.images: one.cache()
         for one in activations
         if one.images.role in ("clean_test", "poisoned_test")
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from prefect import task
 
-from goodnet.pruning.activation_cache import ActivationCache
-from goodnet.pruning.counts import write_curves
-from goodnet.pruning.ranking import block_means, mean_activations
-from tasks.activations import open_frontier
+from goodnet.parts import SweepPart, sweep_part
+from goodnet.pruning.counts import add_counts, write_curves
+from goodnet.pruning.ranking import mean_activations
+from tasks.activations import net_file
 from tasks.caching import cache_file, cached
+from tasks.parts import map_parts
 from tasks.progress import progress
 from tasks.records import (
     ActivationsRecord,
@@ -63,18 +65,16 @@ def _sweep(
     target: int | None = None,
 ) -> StoredFile:
     from goodnet.pruning.poisoned import attack_counter
-    from goodnet.pruning.sweep import sweep_both_ends
 
-    cache = ActivationCache(activations.file.path)
+    cache, net = activations.cache(), net_file(network)
+    count = attack_counter(cache, target)
+    parts = [
+        SweepPart(net, cache, blocks, order.channels, count) for blocks in cache.blocks_by_part()
+    ]
     with progress(f"sweep of {activations.images.role}") as advance:
-        counts = sweep_both_ends(
-            cache,
-            frontier=open_frontier(network),
-            order=order.channels,
-            count=attack_counter(cache, target),
-            on_progress=advance,
-        )
+        swept = list(map_parts(sweep_part, parts, advance))
+    counts = add_counts([one.counts for one in swept])
     path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order, target)
-    means = mean_activations(block_means(cache))
+    means = mean_activations(np.concatenate([one.means for one in swept]))
     write_curves(path, activations.images.role, counts, order=order.channels, means=means)
     return StoredFile.of(path)

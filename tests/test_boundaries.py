@@ -122,7 +122,7 @@ def test_every_command_has_the_parser_that_escapes_what_it_complains_of():
 def test_selection_is_never_handed_another_set():
     clean_test = EvaluationSet(role="clean_test", file=FILE, num_images=1)
     with pytest.raises(TypeError, match="clean validation only, not a EvaluationActivations"):
-        rank_channels.fn(EvaluationActivations(images=clean_test, file=FILE))
+        rank_channels.fn(EvaluationActivations(images=clean_test, parts=(FILE,)))
     with pytest.raises(TypeError, match="clean validation only, not a EvaluationSweep"):
         find_checkpoints.fn(EvaluationSweep(role="poisoned_test", file=FILE), (2.0,), ())
 
@@ -134,7 +134,7 @@ def test_an_evaluation_set_cannot_pass_for_clean_validation():
         CleanValidationSweep(role="poisoned_test", file=FILE)
     with pytest.raises(ValueError, match="CleanValidation"):
         CleanValidationActivations(
-            images=EvaluationSet(role="clean_test", file=FILE, num_images=1), file=FILE
+            images=EvaluationSet(role="clean_test", file=FILE, num_images=1), parts=(FILE,)
         )
 
 

@@ -202,7 +202,11 @@ def running(folder, *, workers):
         for process in (scheduler, *machines.nannies):
             process.terminate()
         for process in (scheduler, *machines.nannies):
-            process.wait(SECONDS)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:  # one without a scheduler waits for it
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,11 @@ class ImageSet:
     classes: ClassNames | None = None
     pixel_range: PixelRange = RAW
     files: Sequence[SignedFile] = field(default=(), repr=False)
+
+    def __reduce__(self) -> tuple[Callable[..., ImageSet], tuple[Any, ...]]:
+        """Let another process open the same set, and refuse another in its place."""
+        where = self.path, self.shape, self.classes, self.pixel_range
+        return _reopen, (*where, _fingerprint(self))
 
     def is_unchanged(self) -> bool:
         """Return whether all files are still as they were when the set was opened."""
@@ -156,6 +162,28 @@ def open_images(
         pixel_range=pixel_range,
         files=[signed],
     )
+
+
+# A process works on many parts of a set, one after another.
+@lru_cache(maxsize=4)
+def _reopen(
+    path: Path, shape: Shape, classes: ClassNames | None, pixel_range: PixelRange, fingerprint: str
+) -> ImageSet:
+    images = open_images(path, shape=shape, classes=classes, pixel_range=pixel_range)
+    if _fingerprint(images) != fingerprint:
+        raise InputError(
+            f"{path}: is not as it was when the run began, expected it to stay as it is until the "
+            "run ends, the same wherever it is read; give the same command again"
+        )
+    return images
+
+
+def _fingerprint(images: ImageSet) -> str:
+    """Return what tells a set from one whose files, or the labels of whose images, are others."""
+    found = hashlib.sha256(images.labels.astype("<i8").tobytes())
+    for file in images.files:
+        found.update(repr((os.fsencode(file.path), *file.signature)).encode())
+    return found.hexdigest()
 
 
 def open_sets(

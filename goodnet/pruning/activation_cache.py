@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,14 @@ import pyarrow.parquet as pq
 from goodnet.arrays import DigestArray, FloatArray, IntArray
 from goodnet.errors import InputError
 from goodnet.images.preprocessing import Preprocessing
+from goodnet.storage.signatures import SignedFile
 
 _METADATA_KEY = b"goodnet"
 _FORMAT = 4
 _FEATURES = "features_"
+_PART_IMAGES = 8192
+"""Some seconds of a small net, beside which the price of a part is nothing; 16 of the largest
+blocks, and a multiple of every size of block."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ class Block:
         return len(self.labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ActivationCache:
-    """One Parquet file: a row for each image, a row group for each block of images.
+    """Parquet files, the parts of a set: a row for each image, a row group for each block of them.
 
     The columns are `image`, `label`, `digest` (of its pixels), `prediction`, `activation` (a
     fixed-size list of float32: the ranked layer's output, flattened with the channel last),
@@ -77,20 +82,35 @@ class ActivationCache:
     the depths of the net.
 
     Blocks hold the same images whoever reads them, in any order and any number at a time. So
-    nothing that is computed from them depends on batch size or sharding.
+    nothing that is computed from them depends on batch size or sharding. They are numbered through
+    all parts.
+
+    Attributes:
+        parts: the files, in the order of their images.
     """
 
-    path: Path
+    parts: tuple[Path, ...]
+
+    def __init__(self, *parts: Path) -> None:
+        object.__setattr__(self, "parts", parts)
+
+    def __reduce__(self) -> tuple[Callable[..., ActivationCache], tuple[SignedFile, ...]]:
+        """Let another process open the same files, and refuse others in their place."""
+        return _reopen, tuple(map(SignedFile.of, self.parts))
 
     @property
     def num_images(self) -> int:
         """Images in the set."""
-        return int(self._metadata.num_rows)
+        return sum(self._sizes)
 
     @property
     def num_blocks(self) -> int:
-        """Blocks in the file."""
-        return int(self._metadata.num_row_groups)
+        """Blocks in all parts."""
+        return len(self._places)
+
+    def images_of(self, blocks: Iterable[int]) -> int:
+        """Return how many images some blocks have."""
+        return sum(self._sizes[number] for number in blocks)
 
     @property
     def num_channels(self) -> int:
@@ -107,38 +127,61 @@ class ActivationCache:
         }
         return Provenance(**found | {"preprocessing": Preprocessing(**fields)})
 
+    def blocks_by_part(self) -> list[range]:
+        """Return the numbers of the blocks of each part."""
+        counts = [metadata.num_row_groups for metadata in self._metadata]
+        ends = np.cumsum(counts).tolist()
+        return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+
     def blocks(self, numbers: Iterable[int] | None = None) -> Iterator[Block]:
         """Read blocks one at a time: those of the given numbers, or all in order."""
-        sizes = [self._metadata.row_group(n).num_rows for n in range(self.num_blocks)]
-        firsts = np.cumsum([0, *sizes])
+        firsts = np.cumsum([0, *self._sizes])
         # What a sweep has no use for, the features, is mostly the larger part of the file.
         columns = ["label", "prediction", *self._swept]
-        with pq.ParquetFile(self.path) as file:
-            for number in range(self.num_blocks) if numbers is None else numbers:
-                rows = file.read_row_group(number, columns=columns, use_threads=False)
-                yield self._block(rows, firsts[number])
+        for number, rows in self._rows(numbers, columns):
+            yield self._block(rows, firsts[number])
 
     @property
     def num_depths(self) -> int:
         """Depths of the net whose features are kept."""
         return len(self._description["shapes"]) - len(self._swept)
 
-    def features(self, depth: int) -> Iterator[FloatArray]:
-        """Read the features at one depth, (n, F) for each block, in the order of the blocks."""
+    def features(self, depth: int, blocks: Iterable[int] | None = None) -> Iterator[FloatArray]:
+        """Read the features at one depth, (n, F) for each block, in the order of the blocks.
+
+        Args:
+            depth: its number.
+            blocks: numbers of blocks, or all.
+        """
         name = feature_column(depth)
-        with pq.ParquetFile(self.path) as file:
-            for number in range(self.num_blocks):
-                rows = file.read_row_group(number, columns=[name], use_threads=False)
-                yield _flat(rows[name]).reshape(len(rows), -1)
+        for _, rows in self._rows(blocks, [name]):
+            yield _flat(rows[name]).reshape(len(rows), -1)
 
     def image_digests(self) -> DigestArray:
         """Return (N,) what `digest_pixels` gives for the images, in their order."""
-        return np.asarray(pq.read_table(self.path, columns=["digest"])["digest"].to_numpy())
+        return np.asarray(self._read("digest")["digest"].to_numpy())
 
     def answers(self) -> tuple[IntArray, IntArray]:
         """Read the labels and B's answers of all images, (N,) each, and nothing else."""
-        rows = pq.read_table(self.path, columns=["label", "prediction"])
+        rows = self._read("label", "prediction")
         return rows["label"].to_numpy(), rows["prediction"].to_numpy()
+
+    def _read(self, *columns: str) -> pa.Table:
+        return pa.concat_tables(pq.read_table(part, columns=[*columns]) for part in self.parts)
+
+    def _rows(
+        self, numbers: Iterable[int] | None, columns: list[str]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """Read columns of blocks, each part opened once for those that follow each other in it."""
+        opened, file = -1, None
+        with ExitStack() as open_files:
+            for number in range(self.num_blocks) if numbers is None else numbers:
+                part, group = self._places[number]
+                if file is None or part != opened:
+                    open_files.close()
+                    opened = part
+                    file = open_files.enter_context(pq.ParquetFile(self.parts[part]))
+                yield number, file.read_row_group(group, columns=columns, use_threads=False)
 
     def _block(self, rows: pa.Table, first: int) -> Block:
         tensors = {
@@ -157,15 +200,49 @@ class ActivationCache:
         return {name: shape for name, shape in shapes if not name.startswith(_FEATURES)}
 
     @cached_property
-    def _metadata(self) -> Any:
-        return pq.read_metadata(self.path)
+    def _metadata(self) -> list[Any]:
+        return [pq.read_metadata(part) for part in self.parts]
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """The part of each block, and its number among the row groups there."""
+        return [
+            (part, group)
+            for part, metadata in enumerate(self._metadata)
+            for group in range(metadata.num_row_groups)
+        ]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """How many images each block has."""
+        return [self._metadata[part].row_group(group).num_rows for part, group in self._places]
 
     @cached_property
     def _description(self) -> dict[str, Any]:
-        description = json.loads((self._metadata.metadata or {}).get(_METADATA_KEY, b"{}"))
-        if description.get("format") != _FORMAT:
-            raise InputError(f"{self.path}: no activation cache of format {_FORMAT}")
-        return dict(description)
+        """What all parts say of themselves."""
+        found: list[dict[str, Any]] = []
+        for part, metadata in zip(self.parts, self._metadata, strict=True):
+            description = json.loads((metadata.metadata or {}).get(_METADATA_KEY, b"{}"))
+            if description.get("format") != _FORMAT:
+                raise InputError(f"{part}: no activation cache of format {_FORMAT}")
+            if found and description != found[0]:
+                raise InputError(f"{part}: is of another net or set than {self.parts[0]}")
+            found.append(description)
+        return found[0]
+
+
+def _reopen(*parts: SignedFile) -> ActivationCache:
+    for part in parts:
+        part.require_unchanged()
+    return ActivationCache(*(part.path for part in parts))
+
+
+def part_rows(num_images: int) -> list[range]:
+    """Return the images of each part of a set, the same whoever computes how many of them."""
+    return [
+        range(first, min(first + _PART_IMAGES, num_images))
+        for first in range(0, num_images, _PART_IMAGES)
+    ]
 
 
 def feature_column(depth: int) -> str:

@@ -68,6 +68,15 @@ class Counts:
         )
 
 
+def add_counts(parts: Sequence[Mapping[End, Counts]]) -> dict[End, Counts]:
+    """Reduce: add up the counts of the parts of a set, from each end."""
+    first, *others = parts
+    total = dict(first)
+    for part in others:
+        total = {end: counts + part[end] for end, counts in total.items()}
+    return total
+
+
 def _add_known(mine: IntArray | None, others: IntArray | None) -> IntArray | None:
     """Add counts of shards; a shard of no images knows nothing, which is not to hide the rest."""
     if mine is None or others is None:

@@ -45,7 +45,7 @@ def sweep(
         count: counts the answers to a block; by default `count_answers`.
         blocks: the shard's block numbers, or all.
         num_threads: blocks worked on at a time; it changes nothing but the time.
-        on_progress: called with the numbers of images done and in the set.
+        on_progress: called with the numbers of images done and in these blocks.
     """
     scorer = count or count_answers
 
@@ -62,6 +62,7 @@ def sweep_both_ends(
     frontier: Frontier,
     order: Sequence[int],
     count: Callable[[Block, IntArray], Counts] | None = None,
+    blocks: Iterable[int] | None = None,
     num_threads: int = 2,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[End, Counts]:
@@ -72,8 +73,9 @@ def sweep_both_ends(
         frontier: of the same model at the same layers.
         order: all channels in prune order.
         count: counts the answers to a block; by default `count_answers`.
+        blocks: numbers of the blocks to count, or all; the counts of parts of a set add up.
         num_threads: blocks worked on at a time; it changes nothing but the time.
-        on_progress: called with the numbers of images done and in the set.
+        on_progress: called with the numbers of images done and in these blocks.
     """
     scorer = count or count_answers
 
@@ -84,7 +86,7 @@ def sweep_both_ends(
         )
 
     pruned, expert = _no_counts(len(order)), _no_counts(len(order))
-    for first, second in _map_blocks(count_block, cache, None, num_threads, on_progress):
+    for first, second in _map_blocks(count_block, cache, blocks, num_threads, on_progress):
         pruned, expert = pruned + first, expert + second
     return {"pruned": pruned, "expert": expert}
 
@@ -95,6 +97,7 @@ def margins_at(
     frontier: Frontier,
     order: Sequence[int],
     steps: Sequence[int],
+    blocks: Iterable[int] | None = None,
     num_threads: int = 2,
 ) -> FloatArray:
     """Return the margins of B's class in some experts alone: (len(steps), N).
@@ -107,6 +110,7 @@ def margins_at(
         frontier: of the same model at the same layers.
         order: all channels in prune order.
         steps: the k of the experts E_k; that of all channels is B.
+        blocks: numbers of blocks, or all.
         num_threads: blocks worked on at a time.
     """
     others_first = list(reversed(order))
@@ -119,7 +123,7 @@ def margins_at(
         ]
         return np.stack([margins_of(found, block.predictions) for found in scores])
 
-    parts = _map_blocks(score_block, cache, None, num_threads, lambda done, total: None)
+    parts = _map_blocks(score_block, cache, blocks, num_threads, lambda done, total: None)
     return np.concatenate(list(parts), axis=1)
 
 
@@ -154,8 +158,8 @@ def _map_blocks(
 
     The arguments are those of `sweep`.
     """
-    numbers = range(cache.num_blocks) if blocks is None else blocks
-    done = 0
+    numbers = range(cache.num_blocks) if blocks is None else list(blocks)
+    done, total = 0, cache.images_of(numbers)
 
     def run(number: int) -> tuple[int, Result]:
         (block,) = cache.blocks([number])
@@ -166,7 +170,7 @@ def _map_blocks(
         for num_images, result in threads.map(run, numbers):
             yield result
             done += num_images
-            on_progress(done, cache.num_images)
+            on_progress(done, total)
 
 
 def _no_counts(num_channels: int) -> Counts:

@@ -134,7 +134,7 @@ def exchange_and_put_back(folder):
 def require_right(record, net, seed):
     """The activations are those that plain Keras computes of the images of a seed."""
     answers = net.predict(make_images(seed) / np.float32(255), verbose=0, batch_size=512)
-    found = pq.read_table(record.file.path, columns=["prediction"])["prediction"].to_numpy()
+    found = pq.read_table(record.parts[0].path, columns=["prediction"])["prediction"].to_numpy()
     assert np.count_nonzero(found != answers.argmax(1)) <= 1
 
 
@@ -210,7 +210,7 @@ def write_named(folder, pictures, classes):
 
 
 def labels_of(record):
-    return pq.read_table(record.file.path, columns=["label"])["label"].to_pylist()
+    return pq.read_table(record.parts[0].path, columns=["label"])["label"].to_pylist()
 
 
 def test_stages_number_named_folders_as_clean_validation_does(tmp_path):
@@ -253,7 +253,7 @@ def test_each_preprocessing_has_activations_of_its_own(folder, original):
         record = first_pass(inputs, folder)
         prepared = preprocess_input(make_images(0).astype(np.float32), mode=name)
         answers = original[1].predict(prepared, verbose=0, batch_size=512)
-        found = pq.read_table(record.file.path, columns=["prediction"])["prediction"].to_numpy()
+        found = pq.read_table(record.parts[0].path, columns=["prediction"])["prediction"].to_numpy()
         assert np.count_nonzero(found != answers.argmax(1)) <= 1
     assert len(stored(folder)) == 3
     with pytest.raises(InputError, match="has 2 means, but the net takes 3 channels"):

@@ -79,7 +79,7 @@ def test_blocks_can_be_chosen_in_any_order(cache):
 
 
 def test_the_file_is_plain_parquet(cache, tensors):
-    table = pq.read_table(cache.path)
+    table = pq.read_table(cache.parts[0])
     assert table.column_names == ["image", "label", "digest", "prediction", *SHAPES]
     assert [str(table.schema.field(name).type) for name in table.column_names[:4]] == [
         *["int64"] * 2,
@@ -91,7 +91,7 @@ def test_the_file_is_plain_parquet(cache, tensors):
         assert pa.types.is_fixed_size_list(kind)
         assert (kind.value_type, kind.list_size) == (pa.float32(), np.prod(shape))
     assert not any(field.nullable for field in table.schema)
-    frame = pd.read_parquet(cache.path)
+    frame = pd.read_parquet(cache.parts[0])
     assert frame["image"].tolist() == list(range(7))
     assert frame["label"].tolist() == LABELS.tolist()
     np.testing.assert_array_equal(
@@ -100,7 +100,7 @@ def test_the_file_is_plain_parquet(cache, tensors):
 
 
 def test_the_metadata_say_where_it_comes_from(cache):
-    description = json.loads(pq.read_metadata(cache.path).metadata[b"goodnet"])
+    description = json.loads(pq.read_metadata(cache.parts[0]).metadata[b"goodnet"])
     assert description["format"] == 4
     assert description["provenance"]["preprocessing"]["std"] == [0.229, 0.224, 0.225]
     assert cache.provenance == PROVENANCE

@@ -91,7 +91,7 @@ def test_base_and_sides_are_kept(network, first_pass):
     kept += ["base"] * (network.start != network.rank_at)
     kept += [f"side_{number}" for number in range(len(network.skips))]
     kept += [f"features_{number}" for number in range(len(passed.frontier.depths))]
-    assert pq.read_schema(passed.cache.path).names == [
+    assert pq.read_schema(passed.cache.parts[0]).names == [
         "image",
         "label",
         "digest",
@@ -127,7 +127,7 @@ def test_small_blocks_hold_the_same_rows(net, first_pass, monkeypatch):
     cache = first_pass(net, IMAGES).cache
     blocks = list(cache.blocks())
     assert [len(block) for block in blocks] == [3, 3, 1]
-    np.testing.assert_array_equal(pq.read_table(cache.path)["image"], range(7))
+    np.testing.assert_array_equal(pq.read_table(cache.parts[0])["image"], range(7))
     for name in ("labels", "predictions"):
         joined = np.concatenate([getattr(block, name) for block in blocks])
         np.testing.assert_array_equal(joined, getattr(whole, name))
@@ -136,7 +136,7 @@ def test_small_blocks_hold_the_same_rows(net, first_pass, monkeypatch):
 
 
 def test_the_same_input_gives_the_same_bytes(net, first_pass):
-    first, second = (first_pass(net, IMAGES).cache.path.read_bytes() for _ in range(2))
+    first, second = (first_pass(net, IMAGES).cache.parts[0].read_bytes() for _ in range(2))
     assert first == second
 
 

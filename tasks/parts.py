@@ -1,0 +1,109 @@
+"""Mapping a function over the parts of an image set, here or on Dask; stages know nothing of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tasks.cluster import Cluster
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Work = TypeVar("Work", bound=Sized)
+Result = TypeVar("Result")
+Advance = Callable[[int, int], None]
+
+_COMPUTING = ("CUDA_VISIBLE_DEVICES", "TF_CPP_MIN_LOG_LEVEL")
+"""What TensorFlow reads when it is imported; it computes on a worker as it does here."""
+
+
+def map_parts(
+    function: Callable[[Work, Advance], Result], parts: Sequence[Work], advance: Advance
+) -> Iterator[Result]:
+    """Yield what a function makes of each part, in their order.
+
+    Args:
+        function: of a module of goodnet, which takes a part and what is told of its progress.
+        parts: as long as they have images; on Dask they are pickled, and so are the results.
+        advance: called with the numbers of images done and in all parts.
+    """
+    workers, total, done = _workers.get(), sum(map(len, parts)), 0
+    if workers is None or len(parts) == 1:
+        for part in parts:
+            before = done
+            yield function(part, lambda ready, _: advance(before + ready, total))  # noqa: B023
+            done += len(part)
+        return
+    for part, result in zip(parts, workers.map(function, parts), strict=True):
+        done += len(part)
+        advance(done, total)
+        yield result
+
+
+@contextmanager
+def mapped_on(dask: str | None, *, artifacts: Path) -> Iterator[None]:
+    """Let stages that are called within map their parts on workers, once there is more than one.
+
+    Args:
+        dask: where these are; None to work on one part after the other here.
+        artifacts: folder of runs and cache, which the workers have to see too.
+    """
+    if dask is None:
+        yield
+        return
+    with ExitStack() as stack:
+        token = _workers.set(_Workers(Cluster.parse(dask), artifacts, stack))
+        try:
+            yield
+        finally:
+            _workers.reset(token)
+
+
+@dataclass
+class _Workers:
+    """The workers of a run, which are there once they are needed."""
+
+    cluster: Cluster
+    artifacts: Path
+    stack: ExitStack
+    _client: Client | None = field(default=None, init=False)
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            self._client = self.stack.enter_context(self.cluster.runner(self.artifacts)).client
+        return self._client
+
+    def map(
+        self, function: Callable[[Work, Advance], Result], parts: Sequence[Work]
+    ) -> Iterator[Result]:
+        given = {name: os.environ[name] for name in _COMPUTING if name in os.environ}
+        # Not by their content: two runs that have the same work write their own files.
+        futures = [
+            self.client.submit(run_part, function, part, given, pure=False) for part in parts
+        ]
+        try:
+            for future in futures:
+                with self.cluster.errors():
+                    result: Result = future.result()
+                yield result
+        finally:
+            self.client.cancel(futures, force=True)
+
+
+_workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)
+
+
+def run_part(
+    function: Callable[[Any, Advance], Any], part: Any, environment: dict[str, str]
+) -> Any:
+    """Work on a part in the process of a worker."""
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    return function(part, lambda done, total: None)

@@ -1,0 +1,307 @@
+"""Parts of an image set: the same whoever computes them, here or on workers of their own."""
+
+import pickle
+import shutil
+import threading
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from goodnet.choices import Choices
+from goodnet.digests import digest_file
+from goodnet.errors import InputError
+from goodnet.images.image_sets import open_images, write_images
+from goodnet.pruning.activation_cache import ActivationCache, part_rows
+from goodnet.pruning.counts import Counts, add_counts, read_counts
+from goodnet.pruning.ranking import block_means, mean_activations, prune_order
+from tasks import activations as stage
+from tasks.caching import activations_files
+from tasks.cluster import Cluster
+from tasks.loading import load_inputs
+from tasks.parts import map_parts, mapped_on
+from tasks.records import CleanValidationActivations, PruneOrder
+from tasks.sweeping import sweep_validation
+from tests.test_dask import running, wait_for
+
+IMAGES = 17_000  # three parts, the last of them small
+SIZE = (8, 8, 3)
+
+
+@pytest.mark.parametrize("num_images", [1, 8191, 8192, 8193, 10_000_000])
+def test_parts_hold_each_image_once_and_begin_where_any_block_does(num_images):
+    rows = part_rows(num_images)
+    assert [one.start for one in rows] == [0, *(one.stop for one in rows[:-1])]
+    assert rows[-1].stop == num_images
+    assert {len(one) for one in rows[:-1]} <= {8192}
+    assert not any(one.start % size for one in rows for size in (1, 2, 64, 512))
+
+
+COUNTS = st.integers(1, 4).flatmap(
+    lambda steps: st.lists(
+        st.tuples(
+            st.integers(0, 9), *(arrays(np.int64, steps, elements=st.integers(0, 9)) for _ in "abc")
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+
+
+@given(COUNTS, st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_counts_of_parts_add_up_however_they_are_put_together(found, random):
+    """In any order, and in any parts of parts."""
+    parts = [{"pruned": Counts(*one), "expert": Counts(*one)} for one in found]
+    whole = add_counts(parts)
+    random.shuffle(parts)
+    cut = random.randint(1, len(parts))
+    halves = [add_counts(half) for half in (parts[:cut], parts[cut:]) if half]
+    for again in (add_counts(halves), reduce(lambda one, other: add_counts([one, other]), parts)):
+        for end, counts in again.items():
+            assert counts.images == sum(images for images, *_ in found) == whole[end].images
+            for name in ("correct", "flagged", "goodnet_correct"):
+                expected = getattr(whole[end], name)
+                np.testing.assert_array_equal(getattr(counts, name), expected)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A net and 17,000 images for it."""
+    from goodnet.tensorflow_start import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    folder = tmp_path_factory.mktemp("files")
+    keras.utils.set_random_seed(1)
+    net = keras.Sequential(
+        [
+            keras.Input(SIZE),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(6, 3, activation="relu", name="conv"),
+            keras.layers.MaxPooling2D(name="pool"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, activation="softmax"),
+        ]
+    )
+    images = np.random.default_rng(1).integers(0, 256, (IMAGES, *SIZE), np.uint8)
+    images = (images // (1 + np.arange(IMAGES) % 5)[:, None, None, None]).astype(np.uint8)
+    labels = net.predict(images.astype("float32"), verbose=0, batch_size=1000).argmax(1)
+    write_images(folder / "valid.h5", images, labels)
+    write_images(folder / "test.h5", images[:60] // 2, labels[:60])
+    net.save(folder / "net.keras")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(files):
+    return load(files, files / "artifacts")
+
+
+def load(files, artifacts):
+    sets = {
+        "clean_valid": files / "valid.h5",
+        "clean_test": files / "test.h5",
+        "poisoned_test": None,
+        "poisoned_valid": None,
+    }
+    return load_inputs.fn(files / "net.keras", sets, Choices(), refresh=False, artifacts=artifacts)
+
+
+def first_pass(inputs, artifacts) -> CleanValidationActivations:
+    return stage.compute_validation_activations.fn(
+        inputs.network, inputs.clean_valid, artifacts=artifacts
+    )
+
+
+def sweep(inputs, found, artifacts) -> Path:
+    means = mean_activations(block_means(found.cache()))
+    order = PruneOrder(channels=tuple(prune_order(means)), num_silent=0)
+    return sweep_validation.fn(inputs.network, found, order, artifacts=artifacts).file.path
+
+
+@pytest.fixture(scope="module")
+def here(files, inputs):
+    """What this process made of all parts."""
+    found = first_pass(inputs, files / "artifacts")
+    return found, sweep(inputs, found, files / "artifacts")
+
+
+def test_parts_are_to_everything_after_them_what_one_file_is(files, inputs, here, tmp_path):
+    from goodnet.pruning.first_pass import write_activations
+
+    parts = here[0].cache()
+    assert [part.size for part in here[0].parts] == [one.stat().st_size for one in parts.parts]
+    whole = write_activations(
+        tmp_path / "whole.parquet",
+        frontier=stage.open_frontier(inputs.network),
+        images=open_images(files / "valid.h5"),
+        provenance=parts.provenance,
+    )
+    assert (parts.num_images, parts.num_blocks) == (whole.num_images, whole.num_blocks)
+    assert (len(parts.parts), parts.num_depths) == (3, whole.num_depths)
+    np.testing.assert_array_equal(parts.image_digests(), whole.image_digests())
+    np.testing.assert_array_equal(parts.answers(), whole.answers())
+    np.testing.assert_array_equal(block_means(parts), block_means(whole))
+    last = parts.num_blocks - 1
+    for one, other in zip(parts.blocks([last, 0, 16]), whole.blocks([last, 0, 16]), strict=True):
+        assert one.first == other.first
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.ranking, other.ranking)
+    for one, other in zip(parts.features(0), whole.features(0), strict=True):
+        np.testing.assert_array_equal(one, other)
+    rows = pq.read_table(parts.parts[1], columns=["image"])["image"].to_numpy()
+    np.testing.assert_array_equal(rows, np.arange(8192, 16_384))
+    assert [len(blocks) for blocks in parts.blocks_by_part()] == [16, 16, 2]
+
+
+def test_a_set_of_one_part_has_one_file_as_before(inputs, tmp_path):
+    (clean_test,) = inputs.evaluation
+    (rows,) = activations_files(tmp_path, inputs.network, clean_test)
+    assert rows == range(60)
+
+
+def test_parts_of_another_net_are_no_parts_of_a_set(here, tmp_path):
+    (part, *_) = here[0].cache().parts
+    table = pq.read_table(part)
+    metadata = {b"goodnet": table.schema.metadata[b"goodnet"].replace(b'"conv"', b'"conw"')}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="is of another net or set than"):
+        _ = ActivationCache(part, tmp_path / "other.parquet").provenance
+
+
+def inodes(found):
+    return [part.path.stat().st_ino for part in found.parts]
+
+
+def test_parts_that_are_there_and_whole_are_not_computed_again(files, inputs, here):
+    """As after a kill: what a stage left, without the record of the stage."""
+    found, _ = here
+    before = inodes(found)
+    damaged = found.parts[0].path
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    found.parts[2].path.unlink()
+    assert first_pass(inputs, files / "artifacts") == found
+    after = inodes(found)
+    assert after[1] == before[1]
+    assert after[0] != before[0]
+    assert [digest_file(one.path).sha256 for one in found.parts] == [
+        one.sha256 for one in found.parts
+    ]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("dask"), workers=2) as found:
+        yield found
+
+
+@pytest.mark.parametrize("workers", ["two machines", "local:2"])
+def test_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, workers, tmp_path):
+    where = machines.address if workers == "two machines" else workers
+    with mapped_on(where, artifacts=tmp_path):
+        found = first_pass(inputs, tmp_path)
+        swept = sweep(inputs, found, tmp_path)
+    assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
+    assert {part.path.parent for part in found.parts} == {tmp_path / "cache" / "activations"}
+    assert swept.read_bytes() == here[1].read_bytes()
+    assert read_counts(swept).images == IMAGES
+
+
+def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
+    with Cluster.parse(machines.address).runner(tmp_path) as runner:
+        with mapped_on(machines.address, artifacts=tmp_path):
+            first_pass(inputs, tmp_path)
+        found = runner.client.run(lambda: {*__import__("sys").modules})
+    assert len(found) == 2
+    for modules in found.values():
+        assert modules & {"goodnet.parts", "tensorflow", "prefect", "flows"} == {
+            "goodnet.parts",
+            "tensorflow",
+        }
+
+
+def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, tmp_path):
+    with running(tmp_path / "dask", workers=1) as machines:
+        (worker,) = wait_for(machines.workers)
+        artifacts = tmp_path / "artifacts"
+
+        def disturb():
+            wait_for(lambda: list((artifacts / "cache").glob("activations/.*.tmp*")))
+            worker.kill()
+            machines.add_worker()
+
+        disturbing = threading.Thread(target=disturb)
+        disturbing.start()
+        with mapped_on(machines.address, artifacts=artifacts):
+            found = first_pass(inputs, artifacts)
+            swept = sweep(inputs, found, artifacts)
+        disturbing.join()
+        assert not psutil.pid_exists(worker.pid)
+    assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
+    assert swept.read_bytes() == here[1].read_bytes()
+
+
+def test_workers_refuse_images_that_are_not_those_digested(files, machines, tmp_path):
+    for name in ("net.keras", "valid.h5", "test.h5"):
+        shutil.copy(files / name, tmp_path)
+    artifacts = tmp_path / "artifacts"
+    inputs = load(tmp_path, artifacts)
+    opened = stage.open_set(inputs.network, inputs.clean_valid, artifacts=artifacts)
+    parts = [Sized(opened), Sized(opened)]
+    with mapped_on(machines.address, artifacts=artifacts):
+        assert list(map_parts(images_of, parts, lambda done, total: None)) == [IMAGES, IMAGES]
+        (tmp_path / "valid.h5").touch()
+        # Whoever has opened it before sees it when it reads, others when they open it.
+        with pytest.raises(InputError, match=r"valid\.h5: (has changed since|is not as it was)"):
+            list(map_parts(images_of, parts, lambda done, total: None))
+
+
+def test_a_part_that_changes_on_its_way_to_a_worker_is_refused(here, tmp_path):
+    copied = Path(shutil.copy(here[0].parts[2].path, tmp_path))
+    sent = pickle.dumps(ActivationCache(copied))
+    assert pickle.loads(sent).num_images == IMAGES - 2 * 8192  # noqa: S301
+    copied.touch()
+    with pytest.raises(InputError, match="has changed since it was opened"):
+        pickle.loads(sent)  # noqa: S301
+
+
+class Sized:
+    """Something that travels to a worker, as long as it has images."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __len__(self):
+        return self.what.num_images
+
+
+def images_of(part, advance):
+    return sum(len(batch) for batch in part.what.batches(1000))
+
+
+def slow(part, advance):
+    import time
+
+    time.sleep(5)
+
+
+def test_a_scheduler_that_ends_is_one_line(tmp_path):
+    with running(tmp_path / "dask", workers=1) as machines:
+        wait_for(machines.workers)
+        threading.Timer(1, machines.scheduler.kill).start()
+        said = r"^the Dask scheduler at tcp://127\.0\.0\.1:\d+ is gone; what was computed is kept"
+        with (
+            pytest.raises(ConnectionError, match=said),
+            mapped_on(machines.address, artifacts=tmp_path),
+        ):
+            list(map_parts(slow, [range(1)] * 2, lambda done, total: None))
