@@ -475,7 +475,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     from goodnet.defenses.fine_tuning import fine_tune
     from goodnet.defenses.guard import fit_guard
     from goodnet.defenses.seam import CleanPass, Learnt
-    from goodnet.pruning.counts import Counts, End, curves_table
+    from goodnet.pruning.counts import curves_table
     from goodnet.pruning.poisoned import attack_counter, describe_attack
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
     from goodnet.pruning.stop_rule import find_checkpoints
@@ -491,9 +491,8 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         scores_table,
     )
 
-    means = {name: mean_activations(block_means(one)) for name, one in passed.caches.items()}
-    order = prune_order(means["clean_valid"])
-    counts: dict[str, dict[End, Counts]] = {
+    order = prune_order(mean_activations(block_means(passed.caches["clean_valid"])))
+    swept = {
         name: sweep_both_ends(
             cache,
             frontier=passed.frontier,
@@ -502,7 +501,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         )
         for name, cache in passed.caches.items()
     }
-    valid, attacked = counts["clean_valid"]["pruned"], passed.caches.get("poisoned_test")
+    valid, attacked = swept["clean_valid"].counts["pruned"], passed.caches.get("poisoned_test")
     checkpoints = find_checkpoints(
         valid.correct.tolist(),
         images=valid.images,
@@ -512,7 +511,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     images = passed.checked.sets["clean_valid"]
     clean = CleanPass(passed.frontier, images, passed.caches["clean_valid"])
     tuned = fine_tune(clean) if "finetuning" in passed.choices.repairs else None
-    experts = counts["clean_valid"]["expert"]
+    experts = swept["clean_valid"].counts["expert"]
     guard, held = fit_guard(clean, order, experts, None if tuned is None else tuned.held)
     calibrations = calibrate_all(held.scores, budget=passed.choices.false_alarm_budget)
     net = None if tuned is None else tuned.model
@@ -529,7 +528,7 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         for name, cache in passed.caches.items()
     }
     results = make_results(
-        {name: ends["pruned"] for name, ends in counts.items()},
+        {name: one.counts["pruned"] for name, one in swept.items()},
         checkpoints,
         order=order,
         num_classes=passed.num_classes,
@@ -542,7 +541,8 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         class_names=() if passed.checked.classes is None else passed.checked.classes.names,
     )
     curve = pa.concat_tables(
-        curves_table(name, counts[name], order=order, means=means[name]) for name in means
+        curves_table(name, one.counts, order=order, means=mean_activations(one.shares))
+        for name, one in swept.items()
     )
     scores = scores_table(scored, calibrations)
     return Repair(results, order, curve, scores, learnt, kept, seen, passed)

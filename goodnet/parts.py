@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from goodnet.arrays import DoubleArray, IntArray
+from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
 from goodnet.model_files.limits import ModelLimits
 from goodnet.opening import open_frontier
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
-from goodnet.pruning.counts import Counts, End
-from goodnet.pruning.ranking import block_means
+from goodnet.pruning.counts import Counts
 
 if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
+    from goodnet.pruning.sweep import Swept
 
 Advance = Callable[[int, int], None]
 """Is called with the numbers of images done and in all of the part."""
@@ -98,13 +98,6 @@ class SweepPart:
         return self.cache.images_of(self.blocks)
 
 
-class Swept(NamedTuple):
-    """What a sweep finds in some blocks: counts, and the shares of the mean activations."""
-
-    counts: dict[End, Counts]
-    means: DoubleArray
-
-
 def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
     """Run B over some images and keep what all later stages need; return the file's digest.
 
@@ -132,7 +125,7 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
     """
     from goodnet.pruning.sweep import sweep_both_ends
 
-    counts = sweep_both_ends(
+    return sweep_both_ends(
         work.cache,
         frontier=work.net.open(),
         order=work.order,
@@ -140,4 +133,3 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
         blocks=work.blocks,
         on_progress=on_progress,
     )
-    return Swept(counts, block_means(work.cache, work.blocks))

@@ -75,6 +75,6 @@ def _sweep(
         swept = list(map_parts(sweep_part, parts, advance))
     counts = add_counts([one.counts for one in swept])
     path = cache_file(artifacts, "sweeps", ".parquet", network, activations, order, target)
-    means = mean_activations(np.concatenate([one.means for one in swept]))
+    means = mean_activations(np.concatenate([one.shares for one in swept]))
     write_curves(path, activations.images.role, counts, order=order.channels, means=means)
     return StoredFile.of(path)

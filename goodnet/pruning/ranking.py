@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from goodnet.arrays import DoubleArray
-from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.activation_cache import ActivationCache, Block
 
 
 def block_means(cache: ActivationCache, blocks: Iterable[int] | None = None) -> DoubleArray:
@@ -17,12 +17,19 @@ def block_means(cache: ActivationCache, blocks: Iterable[int] | None = None) -> 
         cache: of the set.
         blocks: the shard's block numbers, or all.
     """
-    shares = []
-    for block in cache.blocks(blocks):
-        by_position = block.ranking.reshape(-1, cache.num_channels)
-        positions = len(by_position) // len(block) * cache.num_images
-        shares.append(by_position.sum(axis=0, dtype=np.float64) / positions)
-    return np.array(shares)
+    return np.array([block_share(block, cache.num_images) for block in cache.blocks(blocks)])
+
+
+def block_share(block: Block, num_images: int) -> DoubleArray:
+    """Return a block's share of the mean activations of its set: (C,), in float64.
+
+    Args:
+        block: some images of the set.
+        num_images: in the set.
+    """
+    by_position = block.ranking.reshape(-1, block.ranking.shape[-1])
+    positions = len(by_position) // len(block) * num_images
+    return np.asarray(by_position.sum(axis=0, dtype=np.float64) / positions)
 
 
 def mean_activations(shares: DoubleArray) -> DoubleArray:

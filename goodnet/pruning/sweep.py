@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,8 +22,16 @@ from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts, End
 from goodnet.pruning.frontier import Frontier
+from goodnet.pruning.ranking import block_share
 
 Result = TypeVar("Result")
+
+
+class Swept(NamedTuple):
+    """What a sweep from both ends finds: counts, and each block's share of the mean activations."""
+
+    counts: dict[End, Counts]
+    shares: DoubleArray
 
 
 def sweep(
@@ -65,8 +73,10 @@ def sweep_both_ends(
     blocks: Iterable[int] | None = None,
     num_threads: int = 2,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[End, Counts]:
+) -> Swept:
     """Count the answers of every step of a set from both ends, in one pass over the cache.
+
+    The mean activations are added up on the way, so that nothing reads the cache for them again.
 
     Args:
         cache: the set's activations.
@@ -79,16 +89,17 @@ def sweep_both_ends(
     """
     scorer = count or count_answers
 
-    def count_block(block: Block) -> tuple[Counts, Counts]:
+    def count_block(block: Block) -> tuple[Counts, Counts, DoubleArray]:
         pruned = sweep_block(block, frontier=frontier, order=order)
-        return scorer(block, pruned), scorer(
-            block, expert_block(block, frontier=frontier, order=order)
-        )
+        expert = expert_block(block, frontier=frontier, order=order)
+        share = block_share(block, cache.num_images)
+        return scorer(block, pruned), scorer(block, expert), share
 
-    pruned, expert = _no_counts(len(order)), _no_counts(len(order))
-    for first, second in _map_blocks(count_block, cache, blocks, num_threads, on_progress):
+    pruned, expert, shares = _no_counts(len(order)), _no_counts(len(order)), []
+    for first, second, share in _map_blocks(count_block, cache, blocks, num_threads, on_progress):
         pruned, expert = pruned + first, expert + second
-    return {"pruned": pruned, "expert": expert}
+        shares.append(share)
+    return Swept({"pruned": pruned, "expert": expert}, np.array(shares))
 
 
 def margins_at(

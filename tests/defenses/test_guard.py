@@ -50,7 +50,7 @@ def guard_of(passed, *, budget=0.03, tuned=False) -> Guarded:
     clean = CleanPass(passed.frontier, passed.images, passed.cache)
     order = prune_order(mean_activations(block_means(clean.cache)))
     found = fine_tune(clean) if tuned else None
-    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order)
+    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order).counts
     guard, held = fit_guard(clean, order, counts["expert"], None if found is None else found.held)
     calibration = calibrate(held.scores, budget=budget)
     model = None if found is None else found.model

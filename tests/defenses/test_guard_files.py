@@ -23,7 +23,7 @@ def fitted(faces_passes):
     passed = faces_passes["clean_valid"]
     clean = CleanPass(passed.frontier, passed.images, passed.cache)
     order = prune_order(mean_activations(block_means(passed.cache)))
-    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order)
+    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order).counts
     return fit_guard(clean, order, counts["expert"])
 
 

@@ -19,7 +19,7 @@ from goodnet.pruning.sweep import sweep_both_ends
 def learn(clean, *, tuned=True):
     order = prune_order(mean_activations(block_means(clean.cache)))
     found = fine_tune(clean) if tuned else None
-    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order)
+    counts = sweep_both_ends(clean.cache, frontier=clean.frontier, order=order).counts
     guard, held = fit_guard(clean, order, counts["expert"], None if found is None else found.held)
     model = None if found is None else found.model
     return Learnt(clean, guard, held, calibrate(held.scores, budget=0.1), model)

@@ -255,7 +255,9 @@ def test_experts_of_the_lab_net_agree_with_b_on_poisoned_images(lab_passes):
     order = order_of(lab_passes["clean_valid"].cache)
     agreeing = {}
     for name, passed in lab_passes.items():
-        counts = sweep_both_ends(passed.cache, frontier=passed.frontier, order=order)["expert"]
+        counts = sweep_both_ends(passed.cache, frontier=passed.frontier, order=order).counts[
+            "expert"
+        ]
         found = counts.images - counts.flagged
         agreeing[name] = {k: int(found[k]) for k in (46, 51, 54)}
     assert agreeing == {
@@ -267,7 +269,8 @@ def test_experts_of_the_lab_net_agree_with_b_on_poisoned_images(lab_passes):
 
 def test_both_ends_are_counted_in_one_pass(many_blocks):
     passed, order, expected = many_blocks
-    counts = sweep_both_ends(passed.cache, frontier=passed.frontier, order=order)
+    counts, shares = sweep_both_ends(passed.cache, frontier=passed.frontier, order=order)
+    np.testing.assert_array_equal(shares, block_means(passed.cache))
     reverse = sweep(passed.cache, frontier=passed.frontier, order=order[::-1])
     for end, other in ((counts["pruned"], expected), (counts["expert"], reverse)):
         there = slice(None, None, 1 if other is expected else -1)

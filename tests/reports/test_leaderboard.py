@@ -215,7 +215,7 @@ def test_learning_has_its_cost_by_the_stages_that_do_it():
     cached = replace(cell, stages=[replace(one, state="Cached") for one in cell.stages])
     assert cached.cost("pruning") == (None, None)
     rows = {row.title: row for row in make_leaderboard([TWIN, cell]).rows if row.cell == cell.cell}
-    assert rows["discriminant at budget 2 points"].seconds == rows["joined"].seconds == 2.0
+    assert rows["discriminant, budget 2 points"].seconds == rows["joined"].seconds == 2.0
     line = next(one for one in summary_rows(make_leaderboard([TWIN, cell])) if one["MB"])
     assert line["MB"].split(" / ")[1] in ("910.0", "800.0")
 
