@@ -20,7 +20,7 @@ from flows.settings import DEFAULT_DASK, configure
 from goodnet.command import DONE, as_options
 from goodnet.errors import printable
 from tasks.caching import read_records_alone
-from tasks.cluster import Cluster
+from tasks.cluster import Cluster, require_source, source_digest
 from tasks.progress import listening, tell_began
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def submitting(dask: str | None, *, artifacts: Path) -> Iterator[Submit]:
 
             def submit(name: str, function: Callable[..., Any], *arguments: Any) -> Promise:
                 work = {"function": function, "arguments": arguments, "name": printable(name)}
-                futures.append(runner.submit(work_on_net, work | {"artifacts": artifacts}))
+                work |= {"artifacts": artifacts, "source": source_digest()}
+                futures.append(runner.submit(work_on_net, work))
                 return partial(_wait, futures[-1], name, cluster)
 
             try:
@@ -110,9 +111,14 @@ def submitting(dask: str | None, *, artifacts: Path) -> Iterator[Submit]:
 
 @task(name="net", task_run_name="{name}", persist_result=False)
 def work_on_net(
-    function: Callable[..., Any], arguments: tuple[Any, ...], name: str, artifacts: Path
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    name: str,
+    artifacts: Path,
+    source: str,
 ) -> Any:
     """Work on one net, in the process of a worker."""
+    require_source(source)
     configure(artifacts)
     read_records_alone()
     return function(*arguments)

@@ -6,6 +6,7 @@ Nothing of Dask is imported without it.
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -177,6 +179,30 @@ def _find_missing(artifacts: Path) -> str | None:
     if not artifacts.is_dir():
         return f"{artifacts}, expected that folder at the same path on every machine"
     return None
+
+
+def require_source(digest: str) -> None:
+    """Raise InputError in a worker whose code is another; those that join late are not asked first.
+
+    Args:
+        digest: `source_digest` where the work comes from.
+    """
+    if source_digest() != digest:
+        raise InputError(
+            f"a Dask worker on {socket.gethostname()} has another goodnet, expected the same "
+            "checkout on every machine"
+        )
+
+
+@cache
+def source_digest() -> str:
+    """Return what tells this code from another version: parts of two do not make one result."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for package in ("flows", "goodnet", "tasks"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

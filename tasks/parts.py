@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tasks.cluster import Cluster
+from tasks.cluster import Cluster, require_source, source_digest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -86,7 +86,8 @@ class _Workers:
         given = {name: os.environ[name] for name in _COMPUTING if name in os.environ}
         # Not by their content: two runs that have the same work write their own files.
         futures = [
-            self.client.submit(run_part, function, part, given, pure=False) for part in parts
+            self.client.submit(run_part, function, part, given, source_digest(), pure=False)
+            for part in parts
         ]
         try:
             for future in futures:
@@ -101,9 +102,10 @@ _workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)
 
 
 def run_part(
-    function: Callable[[Any, Advance], Any], part: Any, environment: dict[str, str]
+    function: Callable[[Any, Advance], Any], part: Any, environment: dict[str, str], source: str
 ) -> Any:
     """Work on a part in the process of a worker."""
+    require_source(source)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     return function(part, lambda done, total: None)

@@ -153,9 +153,9 @@ class Machines(NamedTuple):
         wait_for(lambda: known.exists() and known.read_text().endswith("}"))  # it is written late
         return json.loads(known.read_text())["address"]
 
-    def add_worker(self):
+    def add_worker(self, **where):
         options = ["--nthreads", "1", "--memory-limit", "0", "--local-directory", self.folder]
-        self.nannies.append(start_dask("worker", self.address, *options))
+        self.nannies.append(start_dask("worker", self.address, *options, **where))
 
     def workers(self):
         return [one for nanny in self.nannies for one in children(nanny.pid, "spawn_main")]
@@ -174,13 +174,13 @@ def children(pid, word):
     return with_word
 
 
-def start_dask(kind, *options):
+def start_dask(kind, *options, checkout=ROOT):
     return subprocess.Popen(
         [
             sys.executable, "-m", f"distributed.cli.dask_{kind}", *map(str, options),
             "--host", "127.0.0.1", "--no-dashboard",
         ],
-        cwd=ROOT,
+        cwd=checkout,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

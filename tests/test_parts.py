@@ -28,7 +28,7 @@ from tasks.loading import load_inputs
 from tasks.parts import map_parts, mapped_on
 from tasks.records import CleanValidationActivations, PruneOrder
 from tasks.sweeping import sweep_validation
-from tests.test_dask import running, wait_for
+from tests.test_dask import ROOT, running, wait_for
 
 IMAGES = 17_000  # three parts, the last of them small
 SIZE = (8, 8, 3)
@@ -264,6 +264,23 @@ def test_workers_refuse_images_that_are_not_those_digested(files, machines, tmp_
         # Whoever has opened it before sees it when it reads, others when they open it.
         with pytest.raises(InputError, match=r"valid\.h5: (has changed since|is not as it was)"):
             list(map_parts(images_of, parts, lambda done, total: None))
+
+
+def test_workers_with_another_goodnet_are_refused(tmp_path):
+    for package in ("flows", "goodnet", "tasks", "tests"):
+        shutil.copytree(ROOT / package, tmp_path / "other" / package)
+    (tmp_path / "other" / "goodnet" / "metrics.py").open("a").write("# another version\n")
+    with running(tmp_path / "dask", workers=0) as machines:
+        machines.add_worker(checkout=tmp_path / "other")
+        with (
+            mapped_on(machines.address, artifacts=tmp_path),
+            pytest.raises(InputError, match="has another goodnet, expected the same checkout"),
+        ):
+            list(map_parts(length_of, [[1], [2]], lambda done, total: None))
+
+
+def length_of(part, advance):
+    return len(part)
 
 
 def test_a_part_that_changes_on_its_way_to_a_worker_is_refused(here, tmp_path):
