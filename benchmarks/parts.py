@@ -23,13 +23,13 @@ from goodnet.pruning.sweep import count_answers
 from goodnet.tensorflow_start import import_tensorflow
 from tasks.parts import map_parts, mapped_on
 
-_IMAGES = 4 * 8192
+_IMAGES = 2 * 8192
 _ROUNDS = 3
 _EMPTY = 200
 
 
 def main() -> None:
-    """Measure the first pass and the sweep of DeepID over four parts, and parts without work."""
+    """Measure the first pass and the sweep of DeepID over two parts, and parts without work."""
     parser = Parser(prog="python -m benchmarks.parts", description=__doc__)
     parser.add_argument("--dask", default="local:2", help="the workers (default: local:2)")
     chosen = parser.parse_args()
