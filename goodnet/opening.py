@@ -12,6 +12,8 @@ from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 from goodnet.storage.signatures import SignedFile
 
 if TYPE_CHECKING:
+    import keras
+
     from goodnet.pruning.frontier import Frontier
 
 
@@ -56,3 +58,20 @@ def require_digest(path: Path, found: FileDigest, sha256: str) -> None:
             f"{path}: has changed since the run began, expected it to stay as it is until the "
             "run ends; give the same command again"
         )
+
+
+@lru_cache(maxsize=1)
+def open_saved(path: Path, sha256: str) -> keras.Model:
+    """Load a net that a stage has saved, once for all of a run that use it.
+
+    Args:
+        path: its file.
+        sha256: the digest that it had when it was saved.
+
+    Raises:
+        InputError: the file is no longer that one.
+    """
+    from goodnet.pruning.verification import load_saved
+
+    require_digest(path, digest_file(path), sha256)
+    return load_saved(path)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
+from goodnet.images.preprocessing import Preprocessing
 from goodnet.model_files.limits import ModelLimits
-from goodnet.opening import open_frontier
+from goodnet.opening import open_frontier, open_saved
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
 from goodnet.pruning.counts import Counts
+from goodnet.storage.signatures import SignedFile
 
 if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
@@ -98,6 +100,34 @@ class SweepPart:
         return self.cache.images_of(self.blocks)
 
 
+@dataclass(frozen=True)
+class ScorePart:
+    """The scores of the images of some blocks of a set.
+
+    Attributes:
+        net: B.
+        cache: the set's activations.
+        guard: the file of the guard.
+        tuned: the file of the fine-tuned net and its digest, if there is one.
+        images: the set, for that net.
+        preprocessing: what is done to the pixels first.
+        blocks: numbers of the blocks, which follow each other.
+        path: the file to write.
+    """
+
+    net: NetFile
+    cache: ActivationCache
+    guard: SignedFile
+    tuned: tuple[Path, str] | None
+    images: ImageSet
+    preprocessing: Preprocessing
+    blocks: range
+    path: Path
+
+    def __len__(self) -> int:
+        return self.cache.images_of(self.blocks)
+
+
 def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
     """Run B over some images and keep what all later stages need; return the file's digest.
 
@@ -133,3 +163,29 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
         blocks=work.blocks,
         on_progress=on_progress,
     )
+
+
+def score_part(work: ScorePart, on_progress: Advance) -> None:
+    """Score the images of some blocks and write what is made of them into the file of the part.
+
+    Raises:
+        InputError: a file has changed since it was digested.
+    """
+    from goodnet.defenses.fine_tuning import answer_images
+    from goodnet.defenses.guard_files import read_guard, write_seen
+
+    frontier = work.net.open()  # which also starts TensorFlow
+    with work.guard.unchanged():
+        guard, _ = read_guard(work.guard.path)
+    by_tuned = None
+    if work.tuned is not None:
+        _, predictions = work.cache.answers()
+        by_tuned = answer_images(
+            open_saved(*work.tuned),
+            work.images,
+            work.preprocessing,
+            predictions,
+            rows=work.cache.rows_of(work.blocks),
+            on_progress=on_progress,
+        )
+    write_seen(work.path, guard.look(work.cache, frontier, by_tuned, blocks=work.blocks))

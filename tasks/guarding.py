@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
 
 from goodnet.digests import digest_file
-from goodnet.opening import require_digest
+from goodnet.opening import open_saved, require_digest
+from goodnet.parts import ScorePart, score_part
 from goodnet.pruning.counts import read_counts
-from tasks.activations import open_frontier, open_set
+from goodnet.storage.files import scratch_folder
+from goodnet.storage.signatures import SignedFile
+from tasks.activations import net_file, open_frontier, open_set
 from tasks.caching import cache_file, cached
+from tasks.parts import map_parts
 from tasks.progress import progress
 from tasks.records import (
     ActivationsRecord,
@@ -93,21 +96,22 @@ def score_images(
     artifacts: Path,
 ) -> ImageScores:
     """Score the images of a set, from the first pass of B over it."""
-    from goodnet.defenses.fine_tuning import answer_images
-    from goodnet.defenses.guard_files import read_guard, write_seen
+    from goodnet.defenses.guard import join_seen
+    from goodnet.defenses.guard_files import read_seen, write_seen
 
-    guard, _ = read_guard(fitted.file.path)
     cache, role = activations.cache(), activations.images.role
-    net, by_tuned = _tuned_net(fitted.tuned), None
-    if net is not None:
-        _, predictions = cache.answers()
-        images = open_set(network, activations.images, artifacts=artifacts)
-        with progress(f"answers of the fine-tuned net to {role}") as advance:
-            by_tuned = answer_images(
-                net, images, network.preprocessing, predictions, on_progress=advance
-            )
+    images = open_set(network, activations.images, artifacts=artifacts)
+    net, guard, tuned = net_file(network), SignedFile.of(fitted.file.path), fitted.tuned.net
+    file = None if tuned is None else (tuned.path, tuned.sha256)
     path = cache_file(artifacts, "scores", ".npz", network, activations, fitted)
-    write_seen(path, guard.look(cache, open_frontier(network), by_tuned))
+    with scratch_folder(path) as folder, progress(f"scores of {role}") as advance:
+        given = net, cache, guard, file, images, network.preprocessing
+        parts = [
+            ScorePart(*given, blocks, folder / f"{number}.npz")
+            for number, blocks in enumerate(cache.blocks_by_part())
+        ]
+        list(map_parts(score_part, parts, advance))
+        write_seen(path, join_seen([read_seen(part.path) for part in parts]))
     return ImageScores(role=role, file=StoredFile.of(path))
 
 
@@ -239,16 +243,7 @@ def _clean_pass(
 
 
 def _tuned_net(tuned: FineTuned) -> keras.Model | None:
-    return None if tuned.net is None else _load(tuned.net.path, tuned.net.sha256)
-
-
-@lru_cache(maxsize=1)
-def _load(path: Path, sha256: str) -> keras.Model:
-    """Load the fine-tuned net, once for all stages of a run."""
-    from goodnet.pruning.verification import load_saved
-
-    require_digest(path, digest_file(path), sha256)
-    return load_saved(path)
+    return None if tuned.net is None else open_saved(tuned.net.path, tuned.net.sha256)
 
 
 def _learnt(network: Network, fitted: FittedGuard, budget: float, artifacts: Path) -> Learnt:

@@ -54,11 +54,9 @@ def mapped_on(dask: str | None, *, artifacts: Path) -> Iterator[None]:
         dask: where these are; None to work on one part after the other here.
         artifacts: folder of runs and cache, which the workers have to see too.
     """
-    if dask is None:
-        yield
-        return
     with ExitStack() as stack:
-        token = _workers.set(_Workers(Cluster.parse(dask), artifacts, stack))
+        workers = None if dask is None else _Workers(Cluster.parse(dask), artifacts, stack)
+        token = _workers.set(workers)
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from goodnet.choices import Choices
+from goodnet.defenses.guard_files import read_seen
 from goodnet.digests import digest_file
 from goodnet.errors import InputError
 from goodnet.images.image_sets import open_images, write_images
@@ -24,9 +25,10 @@ from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from tasks import activations as stage
 from tasks.caching import activations_files
 from tasks.cluster import Cluster
+from tasks.guarding import fit_scores, score_images
 from tasks.loading import load_inputs
 from tasks.parts import map_parts, mapped_on
-from tasks.records import CleanValidationActivations, PruneOrder
+from tasks.records import CleanValidationActivations, FineTuned, PruneOrder, StoredFile
 from tasks.sweeping import sweep_validation
 from tests.test_dask import ROOT, running, wait_for
 
@@ -121,17 +123,21 @@ def first_pass(inputs, artifacts) -> CleanValidationActivations:
     )
 
 
-def sweep(inputs, found, artifacts) -> Path:
+def sweep_and_score(inputs, found, artifacts) -> list[StoredFile]:
     means = mean_activations(block_means(found.cache()))
     order = PruneOrder(channels=tuple(prune_order(means)), num_silent=0)
-    return sweep_validation.fn(inputs.network, found, order, artifacts=artifacts).file.path
+    net, none = inputs.network, FineTuned(net=None, held=None)
+    swept = sweep_validation.fn(net, found, order, artifacts=artifacts)
+    fitted = fit_scores.fn(net, found, order, swept, none, artifacts=artifacts)
+    scores = score_images.fn(net, found, fitted, artifacts=artifacts)
+    return [swept.file, fitted.file, scores.file]
 
 
 @pytest.fixture(scope="module")
 def here(files, inputs):
     """What this process made of all parts."""
     found = first_pass(inputs, files / "artifacts")
-    return found, sweep(inputs, found, files / "artifacts")
+    return found, sweep_and_score(inputs, found, files / "artifacts")
 
 
 def test_parts_are_to_everything_after_them_what_one_file_is(files, inputs, here, tmp_path):
@@ -210,11 +216,12 @@ def test_workers_make_of_all_parts_what_one_process_does(inputs, here, machines,
     where = machines.address if workers == "two machines" else workers
     with mapped_on(where, artifacts=tmp_path):
         found = first_pass(inputs, tmp_path)
-        swept = sweep(inputs, found, tmp_path)
+        later = sweep_and_score(inputs, found, tmp_path)
     assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
     assert {part.path.parent for part in found.parts} == {tmp_path / "cache" / "activations"}
-    assert swept.read_bytes() == here[1].read_bytes()
-    assert read_counts(swept).images == IMAGES
+    assert [file.sha256 for file in later] == [file.sha256 for file in here[1]]
+    assert read_counts(later[0].path).images == len(read_seen(later[2].path).scores["margin"])
+    assert [path.name for path in later[2].path.parent.iterdir()] == [later[2].path.name]
 
 
 def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
@@ -244,11 +251,11 @@ def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, tmp_path)
         disturbing.start()
         with mapped_on(machines.address, artifacts=artifacts):
             found = first_pass(inputs, artifacts)
-            swept = sweep(inputs, found, artifacts)
+            later = sweep_and_score(inputs, found, artifacts)
         disturbing.join()
         assert not psutil.pid_exists(worker.pid)
     assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
-    assert swept.read_bytes() == here[1].read_bytes()
+    assert [file.sha256 for file in later] == [file.sha256 for file in here[1]]
 
 
 def test_workers_refuse_images_that_are_not_those_digested(files, machines, tmp_path):

@@ -133,6 +133,7 @@ def answer_images(
     preprocessing: Preprocessing,
     predictions: IntArray,
     *,
+    rows: range | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> TunedAnswers:
     """Let M answer the images of a set.
@@ -141,15 +142,22 @@ def answer_images(
         model: M.
         images: the set.
         preprocessing: what is done to its pixels first.
-        predictions: (n,), B's answers to them.
-        on_progress: called with the numbers of images done and in all.
+        predictions: (N,), B's answers to all of them.
+        rows: which images, from the first of a batch; by default all.
+        on_progress: called with the numbers of images done and in all of these.
 
     Raises:
         InputError: an answer is NaN or infinite.
     """
-    every = np.ones(images.num_images, bool)
+    chosen = np.ones(images.num_images, bool)
     return _answer(
-        _compiled_logits(model), images, preprocessing, predictions, every, on_progress=on_progress
+        _compiled_logits(model),
+        images,
+        preprocessing,
+        predictions,
+        chosen,
+        within=rows,
+        on_progress=on_progress,
     )
 
 
@@ -160,11 +168,13 @@ def _answer(
     predictions: IntArray,
     rows: BoolArray,
     *,
+    within: range | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> TunedAnswers:
-    """Let a net answer some images of a set."""
-    parts, first = [], 0
-    for batch in prefetched(images.batches(256)):
+    """Let a net answer some images of a set, or of a part of it."""
+    within = range(images.num_images) if within is None else within
+    parts, first = [], within.start
+    for batch in prefetched(images.batches(256, start=within.start, stop=within.stop)):
         here = slice(first, first + len(batch))
         chosen = rows[here]
         if chosen.any():
@@ -175,7 +185,7 @@ def _answer(
             found[np.arange(len(found)), classes] = -np.inf
             parts.append((margins, answers, found.argmax(axis=1)))
         first += len(batch)
-        on_progress(first, images.num_images)
+        on_progress(first - within.start, len(within))
     return TunedAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 

@@ -80,6 +80,7 @@ class Guard:
         frontier: Frontier,
         tuned: TunedAnswers | None = None,
         *,
+        blocks: range | None = None,
         num_threads: int = 2,
     ) -> Seen:
         """Return what is made of the images of a set, in their order.
@@ -88,15 +89,36 @@ class Guard:
             cache: of the first pass of B over the set.
             frontier: of B.
             tuned: what the fine-tuned net makes of them, if there is one.
+            blocks: the blocks whose images are meant, or all.
             num_threads: blocks swept at a time.
         """
-        found = expert_scores(cache, frontier, self.order, self.expert, num_threads=num_threads)
-        _, predictions = cache.answers()
+        blocks = range(cache.num_blocks) if blocks is None else blocks
+        found = expert_scores(
+            cache, frontier, self.order, self.expert, blocks=blocks, num_threads=num_threads
+        )
+        _, every = cache.answers()
+        rows = cache.rows_of(blocks)
+        predictions = every[rows.start : rows.stop]
         looks = _each(
             self.discriminants,
-            lambda fitted: look_at(cache.features(fitted.depth), predictions, fitted),
+            lambda fitted: look_at(cache.features(fitted.depth, blocks), predictions, fitted),
         )
         return _seen(found, looks, self.discriminants, tuned)
+
+
+def join_seen(parts: Sequence[Seen]) -> Seen:
+    """Reduce: put together what was made of the images of the parts of a set, in their order."""
+    first = parts[0]
+    tuned, instead = (
+        [found for part in parts if (found := getattr(part, name)) is not None]
+        for name in ("tuned", "instead")
+    )
+    return Seen(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
+        {name: np.concatenate([part.nearest[name] for part in parts]) for name in first.nearest},
+        np.concatenate(tuned) if tuned else None,
+        np.concatenate(instead) if instead else None,
+    )
 
 
 def fit_guard(
@@ -192,6 +214,7 @@ def expert_scores(
     order: Sequence[int],
     expert: int,
     *,
+    blocks: range | None = None,
     num_threads: int = 2,
 ) -> Scores:
     """Return the margin of B's class in B itself, the control, and in an expert.
@@ -201,11 +224,12 @@ def expert_scores(
         frontier: of B.
         order: all channels in prune order.
         expert: how many of them the expert keeps.
+        blocks: numbers of blocks, or all.
         num_threads: blocks worked on at a time.
     """
     steps = [len(order), expert]
     margins = margins_at(
-        cache, frontier=frontier, order=order, steps=steps, num_threads=num_threads
+        cache, frontier=frontier, order=order, steps=steps, blocks=blocks, num_threads=num_threads
     )
     return dict(zip(("margin", "expert"), margins, strict=True))
 

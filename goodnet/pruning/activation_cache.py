@@ -112,6 +112,11 @@ class ActivationCache:
         """Return how many images some blocks have."""
         return sum(self._sizes[number] for number in blocks)
 
+    def rows_of(self, blocks: range) -> range:
+        """Return the images of blocks that follow each other."""
+        first = sum(self._sizes[: blocks.start])
+        return range(first, first + self.images_of(blocks))
+
     @property
     def num_channels(self) -> int:
         """Channels C of the ranked layer."""

@@ -118,6 +118,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path` for what is on the way to it."""
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete from `folder` the temporaries of killed processes of this machine."""
     for path in folder.glob(".*.tmp*"):
