@@ -110,7 +110,7 @@ def draw(watched: Mapping[str, Watched], path: Path) -> None:
 
 def _chart(name: str, one: Watched) -> alt.LayerChart:
     axis = alt.X("second:Q", title="seconds", scale=alt.Scale(domain=[0, one.seconds], nice=False))
-    # Of half a second each: what the system counts as a process's time comes in steps of 10 ms.
+    # Of a quarter of a second each: the system counts a process's time in steps of 10 ms.
     area = (
         alt.Chart(alt.InlineData([*one.cores]))
         .transform_calculate(second="floor(datum.second * 4) / 4")
