@@ -82,17 +82,19 @@ class _Workers:
         self, function: Callable[[Work, Advance], Result], parts: Sequence[Work]
     ) -> Iterator[Result]:
         given = {name: os.environ[name] for name in _COMPUTING if name in os.environ}
+        client = self.client
         # Not by their content: two runs that have the same work write their own files.
-        futures = [
-            self.client.submit(run_part, function, part, given, pure=False) for part in parts
-        ]
+        futures = [client.submit(run_part, function, part, given, pure=False) for part in parts]
         try:
             for future in futures:
                 with self.cluster.errors():
                     result: Result = future.result()
                 yield result
+        except ConnectionError:
+            self._client = None  # A stage that is tried again asks for the scheduler anew.
+            raise
         finally:
-            self.client.cancel(futures, force=True)
+            client.cancel(futures, force=True)
 
 
 _workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)
