@@ -82,9 +82,10 @@ class _Workers:
         self, function: Callable[[Work, Advance], Result], parts: Sequence[Work]
     ) -> Iterator[Result]:
         given = {name: os.environ[name] for name in _COMPUTING if name in os.environ}
+        client = self.client
         # Not by their content: two runs that have the same work write their own files.
         futures = [
-            self.client.submit(run_part, function, part, given, source_digest(), pure=False)
+            client.submit(run_part, function, part, given, source_digest(), pure=False)
             for part in parts
         ]
         try:
@@ -92,8 +93,11 @@ class _Workers:
                 with self.cluster.errors():
                     result: Result = future.result()
                 yield result
+        except ConnectionError:
+            self._client = None  # A stage that is tried again asks for the scheduler anew.
+            raise
         finally:
-            self.client.cancel(futures, force=True)
+            client.cancel(futures, force=True)
 
 
 _workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)

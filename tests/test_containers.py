@@ -189,3 +189,56 @@ def test_the_worker_has_the_files_that_the_deployments_name():
     paths = [value for one in deployments for value in one["parameters"].values()]
     assert paths
     assert all(path.startswith("data/") for path in paths)
+
+
+def manifest():
+    """What docs/kubernetes.yaml describes, by kind and name."""
+    found = yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text())
+    named = {}
+    for one in found:
+        metadata = one["metadata"]
+        named[one["kind"], metadata.get("name", metadata.get("generateName"))] = one
+    return named
+
+
+def test_pods_of_the_manifest_find_each_other_and_the_same_files():
+    found = manifest()
+    pods = {name: one["spec"]["template"] for (_, name), one in found.items()
+            if "template" in one["spec"]}  # fmt: skip
+    service = found["Service", "goodnet-dask"]["spec"]
+    assert service["selector"] == pods["goodnet-scheduler"]["metadata"]["labels"]
+    address = f"tcp://goodnet-dask:{service['ports'][0]['port']}"
+    containers = {name: pod["spec"]["containers"][0] for name, pod in pods.items()}
+    assert address in containers["goodnet-worker"]["args"]
+    assert f"--dask={address}" in containers["goodnet-audit-"]["args"]
+    places = [containers[name]["volumeMounts"] for name in ("goodnet-worker", "goodnet-audit-")]
+    assert places[0] == places[1]
+    for (kind, _), one in found.items():
+        if kind == "Deployment":
+            labels = one["spec"]["template"]["metadata"]["labels"]
+            assert one["spec"]["selector"]["matchLabels"] == labels
+    (policy,) = [one["spec"] for (kind, _), one in found.items() if kind == "NetworkPolicy"]
+    (allowed,) = policy["ingress"][0]["from"]
+    assert policy["podSelector"] == allowed["podSelector"]
+    assert all(pod["metadata"]["labels"]["app"] == "goodnet" for pod in pods.values())
+
+
+def test_commands_of_the_manifest_take_what_they_are_given():
+    from flows.audit import _parser
+    from tasks.cluster import Cluster
+
+    containers = [
+        one["spec"]["template"]["spec"]["containers"][0]
+        for (kind, _), one in manifest().items()
+        if kind in ("Deployment", "Job")
+    ]
+    (audit,) = [one["args"] for one in containers if one["name"] == "audit"]
+    assert Cluster.parse(_parser().parse_args(audit[1:]).dask).host == "goodnet-dask"
+    for one in containers:
+        if "command" in one:
+            command, *given = [*one["command"][2:], *one.get("args", [])]
+            help_page = subprocess.run(
+                [sys.executable, "-m", command, "--help"], capture_output=True, text=True
+            ).stdout
+            options = [argument for argument in given if argument.startswith("--")]
+            assert all(option in help_page for option in options)
