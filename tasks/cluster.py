@@ -178,13 +178,13 @@ def _require_able(client: Client, artifacts: Path) -> None:
 
         return find_spec("tasks") is not None, Path(folder).is_dir()
 
-    for worker, (modules, cache) in client.run(find, str(artifacts)).items():
+    for worker, (modules, folder) in client.run(find, str(artifacts)).items():
         if not modules:
             raise InputError(
                 f"the Dask worker {worker} does not find goodnet's flows, expected one that was "
                 "started in the folder of its checkout"
             )
-        if not cache:
+        if not folder:
             raise InputError(
                 f"the Dask worker {worker} does not find {artifacts}, expected that folder at the "
                 "same path on every machine"
