@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from goodnet.errors import InputError
 
 if TYPE_CHECKING:
+    from distributed import Client
     from prefect_dask import DaskTaskRunner
 
 _LOCAL = re.compile(r"local(?::([1-9]\d{0,3}))?")
@@ -111,9 +112,7 @@ class Cluster:
             except OSError as error:
                 raise self._no_answer(error) from error
             artifacts.mkdir(parents=True, exist_ok=True)
-            for worker, missing in client.run(_find_missing, artifacts).items():
-                if missing:
-                    raise InputError(f"the Dask worker {worker} does not find {missing}")
+            _require_able(client, artifacts)
             yield runner
 
     @contextmanager
@@ -172,13 +171,27 @@ def _read_greeting(scheduler: socket.socket) -> None:
             raise OSError("somebody else listens there")
 
 
-def _find_missing(artifacts: Path) -> str | None:
-    """Return what a worker lacks: the checkout, which it has to be started in, or the artifacts."""
-    if not find_spec("flows"):
-        return "goodnet's flows, expected one that was started in the folder of its checkout"
-    if not artifacts.is_dir():
-        return f"{artifacts}, expected that folder at the same path on every machine"
-    return None
+def _require_able(client: Client, artifacts: Path) -> None:
+    """Raise InputError unless all workers that are there by now find our modules and the cache."""
+
+    # A function in a function is sent as its code: a worker may have none of our modules.
+    def find(folder: str) -> tuple[bool, bool]:
+        from importlib.util import find_spec
+        from pathlib import Path
+
+        return find_spec("tasks") is not None, Path(folder).is_dir()
+
+    for worker, (modules, folder) in client.run(find, str(artifacts)).items():
+        if not modules:
+            raise InputError(
+                f"the Dask worker {worker} does not find goodnet's flows, expected one that was "
+                "started in the folder of its checkout"
+            )
+        if not folder:
+            raise InputError(
+                f"the Dask worker {worker} does not find {artifacts}, expected that folder at the "
+                "same path on every machine"
+            )
 
 
 def require_source(digest: str) -> None:

@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from functools import reduce
 from pathlib import Path
@@ -329,3 +331,28 @@ def test_a_scheduler_that_ends_is_one_line(tmp_path):
             mapped_on(machines.address, artifacts=tmp_path),
         ):
             list(map_parts(slow, [range(1)] * 2, lambda done, total: None))
+
+
+def test_a_worker_outside_the_checkout_is_one_line(tmp_path):
+    with running(tmp_path / "dask", workers=0) as machines:
+        options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+        outside = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", machines.address, *options],
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+        )
+
+        def refused():
+            try:
+                with Cluster.parse(machines.address).runner(tmp_path):
+                    return None  # it has not joined yet
+            except InputError as error:
+                return str(error)
+
+        try:
+            assert "does not find goodnet's flows, expected one that was started" in wait_for(
+                refused
+            )
+        finally:
+            outside.kill()
+            outside.wait()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +65,15 @@ class ImageSet:
     def __reduce__(self) -> tuple[Callable[..., ImageSet], tuple[Any, ...]]:
         """Let another process open the same set, and refuse another in its place."""
         where = self.path, self.shape, self.classes, self.pixel_range
-        return _reopen, (*where, _fingerprint(self))
+        return _reopen, (*where, self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells it from a set whose files, or the labels of whose images, are others."""
+        found = hashlib.sha256(self.labels.astype("<i8").tobytes())
+        for file in self.files:
+            found.update(repr((os.fsencode(file.path), *file.signature)).encode())
+        return found.hexdigest()
 
     def is_unchanged(self) -> bool:
         """Return whether all files are still as they were when the set was opened."""
@@ -170,20 +178,12 @@ def _reopen(
     path: Path, shape: Shape, classes: ClassNames | None, pixel_range: PixelRange, fingerprint: str
 ) -> ImageSet:
     images = open_images(path, shape=shape, classes=classes, pixel_range=pixel_range)
-    if _fingerprint(images) != fingerprint:
+    if images.fingerprint != fingerprint:
         raise InputError(
             f"{path}: is not as it was when the run began, expected it to stay as it is until the "
             "run ends, the same wherever it is read; give the same command again"
         )
     return images
-
-
-def _fingerprint(images: ImageSet) -> str:
-    """Return what tells a set from one whose files, or the labels of whose images, are others."""
-    found = hashlib.sha256(images.labels.astype("<i8").tobytes())
-    for file in images.files:
-        found.update(repr((os.fsencode(file.path), *file.signature)).encode())
-    return found.hexdigest()
 
 
 def open_sets(

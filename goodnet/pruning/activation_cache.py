@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class ActivationCache:
 
     def __reduce__(self) -> tuple[Callable[..., ActivationCache], tuple[SignedFile, ...]]:
         """Let another process open the same files, and refuse others in their place."""
-        return _reopen, tuple(map(SignedFile.of, self.parts))
+        return _reopen, self._signed
 
     @property
     def num_images(self) -> int:
@@ -205,6 +205,10 @@ class ActivationCache:
         return {name: shape for name, shape in shapes if not name.startswith(_FEATURES)}
 
     @cached_property
+    def _signed(self) -> tuple[SignedFile, ...]:
+        return tuple(map(SignedFile.of, self.parts))
+
+    @cached_property
     def _metadata(self) -> list[Any]:
         return [pq.read_metadata(part) for part in self.parts]
 
@@ -239,6 +243,12 @@ class ActivationCache:
 def _reopen(*parts: SignedFile) -> ActivationCache:
     for part in parts:
         part.require_unchanged()
+    return _opened(parts)
+
+
+# A process works on many parts of a set, and the metadata of all take a moment.
+@lru_cache(maxsize=4)
+def _opened(parts: tuple[SignedFile, ...]) -> ActivationCache:
     return ActivationCache(*(part.path for part in parts))
 
 
