@@ -115,9 +115,13 @@ def scores_chart(
     }
     # In the precision of the edges: rounded up, the highest would lie beyond the last of them.
     values = {name: part.astype(np.float64) for name, part in values.items()}
-    low = float(min(part.min() for part in values.values()))
-    # Beyond three times the way to the threshold all are alike: certain.
-    high = joined.threshold + 3 * max(joined.threshold - low, 1e-6)
+    low = min(joined.threshold, *(float(part.min()) for part in values.values()))
+    # Beyond three times the way to the threshold all are alike: certain. Where all are beyond it,
+    # they are told apart up to the largest.
+    high = joined.threshold + 3 * (joined.threshold - low)
+    if low == joined.threshold:
+        high = max(float(part.max()) for part in values.values())
+    high = max(high, low + 1e-6 * max(1.0, abs(low)))
     edges = np.linspace(low, high, _BINS + 1)
     rows = []
     for name, part in values.items():

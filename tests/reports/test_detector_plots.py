@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -130,6 +132,16 @@ def test_without_a_set_there_is_no_chart_of_it():
     } == {"clean"}
     only_valid = Rates(clean_valid_accuracy=0.9, clean_test_accuracy=None, attack_success_rate=None)
     assert scores_chart(results(baseline=only_valid), table()) is None
+
+
+@pytest.mark.parametrize("threshold", [-5.0, 0.0, 0.97, 1e9])
+def test_every_image_is_in_a_bar_wherever_the_threshold_lies(threshold):
+    joined = replace(detector("joined", detection=0.5, alarms=0.01), threshold=threshold)
+    bars = data_of(scores_chart(results(detectors=(joined,)), table()))[0]
+    for images in ("clean", "poisoned"):
+        its = [bar for bar in bars if bar["images"] == images]
+        assert sum(bar["share"] for bar in its) == pytest.approx(1)
+        assert all(bar["from"] < bar["to"] for bar in its)
 
 
 def test_depths_stand_beside_the_steps_of_pruning():
