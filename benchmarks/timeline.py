@@ -115,10 +115,13 @@ def _chart(name: str, one: Watched) -> alt.LayerChart:
         alt.Chart(alt.InlineData([*one.cores]))
         .transform_calculate(second="floor(datum.second * 4) / 4")
         .transform_aggregate(cores="sum(cores)", looks="count()", groupby=["second", "process"])
-        .transform_calculate(cores=f"datum.cores * {4 * _SECONDS_BETWEEN_LOOKS}")
-        .mark_bar(width={"band": 1})
+        .transform_calculate(
+            cores=f"datum.cores * {4 * _SECONDS_BETWEEN_LOOKS}", end="datum.second + 0.25"
+        )
+        .mark_bar()
         .encode(
             x=axis,
+            x2="end:Q",
             y=alt.Y("cores:Q", title="cores busy", scale=alt.Scale(domain=[0, 2.2], clamp=True)),
             color=alt.Color("process:N", title=None, legend=alt.Legend(orient="top")),
         )
@@ -128,8 +131,8 @@ def _chart(name: str, one: Watched) -> alt.LayerChart:
     ).encode(x=axis)
     marks = stages.mark_rule(color="#888", strokeDash=[2, 3])
     names = stages.mark_text(align="left", angle=270, dx=4, dy=8, fontSize=8).encode(
-        y=alt.value(96), text="stage:N"
+        y=alt.value(146), text="stage:N"
     )
     return alt.LayerChart(layer=[area, marks, names]).properties(
-        width=900, height=100, title=f"{name}: {one.seconds:.1f} s, {one.megabytes:,.0f} MB"
+        width=900, height=150, title=f"{name}: {one.seconds:.1f} s, {one.megabytes:,.0f} MB"
     )
