@@ -118,11 +118,13 @@ def _chart(name: str, one: Watched) -> alt.LayerChart:
         .transform_calculate(
             cores=f"datum.cores * {4 * _SECONDS_BETWEEN_LOOKS}", end="datum.second + 0.25"
         )
-        .mark_bar()
+        .transform_stack(stack="cores", as_=["low", "high"], groupby=["second"])
+        .mark_rect()
         .encode(
             x=axis,
             x2="end:Q",
-            y=alt.Y("cores:Q", title="cores busy", scale=alt.Scale(domain=[0, 2.2], clamp=True)),
+            y=alt.Y("low:Q", title="cores busy", scale=alt.Scale(domain=[0, 2.2], clamp=True)),
+            y2="high:Q",
             color=alt.Color("process:N", title=None, legend=alt.Legend(orient="top")),
         )
     )
