@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import altair as alt
 import psutil
+from PIL import Image
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 _STAGE = re.compile(r"\s*[\d.]+ s  (.+)")
@@ -105,7 +107,8 @@ def draw(watched: Mapping[str, Watched], path: Path) -> None:
 
     charts = [_chart(name, one) for name, one in watched.items()]
     picture = alt.vconcat(*charts).resolve_scale(color="shared").properties(background="white")
-    path.write_bytes(vl_convert.vegalite_to_png(picture.to_dict(), scale=1.5))
+    png = Image.open(io.BytesIO(vl_convert.vegalite_to_png(picture.to_dict(), scale=1.5)))
+    png.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
 
 
 def _chart(name: str, one: Watched) -> alt.LayerChart:
