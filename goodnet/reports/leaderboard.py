@@ -143,7 +143,7 @@ class MeasuredCell:
             flags; None without any.
         train_seconds: what training its net took, whenever that was.
         stages: of its repair.
-        shown: a few of the poisoned test images, (n, H, W, C), uint8.
+        shown: a few of the poisoned test images, each (H, W, C), uint8.
         error: why it failed.
     """
 
