@@ -45,6 +45,7 @@ from tasks.guarding import (
     verify_nets,
 )
 from tasks.loading import load_inputs
+from tasks.measuring import measure_results
 from tasks.parts import mapped_on
 from tasks.publishing import publish_artifacts, write_run
 from tasks.ranking import rank_channels
@@ -252,28 +253,35 @@ def repair(
                 target=choices.target,
                 artifacts=artifacts,
             )
+        measured = measure_results(
+            valid,
+            evaluation,
+            order,
+            (valid_sweep, *sweeps),
+            steps,
+            fitted,
+            scores,
+            repaired,
+            answers,
+            target=choices.target,
+            budget=budget,
+            drops=choices.drops,
+            remarks=tuple(remarks),
+            class_names=inputs.classes or (),
+            artifacts=artifacts,
+        )
         run = write_run(
             folder,
             parameters=flow_run.parameters,
             inputs=inputs,
-            remarks=tuple(remarks),
             stage_log=stage_log,
-            activations=valid,
-            evaluation=evaluation,
-            target=choices.target,
-            order=order,
-            sweeps=(valid_sweep, *sweeps),
+            measured=measured,
             steps=steps,
             saved=saved,
-            fitted=fitted,
-            scores=scores,
-            answers=answers,
             guarded=guarded,
             repaired=repaired,
-            budget=budget,
-            drops=choices.drops,
             samples=samples,
         )
-        publish_artifacts(run, net, samples)
+        publish_artifacts(run, net, measured, samples)
         tag_run(verdict=run.word)
         return Completed(data=run, message=f"{run.word}: {run.why}")

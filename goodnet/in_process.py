@@ -275,6 +275,7 @@ class Repair:
             InputError: the folder is there already.
             RuntimeError: a saved net answers otherwise than was counted.
         """
+        from goodnet.reports.charts import draw_charts
         from goodnet.reports.run_files import write_run_files
 
         folder = Path(folder)
@@ -286,6 +287,7 @@ class Repair:
             about=_about(self._passed, folder.name),
             sweep=self.sweep,
             scores=self.scores,
+            charts=draw_charts(self.results, sweep=self.sweep, scores=self.scores),
             samples=list(_pick_samples(self)),
             write_nets=self._write_nets,
         )

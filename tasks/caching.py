@@ -128,6 +128,13 @@ def cache_file(artifacts: Path, kind: str, suffix: str, *parts: Any) -> Path:
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{suffix}"
 
 
+def cache_folder(artifacts: Path, kind: str, *parts: Any) -> Path:
+    """Return a folder for several such files, which is there."""
+    folder = cache_file(artifacts, kind, "", *parts)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def digest_memory(artifacts: Path, *, refresh: bool = False) -> DigestMemory:
     """Return the memory of digests that all runs with these artifacts share."""
     return DigestMemory(artifacts / "cache" / "digests.json", refresh=refresh)

@@ -249,6 +249,19 @@ class Samples(Record):
     file: StoredFile
 
 
+class Measured(Record):
+    """What the nets of a run are worth: files as the run's folder has them, and their charts.
+
+    `charts` holds the Vega-Lite of the report's charts by name, `curve` one of them as a PNG.
+    """
+
+    results: StoredFile
+    sweep: StoredFile
+    scores: StoredFile
+    charts: StoredFile
+    curve: StoredFile
+
+
 class PublishedRun(Record):
     """A finished run: its folder, the verdict on the repair, and what to use, in a word and why."""
 

@@ -18,6 +18,7 @@ from tasks.guarding import (
     score_images,
     verify_nets,
 )
+from tasks.measuring import measure_results
 from tasks.ranking import rank_channels
 from tasks.sampling import choose_samples
 from tasks.sweeping import sweep_evaluation, sweep_validation
@@ -47,6 +48,7 @@ CACHED_STAGES = (
     answer_by_repaired,
     verify_nets,
     choose_samples,
+    measure_results,
 )
 """Every stage whose result is kept."""
 

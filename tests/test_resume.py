@@ -169,7 +169,7 @@ def test_a_changed_byte_recomputes_what_depends_on_it_and_nothing_else(undisturb
         ["load", "activations of clean_test", "compare sets", "sweep of clean_test", "samples"]
         + ["check sets"]
         + [f"check of answers on {name}" for name in ("clean_valid", "clean_test")]
-        + ["scores of clean_test", "answers to clean_test", "verify nets"]
+        + ["scores of clean_test", "answers to clean_test", "verify nets", "measure"]
         + ["verify checkpoint"] * len(reached)
     )
 

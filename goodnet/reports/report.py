@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import jinja2
 import pyarrow as pa
@@ -13,7 +13,6 @@ import pyarrow as pa
 from goodnet.errors import printable
 from goodnet.metrics import percent, points, wilson_interval
 from goodnet.pruning.stop_rule import describe_budget
-from goodnet.reports import detector_plots, plots
 from goodnet.reports.about import About, stage_times
 from goodnet.reports.glance import figures, sign_of
 from goodnet.reports.published_numbers import compare_to_published, recognise
@@ -23,6 +22,9 @@ from goodnet.reports.vega import vega_script
 from goodnet.reports.verdict import pruning_verdict, remarks, verdict
 from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from goodnet.reports.charts import Charts
 
 _SETTINGS = ("parameters", "layer", "rank_at", "versions", "git_commit")
 
@@ -55,7 +57,7 @@ def write_report(
     results: Results,
     about: About,
     sweep: pa.Table,
-    scores: pa.Table | None = None,
+    charts: Charts,
     samples: Sequence[Sample] = (),
 ) -> Path:
     """Write report.html into a run's folder.
@@ -65,7 +67,7 @@ def write_report(
         results: what it found.
         about: what it was given.
         sweep: the table of sweep.parquet.
-        scores: the table of scores.parquet; None in runs from before there were scores.
+        charts: from `draw_charts`.
         samples: images to show, the first few of each kind.
 
     Returns:
@@ -87,7 +89,7 @@ def write_report(
             repaired=_repaired_rows(results, sizes),
             files=_files(folder, results.reached),
             comparisons=compare_to_published(results, about.inputs),
-            charts=_charts(results, sweep, scores),
+            charts=charts,
             samples=_sample_groups(samples, results.baseline),
             sampled=samples[0].checkpoint if samples else None,
             stages=stage_times(about.stages),
@@ -172,23 +174,6 @@ def _cells(rates: Rates, sizes: Mapping[str, int], names: Sequence[str]) -> list
         interval = wilson_interval(round(rate * size), size) if size and rate is not None else None
         cells.append(Cell(name, RATES[name].heading, name in found, rate, interval))
     return cells
-
-
-def _charts(
-    results: Results, sweep: pa.Table, scores: pa.Table | None
-) -> dict[str, dict[str, Any]]:
-    """Return the Vega-Lite of each chart that the run has the data for."""
-    reached = results.reached
-    charts = {
-        "detectors": None if scores is None else detector_plots.detectors_chart(results, scores),
-        "scores": None if scores is None else detector_plots.scores_chart(results, scores),
-        "depths": detector_plots.depths_chart(results, sweep),
-        "curves": plots.curve_chart(sweep, reached),
-        "detection": plots.detection_chart(sweep, reached),
-        "activations": plots.activation_chart(sweep, reached),
-        "expert": plots.expert_chart(sweep),
-    }
-    return {name: chart.to_dict() for name, chart in charts.items() if chart is not None}
 
 
 def _sample_groups(

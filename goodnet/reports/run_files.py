@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,9 @@ from goodnet.reports.samples import Sample
 from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from goodnet.reports.charts import Charts
+
 
 def write_run_files(
     folder: Path,
@@ -25,6 +29,7 @@ def write_run_files(
     about: About,
     sweep: pa.Table,
     scores: pa.Table,
+    charts: Charts,
     samples: Sequence[Sample],
     write_nets: Callable[[RunFolder], None],
 ) -> None:
@@ -36,6 +41,7 @@ def write_run_files(
         about: what was given.
         sweep: the rows of sweep.parquet.
         scores: the rows of scores.parquet.
+        charts: of the report.
         samples: images for the report.
         write_nets: writes B' and G of each checkpoint and the calibrated G into a folder that it is
             given, under the names that this has for them.
@@ -58,6 +64,6 @@ def write_run_files(
             results=results,
             about=about,
             sweep=sweep,
-            scores=scores,
+            charts=charts,
             samples=samples,
         )

@@ -18,6 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from goodnet.metrics import wilson_interval
 from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import About, Input, StageRun
+from goodnet.reports.charts import draw_charts
 from goodnet.reports.glance import figures
 from goodnet.reports.plots import curve_chart, curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
@@ -123,7 +124,8 @@ class Run(NamedTuple):
     sweep: pa.Table
 
     def report(self, samples: Sequence[Sample] = ()) -> Path:
-        return write_report(**self._asdict(), samples=samples)
+        charts = draw_charts(self.results, sweep=self.sweep, scores=None)
+        return write_report(**self._asdict(), charts=charts, samples=samples)
 
 
 def make_run(folder: Path, *, sets: tuple[str, ...] = tuple(SIZES), hostile: bool = False) -> Run:
