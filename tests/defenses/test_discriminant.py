@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from goodnet.defenses.discriminant import build_head, fit_discriminant, linear_answer
+from goodnet.defenses.discriminant import (
+    build_head,
+    fit_discriminant,
+    linear_answer,
+    shrunk_covariance,
+)
 
 
 def draw(num_images, *, num_features=6, num_classes=3, seed=0, apart=3.0):
@@ -48,6 +53,31 @@ def test_few_images_have_the_components_that_many_would_have():
     np.testing.assert_allclose(
         distances(fit(padded, labels), padded), distances(many, features[:, :40]), rtol=1e-3
     )
+
+
+def textbook_shrinkage(residuals):
+    """Ledoit and Wolf's estimate as their paper writes it, a matrix for each image."""
+    n, p = residuals.shape
+    sample = residuals.T @ residuals / n
+    target = np.trace(sample) / p * np.eye(p)
+    away = np.linalg.norm(sample - target) ** 2
+    scatter = sum(np.linalg.norm(np.outer(x, x) - sample) ** 2 for x in residuals) / n**2
+    share = min(scatter, away) / away
+    return share * target + (1 - share) * sample
+
+
+@pytest.mark.parametrize(("num_images", "num_features"), [(2, 5), (20, 30), (200, 30), (5000, 6)])
+def test_the_covariance_is_shrunk_as_the_paper_says(num_images, num_features):
+    features, _ = draw(num_images, num_features=num_features)
+    residuals = features - features.mean(axis=0, dtype=float)
+    np.testing.assert_allclose(
+        shrunk_covariance(residuals), textbook_shrinkage(residuals), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_what_does_not_vary_has_no_covariance():
+    np.testing.assert_array_equal(shrunk_covariance(np.zeros((9, 4))), np.zeros((4, 4)))
+    np.testing.assert_allclose(shrunk_covariance(np.eye(4)), np.eye(4) / 4)
 
 
 @pytest.mark.parametrize("size", [7, 64, 500])
