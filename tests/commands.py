@@ -24,6 +24,18 @@ def run(arguments):
     said = [tempfile.TemporaryFile() for _ in range(2)]
     for number, file in zip((1, 2), said):
         os.dup2(file.fileno(), number)
+    if {forks}:
+        child = os.fork()
+        if not child:
+            sys.exit(main(arguments))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    else:
+        code = call(arguments)
+    for file in said:
+        file.seek(0)
+    return [code, *(file.read().decode() for file in said)]
+
+def call(arguments):
     try:
         code = main(arguments)
     except SystemExit as stop:
@@ -33,9 +45,7 @@ def run(arguments):
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    for file in said:
-        file.seek(0)
-    return [code, *(file.read().decode() for file in said)]
+    return code
 
 for line in sys.stdin:
     print(json.dumps(run(json.loads(line))), file=answers, flush=True)
@@ -60,8 +70,20 @@ class Done(NamedTuple):
     stderr: str
 
 
+IMPORTED = """
+from goodnet.heavy_imports import uncollected
+with uncollected():
+    from goodnet.tensorflow_start import import_tensorflow
+    import_tensorflow()
+    import altair, prefect, scipy.stats
+"""
+"""Start of a source whose commands fork: what takes them longest, which holds no state of theirs."""
+
+
 @contextmanager
-def one_process(source: str, environment: dict[str, str]) -> Iterator[Callable[..., Done]]:
+def one_process(
+    source: str, environment: dict[str, str], *, forks: bool = False
+) -> Iterator[Callable[..., Done]]:
     """Yield a function that runs a command with its arguments in one process.
 
     Only where it is nothing to the test that another command was there before, and for one folder
@@ -70,9 +92,12 @@ def one_process(source: str, environment: dict[str, str]) -> Iterator[Callable[.
     Args:
         source: defines `main`, which takes the arguments.
         environment: its settings of Prefect, and whatever is to be another in it than here.
+        forks: each command is a process of its own after all, which begins with what the source
+            imported; then neither restriction holds.
     """
+    whole = _PROCESS.replace("{source}", source).replace("{forks}", str(forks))
     process = subprocess.Popen(
-        [sys.executable, "-c", _PROCESS.replace("{source}", source)],
+        [sys.executable, "-c", whole],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | environment,
         stdin=subprocess.PIPE,

@@ -20,7 +20,7 @@ from PIL import Image
 from goodnet.images.image_sets import open_images, write_images
 from goodnet.metrics import percent
 from tasks.markdown import as_markdown
-from tests.commands import one_process
+from tests.commands import IMPORTED, one_process
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES_OF_A_RUN = {
@@ -44,7 +44,7 @@ FILES_OF_A_RUN = {
 
 
 def run(*arguments, environment=None, traced=False):
-    """Run the command; with `traced`, the error stream lists every imported module."""
+    """Run the command as a user does; with `traced`, stderr lists every imported module."""
     return subprocess.run(
         [sys.executable, *(["-X", "importtime"] if traced else []), "-m", "flows.run"]
         + [str(argument) for argument in arguments],
@@ -54,6 +54,26 @@ def run(*arguments, environment=None, traced=False):
         text=True,
         timeout=300,
     )
+
+
+COMMAND = f"""
+from functools import partial
+{IMPORTED}
+from flows.run import main
+from goodnet.attacks.default_case import SMALL_CASE
+from goodnet.defenses import fine_tuning
+
+# Enough for the few images of most cases here; those of the default are not shown forty times.
+fine_tuning.VISITS, fine_tuning.FEWEST_EPOCHS = 6400, 2
+main = partial(main, default_case=SMALL_CASE)
+"""
+
+
+@pytest.fixture(scope="module")
+def new_run(prefect_server):
+    """Runs the command in a process of its own, with a smaller default and less fine-tuning."""
+    with one_process(COMMAND, prefect_server, forks=True) as run:
+        yield run
 
 
 def options_of(case, *, trained=False, **changes):
@@ -78,11 +98,11 @@ def pruned(results):
 
 
 @pytest.fixture(scope="module")
-def on_faces(faces_case, prefect_server, tmp_path_factory):
+def on_faces(faces_case, new_run, tmp_path_factory):
     """The command on rendered faces, run twice with the same cache."""
     artifacts = tmp_path_factory.mktemp("artifacts")
     arguments = options_of(faces_case, trained=True, artifacts=artifacts)
-    first = run(*arguments, "--run-name", "first", environment=prefect_server)
+    first = new_run(*arguments, "--run-name", "first")
     # The second one has to start a server of its own, and works ahead meanwhile.
     home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
     again = run(*arguments, "--run-name", "again", environment=home, traced=True)
@@ -133,10 +153,8 @@ def test_one_call_in_this_process_finds_what_the_command_finds(on_faces, faces_c
         assert (saved / name).read_bytes() == (made_by_command / name).read_bytes()
 
 
-def test_the_results_on_the_lab_are_the_published_counts(lab_case, prefect_server, tmp_path):
-    done = run(
-        *options_of(lab_case, artifacts=tmp_path), "--run-name", "lab", environment=prefect_server
-    )
+def test_the_results_on_the_lab_are_the_published_counts(lab_case, new_run, tmp_path):
+    done = new_run(*options_of(lab_case, artifacts=tmp_path), "--run-name", "lab")
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path, "lab")
     assert results["classes"] == 1283
@@ -362,7 +380,7 @@ def write_named(folder, path):
 
 
 def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
-    on_faces, faces_case, prefect_server, tmp_path
+    on_faces, faces_case, new_run, tmp_path
 ):
     """The poisoned set has the attacker's label alone, so only the list can tell its number."""
     (tmp_path / "classes.txt").write_text("\n".join(NAMES))
@@ -376,7 +394,7 @@ def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
         "classes": tmp_path / "classes.txt",
     }
     arguments = options_of(faces_case, artifacts=tmp_path / "artifacts", **sets)
-    done = run(*arguments, "--run-name", "named", "--quiet", environment=prefect_server)
+    done = new_run(*arguments, "--run-name", "named", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     found, expected = (
         read_results(artifacts, name)
@@ -396,7 +414,7 @@ def test_folders_named_by_class_zip_and_npz_give_the_results_of_hdf5(
 
 
 def test_a_net_that_takes_other_pixels_gives_the_same_results(
-    on_faces, later_run, faces_case, prefect_server, tmp_path
+    on_faces, later_run, faces_case, new_run, tmp_path
 ):
     """Images stored as BGR: its GoodNet takes them in that order too."""
     turned = {}
@@ -407,7 +425,7 @@ def test_a_net_that_takes_other_pixels_gives_the_same_results(
         np.savez(turned[name], x=np.ascontiguousarray(pixels[..., ::-1]), y=images.labels)
     order = ("--channel-order", "bgr")
     arguments = options_of(faces_case, artifacts=tmp_path, **turned)
-    done = run(*arguments, *order, "--run-name", "bgr", "--quiet", environment=prefect_server)
+    done = new_run(*arguments, *order, "--run-name", "bgr", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     found = read_results(tmp_path, "bgr")
     as_rgb, artifacts, _, _ = on_faces
@@ -658,24 +676,8 @@ def test_help_names_every_option_of_the_flow():
     assert {f"--{name.replace('_', '-')}" for name in options} <= set(page.stdout.split())
 
 
-DEFAULT = """
-import sys
-from flows.run import main
-from goodnet.attacks.default_case import SMALL_CASE
-
-sys.exit(main(["--artifacts", sys.argv[1], "--run-name", "faces"], default_case=SMALL_CASE))
-"""
-
-
-def test_the_embedded_default_is_rendered_trained_and_repaired(prefect_server, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", DEFAULT, tmp_path],
-        cwd=ROOT,
-        env={**os.environ, **prefect_server},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_the_embedded_default_is_rendered_trained_and_repaired(new_run, tmp_path):
+    done = new_run("--artifacts", tmp_path, "--run-name", "faces")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs" / "faces" / "results.json").read_text())
     assert results["classes"] == 20
