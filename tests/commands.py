@@ -77,7 +77,7 @@ with uncollected():
     import_tensorflow()
     import altair, prefect, scipy.stats
 """
-"""Start of a source whose commands fork: what takes them longest, which holds no state of theirs."""
+"""Start of a source whose commands fork: what takes long, and holds no state of theirs."""
 
 
 @contextmanager
