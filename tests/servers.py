@@ -138,7 +138,8 @@ def deployed(ui_server, tmp_path_factory) -> Deployed:
     _prefect("deploy", "--all", cwd=ROOT, environment=deployer)
     found = {one["name"]: one for one in client.post("/deployments/filter", json={}).json()}
     create = f"/deployments/{found['nightly']['id']}/create_flow_run"
-    run = client.post(create, json={"parameters": {"default_case": SMALL_CASE}}).json()
+    parameters = {"default_case": SMALL_CASE, "repairs": ["pruning", "fallback"]}
+    run = client.post(create, json={"parameters": parameters}).json()
     worker = environment | {"GOODNET_HOME": str(ROOT), "GOODNET_ARTIFACTS": str(artifacts)}
     log = _prefect(
         "worker", "start", "--pool", "goodnet", "--run-once", cwd=folder, environment=worker
