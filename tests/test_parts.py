@@ -34,7 +34,7 @@ from tasks.records import CleanValidationActivations, FineTuned, PruneOrder, Sto
 from tasks.sweeping import sweep_validation
 from tests.test_dask import ROOT, running, wait_for
 
-IMAGES = 17_000  # three parts, the last of them small
+IMAGES = 25_200  # four parts, the last of them small
 SIZE = (8, 8, 3)
 
 
@@ -77,7 +77,7 @@ def test_counts_of_parts_add_up_however_they_are_put_together(found, random):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A net and 17,000 images for it."""
+    """A net and many images for it."""
     from goodnet.tensorflow_start import import_tensorflow
 
     import_tensorflow()
@@ -92,6 +92,7 @@ def files(tmp_path_factory):
             keras.layers.Conv2D(6, 3, activation="relu", name="conv"),
             keras.layers.MaxPooling2D(name="pool"),
             keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="relu"),  # another depth
             keras.layers.Dense(4, activation="softmax"),
         ]
     )
@@ -154,7 +155,7 @@ def test_parts_are_to_everything_after_them_what_one_file_is(files, inputs, here
         provenance=parts.provenance,
     )
     assert (parts.num_images, parts.num_blocks) == (whole.num_images, whole.num_blocks)
-    assert (len(parts.parts), parts.num_depths) == (3, whole.num_depths)
+    assert (len(parts.parts), parts.num_depths) == (4, whole.num_depths)
     np.testing.assert_array_equal(parts.image_digests(), whole.image_digests())
     np.testing.assert_array_equal(parts.answers(), whole.answers())
     np.testing.assert_array_equal(block_means(parts), block_means(whole))
@@ -167,7 +168,7 @@ def test_parts_are_to_everything_after_them_what_one_file_is(files, inputs, here
         np.testing.assert_array_equal(one, other)
     rows = pq.read_table(parts.parts[1], columns=["image"])["image"].to_numpy()
     np.testing.assert_array_equal(rows, np.arange(8192, 16_384))
-    assert [len(blocks) for blocks in parts.blocks_by_part()] == [16, 16, 2]
+    assert [len(blocks) for blocks in parts.blocks_by_part()] == [16, 16, 16, 2]
 
 
 def test_a_set_of_one_part_has_one_file_as_before(inputs, tmp_path):
@@ -213,7 +214,7 @@ def machines(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("workers", ["two machines", "local:2"])
+@pytest.mark.parametrize("workers", ["two machines", "local:4"])
 def test_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, workers, tmp_path):
     where = machines.address if workers == "two machines" else workers
     with mapped_on(where, artifacts=tmp_path):
@@ -237,6 +238,8 @@ def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
             "goodnet.parts",
             "tensorflow",
         }
+    # Nothing else needs it than the fit of class statistics.
+    assert any("sklearn.covariance" in modules for modules in found.values())
 
 
 def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, tmp_path):
@@ -293,9 +296,9 @@ def length_of(part, advance):
 
 
 def test_a_part_that_changes_on_its_way_to_a_worker_is_refused(here, tmp_path):
-    copied = Path(shutil.copy(here[0].parts[2].path, tmp_path))
+    copied = Path(shutil.copy(here[0].parts[3].path, tmp_path))
     sent = pickle.dumps(ActivationCache(copied))
-    assert pickle.loads(sent).num_images == IMAGES - 2 * 8192  # noqa: S301
+    assert pickle.loads(sent).num_images == IMAGES - 3 * 8192  # noqa: S301
     copied.touch()
     with pytest.raises(InputError, match="has changed since it was opened"):
         pickle.loads(sent)  # noqa: S301
