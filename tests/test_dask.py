@@ -108,6 +108,15 @@ def test_who_listens_but_is_no_scheduler_is_told_in_seconds(greeting, said):
 
 
 @pytest.mark.slow
+def test_tls_without_certificates_is_one_line(tmp_path):
+    """Even where a scheduler would ask for none: Dask's client shows its own to all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        cluster = Cluster.parse(f"tls://127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(InputError, match="needs certificates"), cluster.runner(tmp_path):
+            """Nobody runs anything."""
+
+
+@pytest.mark.slow
 def test_workers_of_this_machine_let_nobody_else_in(tmp_path):
     from distributed import Client, Security
 
