@@ -1,4 +1,4 @@
-"""Work on one part of an image set: what processes on other machines do for a stage.
+"""Work on one part of an image set, or at one depth: what processes elsewhere do for a stage.
 
 What such work is made of travels small: a net and a set as files with what tells them from others,
 results as counts and digests.
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
@@ -128,6 +130,26 @@ class ScorePart:
         return self.cache.images_of(self.blocks)
 
 
+@dataclass(frozen=True)
+class DepthFit:
+    """Class statistics at one depth of B.
+
+    Attributes:
+        cache: the activations of clean validation.
+        depth: the number of the depth.
+        layer: the layer there.
+        path: the file to write.
+    """
+
+    cache: ActivationCache
+    depth: int
+    layer: str
+    path: Path
+
+    def __len__(self) -> int:
+        return self.cache.num_images
+
+
 def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
     """Run B over some images and keep what all later stages need; return the file's digest.
 
@@ -163,6 +185,20 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
         blocks=work.blocks,
         on_progress=on_progress,
     )
+
+
+def fit_at_depth(work: DepthFit, on_progress: Advance) -> None:
+    """Fit class statistics at a depth and write them into its file.
+
+    Raises:
+        InputError: the activations have changed since they were digested.
+    """
+    from goodnet.defenses.guard import fit_depth
+    from goodnet.defenses.guard_files import write_fitted
+
+    # As where several depths are fitted at once: another number of threads rounds otherwise.
+    with threadpool_limits(1, "blas"):
+        write_fitted(work.path, fit_depth(work.cache, work.depth, work.layer))
 
 
 def score_part(work: ScorePart, on_progress: Advance) -> None:

@@ -103,6 +103,7 @@ class Cluster:
         from prefect_dask import DaskTaskRunner
 
         self.require_answer()
+        self._require_certificates()
         pickle_by_name()
         runner = DaskTaskRunner(**self._options())
         with _chosen_settings(), runner:
@@ -152,6 +153,25 @@ class Cluster:
             "memory_limit": 0,  # a net has its allowance
         }
         return {"cluster_class": "distributed.LocalCluster", "cluster_kwargs": here}
+
+    def _require_certificates(self) -> None:
+        """Raise InputError if an address with TLS is given without certificates.
+
+        A client of Dask shows its own to every scheduler, and has an odd error where it has none.
+        """
+        from distributed import Security
+
+        if self.address is None or not self.address.startswith("tls:"):
+            return
+        try:
+            context = Security().get_connection_args("client")["ssl_context"]
+        except OSError as error:
+            raise InputError(f"Dask's certificates cannot be read ({error})") from error
+        if context is None:
+            raise InputError(
+                f"{self.address} needs certificates, and Dask is told of none, expected them in "
+                "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__CLIENT__CERT and …__CLIENT__KEY"
+            )
 
     def _no_answer(self, error: OSError) -> InputError:
         reason = error.strerror or " ".join(str(error).split()) or type(error).__name__

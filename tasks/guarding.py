@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
+from threadpoolctl import threadpool_limits
 
 from goodnet.digests import digest_file
 from goodnet.opening import open_saved, require_digest
-from goodnet.parts import ScorePart, score_part
+from goodnet.parts import DepthFit, ScorePart, fit_at_depth, score_part
 from goodnet.pruning.counts import read_counts
 from goodnet.storage.files import scratch_folder
 from goodnet.storage.signatures import SignedFile
@@ -37,6 +38,7 @@ from tasks.records import (
 if TYPE_CHECKING:
     import keras
 
+    from goodnet.defenses.guard import FittedDepth
     from goodnet.defenses.seam import CleanPass, Learnt
 
 
@@ -81,8 +83,9 @@ def fit_scores(
     clean = _clean_pass(network, activations, artifacts)
     by_tuned = None if tuned.held is None else read_tuned(tuned.held.path)
     experts = read_counts(sweep.file.path, "expert")
-    guard, held = fit_guard(clean, order.channels, experts, by_tuned)
     path = cache_file(artifacts, "guards", ".npz", network, activations, order, tuned)
+    depths = _fit_depths(clean, path) if len(clean.cache.parts) > 1 else None
+    guard, held = fit_guard(clean, order.channels, experts, by_tuned, depths=depths)
     write_guard(path, guard, held)
     return FittedGuard(activations=activations, tuned=tuned, file=StoredFile.of(path))
 
@@ -231,6 +234,27 @@ def verify_nets(
                 )
             remarks += [] if remark is None else [remark]
     return Remarks(remarks=tuple(remarks))
+
+
+def _fit_depths(clean: CleanPass, path: Path) -> list[FittedDepth]:
+    """Fit class statistics to many images, on workers if there are any.
+
+    Of few, the start of workers would take longer than what they do.
+    """
+    from goodnet.defenses.guard_files import read_fitted
+
+    # Two small products at once are faster than one after the other, each on two threads.
+    with (
+        scratch_folder(path) as folder,
+        progress("class statistics") as advance,
+        threadpool_limits(1, "blas"),
+    ):
+        depths = [
+            DepthFit(clean.cache, number, depth.layer, folder / f"{number}.npz")
+            for number, depth in enumerate(clean.frontier.depths)
+        ]
+        list(map_parts(fit_at_depth, depths, advance, num_threads=2))
+        return [read_fitted(one.path) for one in depths]
 
 
 def _clean_pass(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from goodnet.threads import mapped
 from tasks.cluster import Cluster, require_source, source_digest
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ _COMPUTING = ("CUDA_VISIBLE_DEVICES", "TF_CPP_MIN_LOG_LEVEL")
 
 
 def map_parts(
-    function: Callable[[Work, Advance], Result], parts: Sequence[Work], advance: Advance
+    function: Callable[[Work, Advance], Result],
+    parts: Sequence[Work],
+    advance: Advance,
+    *,
+    num_threads: int = 1,
 ) -> Iterator[Result]:
     """Yield what a function makes of each part, in their order.
 
@@ -32,15 +37,21 @@ def map_parts(
         function: of a module of goodnet, which takes a part and what is told of its progress.
         parts: as long as they have images; on Dask they are pickled, and so are the results.
         advance: called with the numbers of images done and in all parts.
+        num_threads: parts worked on at a time in this process, if a part keeps one core busy.
     """
     workers, total, done = _workers.get(), sum(map(len, parts)), 0
-    if workers is None or len(parts) == 1:
+    if workers is not None and len(parts) > 1:
+        results = workers.map(function, parts)
+    elif num_threads > 1:
+        every = (part for part in parts)
+        results = mapped(lambda part: function(part, _silent), every, num_threads=num_threads)
+    else:
         for part in parts:
             before = done
             yield function(part, lambda ready, _: advance(before + ready, total))  # noqa: B023
             done += len(part)
         return
-    for part, result in zip(parts, workers.map(function, parts), strict=True):
+    for part, result in zip(parts, results, strict=True):
         done += len(part)
         advance(done, total)
         yield result
@@ -110,4 +121,8 @@ def run_part(
     require_source(source)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    return function(part, lambda done, total: None)
+    return function(part, _silent)
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody of the progress."""

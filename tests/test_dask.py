@@ -10,13 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 
@@ -24,10 +22,15 @@ from flows.processes import is_gone, name_process
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from tasks.cluster import Cluster
+from tests.clusters import ROOT, SECONDS, children, running, tiny_case, wait_for
 from tests.commands import one_process
 
-ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 60
+COMMANDS = """
+from importlib import import_module
+
+def main(arguments):
+    return import_module(arguments[0]).main(arguments[1:])
+"""
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,15 @@ def test_who_listens_but_is_no_scheduler_is_told_in_seconds(greeting, said):
 
 
 @pytest.mark.slow
+def test_tls_without_certificates_is_one_line(tmp_path):
+    """Even where a scheduler would ask for none: Dask's client shows its own to all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        cluster = Cluster.parse(f"tls://127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(InputError, match="needs certificates"), cluster.runner(tmp_path):
+            """Nobody runs anything."""
+
+
+@pytest.mark.slow
 def test_workers_of_this_machine_let_nobody_else_in(tmp_path):
     from distributed import Client, Security
 
@@ -132,83 +144,6 @@ def listening():
     return {port.laddr for port in ports if port.status == psutil.CONN_LISTEN}
 
 
-def wait_for(look):
-    deadline = time.monotonic() + SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
-class Machines(NamedTuple):
-    """A scheduler, and processes that stand for machines with a worker each."""
-
-    folder: Path
-    scheduler: subprocess.Popen
-    nannies: list[subprocess.Popen]
-
-    @property
-    def address(self):
-        known = self.folder / "scheduler.json"
-        wait_for(lambda: known.exists() and known.read_text().endswith("}"))  # it is written late
-        return json.loads(known.read_text())["address"]
-
-    def add_worker(self, **where):
-        options = ["--nthreads", "1", "--memory-limit", "0", "--local-directory", self.folder]
-        self.nannies.append(start_dask("worker", self.address, *options, **where))
-
-    def workers(self):
-        return [one for nanny in self.nannies for one in children(nanny.pid, "spawn_main")]
-
-    def repairs(self):
-        return [one for worker in self.workers() for one in children(worker.pid, "repair_process")]
-
-
-def children(pid, word):
-    with_word = []
-    for child in psutil.Process(pid).children():
-        try:
-            with_word += [child] if word in " ".join(child.cmdline()) else []
-        except psutil.NoSuchProcess:
-            continue
-    return with_word
-
-
-def start_dask(kind, *options, checkout=ROOT):
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", f"distributed.cli.dask_{kind}", *map(str, options),
-            "--host", "127.0.0.1", "--no-dashboard",
-        ],
-        cwd=checkout,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-
-
-@contextmanager
-def running(folder, *, workers):
-    folder.mkdir(exist_ok=True)
-    scheduler = start_dask(
-        "scheduler", "--port", "0", "--scheduler-file", folder / "scheduler.json"
-    )
-    machines = Machines(folder, scheduler, [])
-    try:
-        for _ in range(workers):
-            machines.add_worker()
-        yield machines
-    finally:
-        for process in (scheduler, *machines.nannies):
-            process.terminate()
-        for process in (scheduler, *machines.nannies):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:  # one without a scheduler waits for it
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(SECONDS)
-
-
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
     with running(tmp_path_factory.mktemp("dask"), workers=1) as found:
@@ -216,28 +151,17 @@ def machines(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def command(prefect_server):
+    """Run one command after another, on one folder of artifacts."""
+    with one_process(COMMANDS, prefect_server) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A folder with a net, a copy of it and a damaged one, images for them; and the net alone."""
-    from goodnet.tensorflow_start import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
     folder = tmp_path_factory.mktemp("given")
-    keras.utils.set_random_seed(1)
-    net = keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(6, 3, activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(4, activation="softmax"),
-        ]
-    )
-    images = np.random.default_rng(1).integers(0, 256, (120, 8, 8, 3), np.uint8)
-    images = (images // (1 + np.arange(120) % 5)[:, None, None, None]).astype(np.uint8)
-    labels = net.predict(images.astype("float32"), verbose=0).argmax(1)
+    net, images, labels = tiny_case(120)
     write_images(folder / "valid.h5", images[:60], labels[:60])
     write_images(folder / "test.h5", images[60:], labels[60:])
     (folder / "one").mkdir()
@@ -277,26 +201,26 @@ def start_audit(arguments, environment):
 
 
 @pytest.fixture(scope="module")
-def audited(given, machines, prefect_server):
+def audited(given, machines, command):
     """What an audit said whose only worker was killed in a repair, and which another joined."""
-    audit = start_audit(options(given, "dask", dask=machines.address), prefect_server)
-    wait_for(machines.repairs)
-    time.sleep(2)
-    machines.workers()[0].kill()
-    machines.add_worker()
-    output, errors = audit.communicate(timeout=3 * SECONDS)
-    return audit.returncode, output, errors
+    with ThreadPoolExecutor(1) as thread:
+        arguments = options(given, "dask", dask=machines.address)
+        audit = thread.submit(command, "flows.audit", *arguments, "--quiet")
+        wait_for(machines.repairs)
+        time.sleep(2)
+        machines.workers()[0].kill()
+        machines.add_worker()
+        return audit.result(3 * SECONDS)
 
 
 @pytest.fixture(scope="module")
-def alone(given, audited, prefect_server):
+def alone(given, audited, command):
     """The artifacts of the same audit without Dask, with a cache of its own."""
-    with one_process("from flows.audit import main", prefect_server) as audit:
-        place = given / "artifacts"
-        place.rename(given / "of_dask")
-        done = audit(*options(given, "alone"))
-        place.rename(given / "alone")
-        (given / "of_dask").rename(place)
+    place = given / "artifacts"
+    place.rename(given / "of_dask")
+    done = command("flows.audit", *options(given, "alone"))
+    place.rename(given / "alone")
+    (given / "of_dask").rename(place)
     assert done.returncode == 1, done.stderr
     return given / "alone"
 
@@ -361,17 +285,16 @@ repairs = ["pruning", "discriminant"]
 """
 
 
-def test_cells_of_a_benchmark_are_rows_in_their_order(machines, audited, prefect_server, tmp_path):
-    (tmp_path / "tiny.toml").write_text(SUITE)
-    where = ["--suite", tmp_path / "tiny.toml", "--artifacts", tmp_path / "artifacts"]
+def test_cells_of_a_benchmark_are_rows_in_their_order(machines, audited, given, command):
+    (given / "tiny.toml").write_text(SUITE)
+    where = ["--suite", given / "tiny.toml", "--artifacts", given / "artifacts"]
     boards = []
-    with one_process("from flows.benchmark import main", prefect_server) as benchmark:
-        for name, dask in (("dask", ["--dask", machines.address]), ("alone", [])):
-            done = benchmark(*where, "--benchmark-name", name, *dask)
-            assert done.returncode == 1, done.stderr
-            assert "1 of 3 cells failed: deepid-outside-1 (target is 4, expected" in done.stderr
-            board = tmp_path / "artifacts" / "benchmarks" / name / "leaderboard.json"
-            boards.append(json.loads(board.read_text()))
+    for name, dask in (("dask", ["--dask", machines.address]), ("alone", [])):
+        done = command("flows.benchmark", *where, "--benchmark-name", name, *dask)
+        assert done.returncode == 1, done.stderr
+        assert "1 of 3 cells failed: deepid-outside-1 (target is 4, expected" in done.stderr
+        board = given / "artifacts" / "benchmarks" / name / "leaderboard.json"
+        boards.append(json.loads(board.read_text()))
     cells = [row["cell"] for row in boards[0]["rows"]]
     assert list(dict.fromkeys(cells)) == ["deepid-clean-1", "deepid-patch-1", "deepid-outside-1"]
     assert boards[0]["rows"] == boards[1]["rows"]  # the second from what the workers have kept
@@ -404,16 +327,15 @@ def test_a_stopped_audit_leaves_nothing_running_on_a_cluster(given, machines, pr
     assert machines.workers() == workers
 
 
-def test_a_scheduler_that_ends_is_one_line_and_the_next_audit_goes_on(
-    given, tmp_path, prefect_server
-):
-    with running(tmp_path / "cluster", workers=1) as gone:
-        arguments = options(given, "gone", models=given / "one", dask=gone.address)
-        audit = start_audit([*arguments, "--refresh"], prefect_server)
-        wait_for(gone.repairs)
-        gone.scheduler.kill()
-        output, errors = audit.communicate(timeout=SECONDS)
-    assert (audit.returncode, output) == (2, "")
-    said = f"error: the Dask scheduler at {gone.address} is gone; what was computed is kept"
-    assert errors.startswith(said)
-    assert errors.count("\n") == 1
+def test_a_scheduler_that_ends_is_one_line(given, machines, audited, command):
+    """The last of these tests: nobody has a scheduler after it."""
+    with ThreadPoolExecutor(1) as thread:
+        arguments = options(given, "gone", models=given / "one", dask=machines.address)
+        audit = thread.submit(command, "flows.audit", *arguments, "--refresh", "--quiet")
+        wait_for(machines.repairs)
+        machines.scheduler.kill()
+        done = audit.result(SECONDS)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"error: the Dask scheduler at {machines.address} is gone; what was computed is kept"
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1

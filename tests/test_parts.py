@@ -1,10 +1,12 @@
 """Parts of an image set: the same whoever computes them, here or on workers of their own."""
 
+import os
 import pickle
+import re
 import shutil
-import subprocess
-import sys
+import signal
 import threading
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 
@@ -32,10 +34,9 @@ from tasks.loading import load_inputs
 from tasks.parts import map_parts, mapped_on
 from tasks.records import CleanValidationActivations, FineTuned, PruneOrder, StoredFile
 from tasks.sweeping import sweep_validation
-from tests.test_dask import ROOT, running, wait_for
+from tests.clusters import ROOT, running, tiny_case, wait_for
 
-IMAGES = 17_000  # three parts, the last of them small
-SIZE = (8, 8, 3)
+IMAGES = 25_200  # four parts, the last of them small
 
 
 @pytest.mark.parametrize("num_images", [1, 8191, 8192, 8193, 10_000_000])
@@ -77,27 +78,9 @@ def test_counts_of_parts_add_up_however_they_are_put_together(found, random):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A net and 17,000 images for it."""
-    from goodnet.tensorflow_start import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
+    """A net and many images for it."""
     folder = tmp_path_factory.mktemp("files")
-    keras.utils.set_random_seed(1)
-    net = keras.Sequential(
-        [
-            keras.Input(SIZE),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(6, 3, activation="relu", name="conv"),
-            keras.layers.MaxPooling2D(name="pool"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(4, activation="softmax"),
-        ]
-    )
-    images = np.random.default_rng(1).integers(0, 256, (IMAGES, *SIZE), np.uint8)
-    images = (images // (1 + np.arange(IMAGES) % 5)[:, None, None, None]).astype(np.uint8)
-    labels = net.predict(images.astype("float32"), verbose=0, batch_size=1000).argmax(1)
+    net, images, labels = tiny_case(IMAGES, hidden=8)
     write_images(folder / "valid.h5", images, labels)
     write_images(folder / "test.h5", images[:60] // 2, labels[:60])
     net.save(folder / "net.keras")
@@ -154,7 +137,7 @@ def test_parts_are_to_everything_after_them_what_one_file_is(files, inputs, here
         provenance=parts.provenance,
     )
     assert (parts.num_images, parts.num_blocks) == (whole.num_images, whole.num_blocks)
-    assert (len(parts.parts), parts.num_depths) == (3, whole.num_depths)
+    assert (len(parts.parts), parts.num_depths) == (4, whole.num_depths)
     np.testing.assert_array_equal(parts.image_digests(), whole.image_digests())
     np.testing.assert_array_equal(parts.answers(), whole.answers())
     np.testing.assert_array_equal(block_means(parts), block_means(whole))
@@ -167,7 +150,7 @@ def test_parts_are_to_everything_after_them_what_one_file_is(files, inputs, here
         np.testing.assert_array_equal(one, other)
     rows = pq.read_table(parts.parts[1], columns=["image"])["image"].to_numpy()
     np.testing.assert_array_equal(rows, np.arange(8192, 16_384))
-    assert [len(blocks) for blocks in parts.blocks_by_part()] == [16, 16, 2]
+    assert [len(blocks) for blocks in parts.blocks_by_part()] == [16, 16, 16, 2]
 
 
 def test_a_set_of_one_part_has_one_file_as_before(inputs, tmp_path):
@@ -213,7 +196,7 @@ def machines(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("workers", ["two machines", "local:2"])
+@pytest.mark.parametrize("workers", ["two machines", "local:4"])
 def test_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, workers, tmp_path):
     where = machines.address if workers == "two machines" else workers
     with mapped_on(where, artifacts=tmp_path):
@@ -237,25 +220,26 @@ def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
             "goodnet.parts",
             "tensorflow",
         }
+    # Nothing else needs it than the fit of class statistics.
+    assert any("sklearn.covariance" in modules for modules in found.values())
 
 
-def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, tmp_path):
-    with running(tmp_path / "dask", workers=1) as machines:
-        (worker,) = wait_for(machines.workers)
-        artifacts = tmp_path / "artifacts"
+def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, machines, tmp_path):
+    artifacts, killed = tmp_path / "artifacts", []
 
-        def disturb():
-            wait_for(lambda: list((artifacts / "cache").glob("activations/.*.tmp*")))
-            worker.kill()
-            machines.add_worker()
+    def disturb():
+        (part, *_) = wait_for(lambda: list((artifacts / "cache").glob("activations/.*.tmp*")))
+        killed.append(int(re.search(r"\.(\d+)-[0-9a-f]{16}\.tmp", part.name)[1]))
+        os.kill(killed[0], signal.SIGKILL)
+        machines.add_worker()
 
-        disturbing = threading.Thread(target=disturb)
-        disturbing.start()
-        with mapped_on(machines.address, artifacts=artifacts):
-            found = first_pass(inputs, artifacts)
-            later = sweep_and_score(inputs, found, artifacts)
-        disturbing.join()
-        assert not psutil.pid_exists(worker.pid)
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    with mapped_on(machines.address, artifacts=artifacts):
+        found = first_pass(inputs, artifacts)
+        later = sweep_and_score(inputs, found, artifacts)
+    disturbing.join()
+    assert not psutil.pid_exists(*killed)
     assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
     assert [file.sha256 for file in later] == [file.sha256 for file in here[1]]
 
@@ -275,27 +259,14 @@ def test_workers_refuse_images_that_are_not_those_digested(files, machines, tmp_
             list(map_parts(images_of, parts, lambda done, total: None))
 
 
-def test_workers_with_another_goodnet_are_refused(tmp_path):
-    for package in ("flows", "goodnet", "tasks", "tests"):
-        shutil.copytree(ROOT / package, tmp_path / "other" / package)
-    (tmp_path / "other" / "goodnet" / "metrics.py").open("a").write("# another version\n")
-    with running(tmp_path / "dask", workers=0) as machines:
-        machines.add_worker(checkout=tmp_path / "other")
-        with (
-            mapped_on(machines.address, artifacts=tmp_path),
-            pytest.raises(InputError, match="has another goodnet, expected the same checkout"),
-        ):
-            list(map_parts(length_of, [[1], [2]], lambda done, total: None))
-
-
 def length_of(part, advance):
     return len(part)
 
 
 def test_a_part_that_changes_on_its_way_to_a_worker_is_refused(here, tmp_path):
-    copied = Path(shutil.copy(here[0].parts[2].path, tmp_path))
+    copied = Path(shutil.copy(here[0].parts[3].path, tmp_path))
     sent = pickle.dumps(ActivationCache(copied))
-    assert pickle.loads(sent).num_images == IMAGES - 2 * 8192  # noqa: S301
+    assert pickle.loads(sent).num_images == IMAGES - 3 * 8192  # noqa: S301
     copied.touch()
     with pytest.raises(InputError, match="has changed since it was opened"):
         pickle.loads(sent)  # noqa: S301
@@ -315,44 +286,55 @@ def images_of(part, advance):
     return sum(len(batch) for batch in part.what.batches(1000))
 
 
-def slow(part, advance):
-    import time
-
-    time.sleep(5)
-
-
-def test_a_scheduler_that_ends_is_one_line(tmp_path):
-    with running(tmp_path / "dask", workers=1) as machines:
-        wait_for(machines.workers)
-        threading.Timer(1, machines.scheduler.kill).start()
-        said = r"^the Dask scheduler at tcp://127\.0\.0\.1:\d+ is gone; what was computed is kept"
-        with (
-            pytest.raises(ConnectionError, match=said),
-            mapped_on(machines.address, artifacts=tmp_path),
-        ):
-            list(map_parts(slow, [range(1)] * 2, lambda done, total: None))
+@pytest.fixture(scope="module")
+def deserted(tmp_path_factory):
+    """A scheduler without any worker."""
+    with running(tmp_path_factory.mktemp("deserted"), workers=0) as found:
+        yield found
 
 
-def test_a_worker_outside_the_checkout_is_one_line(tmp_path):
-    with running(tmp_path / "dask", workers=0) as machines:
-        options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
-        outside = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_worker", machines.address, *options],
-            cwd=tmp_path,
-            stderr=subprocess.DEVNULL,
-        )
+@contextmanager
+def joined(machines, **where):
+    """Let a worker without a nanny join, which would start it again."""
+    worker = machines.start_worker("--no-nanny", **where)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
 
-        def refused():
-            try:
-                with Cluster.parse(machines.address).runner(tmp_path):
-                    return None  # it has not joined yet
-            except InputError as error:
-                return str(error)
 
+def test_a_worker_outside_the_checkout_is_one_line(deserted, tmp_path):
+    def refused():
         try:
-            assert "does not find goodnet's flows, expected one that was started" in wait_for(
-                refused
-            )
-        finally:
-            outside.kill()
-            outside.wait()
+            with Cluster.parse(deserted.address).runner(tmp_path):
+                return None  # it has not joined yet
+        except InputError as error:
+            return str(error)
+
+    said = "does not find goodnet's flows, expected one that was started"
+    with joined(deserted, checkout=tmp_path):
+        assert said in wait_for(refused)
+
+
+def test_workers_with_another_goodnet_are_refused(deserted, tmp_path):
+    for package in ("flows", "goodnet", "tasks", "tests"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    (tmp_path / "goodnet" / "metrics.py").open("a").write("# another version\n")
+    with (
+        joined(deserted, checkout=tmp_path),
+        mapped_on(deserted.address, artifacts=tmp_path),
+        pytest.raises(InputError, match="has another goodnet, expected the same checkout"),
+    ):
+        list(map_parts(length_of, [[1], [2]], lambda done, total: None))
+
+
+def test_a_scheduler_that_ends_is_one_line(deserted, tmp_path):
+    """The last of these tests: the scheduler is gone after it."""
+    threading.Timer(1, deserted.scheduler.kill).start()
+    said = r"^the Dask scheduler at tcp://127\.0\.0\.1:\d+ is gone; what was computed is kept"
+    with (
+        pytest.raises(ConnectionError, match=said),
+        mapped_on(deserted.address, artifacts=tmp_path),
+    ):
+        list(map_parts(length_of, [range(1)] * 2, lambda done, total: None))

@@ -14,7 +14,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
-from goodnet.defenses.seam import CleanPass
 from goodnet.networks.depths import Depth
 from goodnet.networks.graph import as_functional, copy_model, free_names
 from goodnet.networks.rounding import TOLERANCE
@@ -146,21 +145,22 @@ def fit_discriminant(
         return Discriminant(depth, layer, *found)
 
 
-def fit_rows(clean: CleanPass, depth: int, rows: BoolArray) -> Discriminant:
+def fit_rows(cache: ActivationCache, depth: int, layer: str, rows: BoolArray) -> Discriminant:
     """Fit a discriminant to some images of clean validation.
 
     Args:
-        clean: B and its pass over clean validation.
+        cache: of B's pass over clean validation.
         depth: the number of a depth of B.
+        layer: the layer there.
         rows: (n,), whether each image counts.
     """
-    labels, _ = clean.cache.answers()
+    labels, _ = cache.answers()
     return fit_discriminant(
-        partial(rows_of, clean.cache, depth, rows),
+        partial(rows_of, cache, depth, rows),
         labels[rows],
         depth=depth,
-        layer=clean.frontier.depths[depth].layer,
-        num_classes=clean.cache.provenance.num_classes,
+        layer=layer,
+        num_classes=cache.provenance.num_classes,
     )
 
 

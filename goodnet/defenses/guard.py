@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import FloatArray, IntArray
-from goodnet.defenses.calibration import Folds, share_out
+from goodnet.defenses.calibration import share_out
 from goodnet.defenses.discriminant import Discriminant, Look, fit_rows, rows_of
 from goodnet.defenses.fine_tuning import TunedAnswers
 from goodnet.defenses.seam import CleanPass
@@ -106,6 +105,13 @@ class Guard:
         return _seen(found, looks, self.discriminants, tuned)
 
 
+class FittedDepth(NamedTuple):
+    """Class statistics at one depth, and what is made with others of the images that calibrate."""
+
+    discriminant: Discriminant
+    look: Look
+
+
 def join_seen(parts: Sequence[Seen]) -> Seen:
     """Reduce: put together what was made of the images of the parts of a set, in their order."""
     first = parts[0]
@@ -126,6 +132,8 @@ def fit_guard(
     order: Sequence[int],
     experts: Counts,
     tuned: TunedAnswers | None = None,
+    *,
+    depths: Sequence[FittedDepth] | None = None,
 ) -> tuple[Guard, Seen]:
     """Fit the scores to clean validation.
 
@@ -134,6 +142,7 @@ def fit_guard(
         order: all channels in prune order.
         experts: how the experts answer clean validation.
         tuned: what nets that were fine-tuned without them make of the images that calibrate.
+        depths: what `fit_depth` gave for each depth of B, if that is known by now.
 
     Returns:
         The guard, and what is made of the images that calibrate, none of which was among those that
@@ -141,11 +150,13 @@ def fit_guard(
     """
     expert = choose_expert(1 - experts.flagged / experts.images)
     labels, _ = clean.cache.answers()
-    folds = share_out(labels)
+    calibrating = share_out(labels).calibrating
     held = expert_scores(clean.cache, clean.frontier, order, expert)
-    held = {name: values[folds.calibrating] for name, values in held.items()}
-    found = _each(range(clean.cache.num_depths), partial(_fit_depth, clean, folds))
-    discriminants, looks = [fitted for fitted, _ in found], [look for _, look in found]
+    held = {name: values[calibrating] for name, values in held.items()}
+    if depths is None:
+        layers = enumerate(depth.layer for depth in clean.frontier.depths)
+        depths = _each(layers, lambda one: fit_depth(clean.cache, *one))
+    discriminants, looks = [one.discriminant for one in depths], [one.look for one in depths]
     guard = Guard(tuple(order), expert, tuple(discriminants))
     return guard, _seen(held, looks, discriminants, tuned)
 
@@ -192,20 +203,27 @@ def chosen_depths(num_depths: int) -> list[int]:
     return sorted({0, num_depths // 2, num_depths - 1}) if num_depths else []
 
 
-def _fit_depth(clean: CleanPass, folds: Folds, depth: int) -> tuple[Discriminant, Look]:
-    """Fit a discriminant, and look at the images that calibrate with one that has not seen them."""
-    labels, predictions = clean.cache.answers()
-    fitted = fit_rows(clean, depth, folds.final)
+def fit_depth(cache: ActivationCache, depth: int, layer: str) -> FittedDepth:
+    """Fit a discriminant, and look at the images that calibrate with one that has not seen them.
+
+    Args:
+        cache: of B's pass over clean validation.
+        depth: the number of a depth of B.
+        layer: the layer there.
+    """
+    labels, predictions = cache.answers()
+    folds = share_out(labels)
+    fitted = fit_rows(cache, depth, layer, folds.final)
     distance, nearer = np.zeros((2, len(labels)), np.float32)
     nearest, other = np.zeros((2, len(labels)), np.int64)
     for part in folds.parts:
         same = part.fit is folds.final
-        without = fitted if same else fit_rows(clean, depth, part.fit)
+        without = fitted if same else fit_rows(cache, depth, layer, part.fit)
         rows = part.held_out
-        found = look_at(rows_of(clean.cache, depth, rows), predictions[rows], without)
+        found = look_at(rows_of(cache, depth, rows), predictions[rows], without)
         distance[rows], nearer[rows], nearest[rows], other[rows] = found
     held = folds.calibrating
-    return fitted, Look(distance[held], nearer[held], nearest[held], other[held])
+    return FittedDepth(fitted, Look(distance[held], nearer[held], nearest[held], other[held]))
 
 
 def expert_scores(

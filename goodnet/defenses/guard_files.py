@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from goodnet.arrays import IntArray
-from goodnet.defenses.discriminant import Discriminant
+from goodnet.defenses.discriminant import Discriminant, Look
 from goodnet.defenses.fine_tuning import TunedAnswers
-from goodnet.defenses.guard import Guard, Seen
+from goodnet.defenses.guard import FittedDepth, Guard, Seen
 from goodnet.storage.files import atomic_path
 
 _ARRAYS = ("kernel", "bias", "means", "seen")
@@ -44,6 +44,22 @@ def read_guard(path: Path) -> tuple[Guard, Seen]:
         )
         order = tuple(int(channel) for channel in file["order"])
         return Guard(order, int(file["expert"]), discriminants), _seen(file)
+
+
+def write_fitted(path: Path, fitted: FittedDepth) -> None:
+    """Write what was fitted at one depth to an .npz file."""
+    found = fitted.discriminant
+    arrays = {name: getattr(found, name) for name in _ARRAYS}
+    depth = {"depth": np.array(found.depth), "layer": np.array(found.layer, np.str_)}
+    _write(path, arrays | depth | fitted.look._asdict())
+
+
+def read_fitted(path: Path) -> FittedDepth:
+    """Read what `write_fitted` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = (file[name] for name in _ARRAYS)
+        discriminant = Discriminant(int(file["depth"]), str(file["layer"]), *arrays)
+        return FittedDepth(discriminant, Look(*(file[name] for name in Look._fields)))
 
 
 def write_seen(path: Path, seen: Seen) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ _FORWARD_BYTES = 48 * 2**20
 _SWEEP_BYTES = 24 * 2**20
 _MAX_BLOCK = 512
 _CHECKED_IMAGES = 32
+_compared = WeakSet[Frontier]()
 
 
 def write_activations(
@@ -49,7 +51,8 @@ def write_activations(
     """Run B over a set and keep what all later stages need; the file appears when it is whole.
 
     What B answers here, layer by layer, is compared on the first images with what plain Keras
-    answers, because everything after it is built on this.
+    answers, because everything after it is built on this. Another process, perhaps on another
+    machine, may compute something else: each compares the first images that it works on.
 
     Args:
         path: the Parquet file to write.
@@ -92,8 +95,10 @@ def write_activations(
             for layer, value in zip(_cached_layers(frontier), values, strict=True):
                 require_finite(value, f"{images.path}: layer {layer}", first=done)
             require_finite(answers, f"{images.path}: the answer", first=done)
-            if done == 0:
-                _require_plain(answers, values, frontier, images, provenance.preprocessing)
+            if done == rows.start and (done == 0 or frontier not in _compared):
+                given = images, provenance.preprocessing
+                _require_plain(answers, values, frontier, *given, first=done)
+                _compared.add(frontier)
             labels = images.labels[done : done + len(answers)]
             table = to_rows(
                 schema,
@@ -191,6 +196,8 @@ def _require_plain(
     frontier: Frontier,
     images: ImageSet,
     preprocessing: Preprocessing,
+    *,
+    first: int,
 ) -> None:
     """Refuse a net that plain Keras sees differently: one that is random, or that we misread.
 
@@ -200,18 +207,21 @@ def _require_plain(
         frontier: of B.
         images: the set.
         preprocessing: what is done to its pixels first.
+        first: the number of the batch's first image in the set.
     """
     import keras
 
     model, tensors = frontier.model, list(_cached_tensors(frontier).values())
     name = free_names(model)
     tensors += [depth.features(depth.tensor, name) for depth in frontier.depths]
-    pixels = next(images.batches(min(_CHECKED_IMAGES, len(answers))))
+    pixels = next(images.batches(min(_CHECKED_IMAGES, len(answers)), start=first))
     plain = keras.Model(model.inputs[0], [*tensors, model.outputs[0]])
     inputs = preprocessing.apply(pixels.astype(np.float32))
     *expected, plain_answers = map(np.asarray, plain(inputs, training=False))
     answers, *values = (value[: len(pixels)] for value in (answers, *values))
     sample = f"on the first {len(pixels)} images of {images.path}"
+    if first:
+        sample = f"on images {first} to {first + len(pixels) - 1} of {images.path}"
     for layer, value, plain_value in zip(_cached_layers(frontier), values, expected, strict=True):
         difference = largest_difference(value, plain_value)
         if difference > TOLERANCE:

@@ -160,7 +160,7 @@ def test_held_out_scores_come_from_images_not_fitted_to(faces_passes):
     labels, predictions = passed.cache.answers()
     part = share_out(labels).parts[2]
     depth, layer = len(guarded.guard.discriminants) - 1, guarded.guard.discriminants[-1].layer
-    without = fit_rows(guarded.clean, depth, part.fit)
+    without = fit_rows(passed.cache, depth, layer, part.fit)
     (features,) = passed.cache.features(depth)
     away = without.look(features[part.held_out], predictions[part.held_out]).distance
     held_out = guarded.held_out[f"distance at {layer}"][part.held_out]

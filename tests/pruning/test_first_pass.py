@@ -314,3 +314,59 @@ def test_a_net_may_take_whole_numbers(first_pass):
     (block,) = first_pass(net, IMAGES, pixel_scale=2.0).cache.blocks()
     plain = net.predict((IMAGES / np.float32(2)).astype(np.uint8), verbose=0)
     np.testing.assert_array_equal(block.predictions, plain.argmax(1))
+
+
+@pytest.fixture
+def write_part(first_pass, monkeypatch, tmp_path):
+    """Run a net over some images of a set of 7, in blocks of 3."""
+    from goodnet.images.image_sets import open_images
+    from goodnet.images.preprocessing import AS_STORED
+    from goodnet.pruning.activation_cache import Provenance
+    from goodnet.pruning.first_pass import write_activations
+
+    monkeypatch.setattr("goodnet.pruning.first_pass._MAX_BLOCK", 3)
+    write_images(tmp_path / "images.h5", IMAGES, np.zeros(7))
+    provenance = Provenance("B", "set", "conv", "conv", AS_STORED, 3)
+
+    def run(frontier, rows):
+        write_activations(
+            tmp_path / f"{rows.start}.parquet",
+            frontier=frontier,
+            images=open_images(tmp_path / "images.h5"),
+            provenance=provenance,
+            rows=rows,
+        )
+
+    return run
+
+
+def frontier_of(net):
+    from goodnet.pruning.frontier import find_frontier
+
+    return find_frontier(net, layer="conv", rank_at="conv")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_process_that_has_not_the_first_part_compares_its_own(random_net, write_part, early):
+    with pytest.raises(InputError, match=r"on images 3 to 5 of .*images\.h5"):
+        write_part(frontier_of(random_net(early=early)), range(3, 7))
+
+
+def test_a_process_compares_the_first_part_that_it_works_on_and_no_later_one(
+    net, write_part, monkeypatch
+):
+    from goodnet.pruning import first_pass as module
+
+    compared, compare = [], module._require_plain
+
+    def note(*given, first):
+        compared.append(first)
+        compare(*given, first=first)
+
+    monkeypatch.setattr(module, "_require_plain", note)
+    for frontier in (frontier_of(net), frontier_of(net)):  # the second as another process has it
+        for rows in (range(3, 6), range(6, 7), range(3, 7)):
+            write_part(frontier, rows)
+    assert compared == [3, 3]
+    write_part(frontier, range(3))
+    assert compared == [3, 3, 0]
