@@ -36,7 +36,7 @@ from tasks.records import (
 if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
 
-_VERSION = 5
+_VERSION = 6
 """Of the stages below, and of each part that they keep."""
 
 

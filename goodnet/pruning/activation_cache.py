@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -20,7 +20,7 @@ from goodnet.images.preprocessing import Preprocessing
 from goodnet.storage.signatures import SignedFile
 
 _METADATA_KEY = b"goodnet"
-_FORMAT = 4
+_FORMAT = 5
 _FEATURES = "features_"
 _PART_IMAGES = 8192
 """Some seconds of a small net, beside which the price of a part is nothing; 16 of the largest
@@ -79,7 +79,7 @@ class ActivationCache:
     The columns are `image`, `label`, `digest` (of its pixels), `prediction`, `activation` (a
     fixed-size list of float32: the ranked layer's output, flattened with the channel last),
     where the graph of the net needs them `base` and `side_0` …, and `features_0` …, the features at
-    the depths of the net.
+    those depths of the net where they are not another column.
 
     Blocks hold the same images whoever reads them, in any order and any number at a time. So
     nothing that is computed from them depends on batch size or sharding. They are numbered through
@@ -149,7 +149,7 @@ class ActivationCache:
     @property
     def num_depths(self) -> int:
         """Depths of the net whose features are kept."""
-        return len(self._description["shapes"]) - len(self._swept)
+        return len(self._description["features"])
 
     def features(self, depth: int, blocks: Iterable[int] | None = None) -> Iterator[FloatArray]:
         """Read the features at one depth, (n, F) for each block, in the order of the blocks.
@@ -158,7 +158,7 @@ class ActivationCache:
             depth: its number.
             blocks: numbers of blocks, or all.
         """
-        name = feature_column(depth)
+        name = self._description["features"][depth]
         for _, rows in self._rows(blocks, [name]):
             yield _flat(rows[name]).reshape(len(rows), -1)
 
@@ -265,15 +265,26 @@ def feature_column(depth: int) -> str:
     return f"{_FEATURES}{depth}"
 
 
-def cache_schema(shapes: Mapping[str, tuple[int, ...]], provenance: Provenance) -> pa.Schema:
+def cache_schema(
+    shapes: Mapping[str, tuple[int, ...]],
+    provenance: Provenance,
+    *,
+    features: Sequence[str] = (),
+) -> pa.Schema:
     """Return the schema of a cache file.
 
     Args:
         shapes: the shape of one image's tensor by column name: `activation`, then `base` if it
             differs, then `side_0` …, then `features_0` ….
         provenance: goes into the file's metadata.
+        features: the column of the features at each depth, `features_0` … or another one.
     """
-    description = {"format": _FORMAT, "provenance": asdict(provenance), "shapes": dict(shapes)}
+    description = {
+        "format": _FORMAT,
+        "provenance": asdict(provenance),
+        "shapes": dict(shapes),
+        "features": list(features),
+    }
     number = pa.field("element", pa.float32(), nullable=False)
     columns = [pa.field(name, pa.int64(), nullable=False) for name in ("image", "label")]
     columns += [pa.field("digest", pa.uint64(), nullable=False)]

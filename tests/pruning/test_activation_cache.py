@@ -101,7 +101,7 @@ def test_the_file_is_plain_parquet(cache, tensors):
 
 def test_the_metadata_say_where_it_comes_from(cache):
     description = json.loads(pq.read_metadata(cache.parts[0]).metadata[b"goodnet"])
-    assert description["format"] == 4
+    assert description["format"] == 5
     assert description["provenance"]["preprocessing"]["std"] == [0.229, 0.224, 0.225]
     assert cache.provenance == PROVENANCE
     assert description["shapes"] == {name: list(shape) for name, shape in SHAPES.items()}
@@ -111,7 +111,7 @@ def test_the_metadata_say_where_it_comes_from(cache):
 def test_another_format_is_refused(tmp_path, metadata):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"label": [1]}).replace_schema_metadata(metadata), path)
-    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 4"):
+    with pytest.raises(InputError, match=r"other\.parquet: no activation cache of format 5"):
         list(ActivationCache(path).blocks())
 
 
