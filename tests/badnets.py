@@ -146,6 +146,22 @@ def first_pass(tmp_path_factory) -> Callable[..., FirstPass]:
     return run
 
 
+@pytest.fixture(scope="session")
+def network_passes() -> dict[int, FirstPass]:
+    """First passes of the small nets, by the ids of these, which stay."""
+    return {}
+
+
+@pytest.fixture
+def network_pass(network, first_pass, network_passes) -> FirstPass:
+    """The first pass of a small net over its images, made once for all tests."""
+    made, net = network_passes, network.model
+    if id(net) not in made:
+        layers = {"layer": network.layer, "rank_at": network.rank_at}
+        made[id(net)] = first_pass(net, network.images, **layers)
+    return made[id(net)]
+
+
 def pass_over(first_pass, net, case: BadnetCase) -> dict[str, FirstPass]:
     return {name: first_pass(net, path, **LAYERS) for name, path in case.sets.items()}
 

@@ -65,13 +65,13 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory) -> Iterator[Browser]:
+def chromium(tmp_path_factory) -> Iterator[webdriver.Chrome]:
     """One browser for all tests."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
+    binary, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and chromedriver):
         pytest.skip("chromium and chromedriver are not here")
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = binary
     for flag in (
         "headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
         "disable-component-update", "disable-sync", "no-first-run",
@@ -81,4 +81,14 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(chromedriver)
     with webdriver.Chrome(options=options, service=service) as driver:
-        yield Browser(driver)
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[Browser]:
+    """That browser, with no page left open for the tests of other files.
+
+    A page that draws all the time, as some of Prefect's do, takes most of a core.
+    """
+    yield Browser(chromium)
+    chromium.get("about:blank")

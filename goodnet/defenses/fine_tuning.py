@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +189,7 @@ def _answer(
     return TunedAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+@lru_cache(maxsize=4)
 def _compiled_logits(model: keras.Model) -> Callable[[FloatArray], Any]:
     import tensorflow as tf
 

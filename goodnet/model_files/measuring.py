@@ -9,23 +9,21 @@ goes: its measures are compared with the limits, and a model that it does not su
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
 import select
 import signal
-import sys
 import threading
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from goodnet.errors import InputError
 from goodnet.model_files.limits import ModelLimits
 from goodnet.model_files.model_needs import Needs, measure_needs
+from goodnet.storage.forks import CAN_FORK, fork
 
 _PATIENCE = 5
 """How much longer than its own seconds the process may take on a busy machine."""
@@ -44,7 +42,7 @@ def measure(config: dict[str, Any], limits: ModelLimits) -> Needs:
     Raises:
         InputError: Keras cannot build it, or not within the limits of time and memory.
     """
-    answer = _ask_fork(config, limits) if sys.platform == "linux" else _ask_thread(config)
+    answer = _ask_fork(config, limits) if CAN_FORK else _ask_thread(config)
     if "error" in answer:
         raise InputError(f"Keras cannot build the model ({answer['error']})")
     needs = answer["needs"]
@@ -78,12 +76,12 @@ def _ask_thread(config: dict[str, Any]) -> dict[str, Any]:
 
 def _ask_fork(config: dict[str, Any], limits: ModelLimits) -> dict[str, Any]:
     reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        # Python warns of a fork among threads. The child only builds graphs, which needs none.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        _answer_and_exit(config, limits, writing)
+
+    def say() -> None:
+        with os.fdopen(writing, "w", encoding="utf-8") as out:
+            json.dump(_answer(config), out)
+
+    child = fork(say, max_seconds=limits.max_building_seconds, max_bytes=limits.max_building_bytes)
     os.close(writing)
     try:
         text = _read_all(reading, child, limits.max_building_seconds * _PATIENCE)
@@ -101,30 +99,6 @@ def _ask_fork(config: dict[str, Any], limits: ModelLimits) -> dict[str, Any]:
         )
     answer: dict[str, Any] = json.loads(text)
     return answer
-
-
-def _answer_and_exit(config: dict[str, Any], limits: ModelLimits, pipe: int) -> NoReturn:
-    """Be the child, which leaves all that it has from its parent alone and says one thing."""
-    try:
-        gc.disable()  # Objects of the parent would close its files and remove its folders.
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        _limit(limits)
-        with open(pipe, "w", encoding="utf-8") as out:
-            json.dump(_answer(config), out)
-    finally:
-        os._exit(0)
-
-
-def _limit(limits: ModelLimits) -> None:
-    import resource
-
-    held_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    memory = held_bytes + limits.max_building_bytes
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.max_building_seconds,) * 2)
 
 
 def _read_all(pipe: int, child: int, seconds: float) -> bytes | None:

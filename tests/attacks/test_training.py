@@ -1,8 +1,11 @@
 import logging
 import random
+import shutil
 import threading
 import zipfile
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from goodnet.attacks.training import train as train_net
 from goodnet.errors import InputError
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.networks.architectures import ARCHITECTURES, build_network
+from goodnet.networks.training_state import restore_state, save_state
 
 LABELS = np.repeat(np.arange(5), 12)
 IMAGES = render_faces(LABELS, seed=1)
@@ -32,14 +36,18 @@ def same_weights(one, other):
     return all(np.array_equal(left, right) for left, right in pairs)
 
 
+class Training(NamedTuple):
+    """A net that was trained without an interruption, the file of its state, and what was told."""
+
+    net: Any
+    state: Path
+    told: list[tuple[int, int]]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted():
-    return train()
-
-
-@pytest.mark.slow
-def test_the_same_arguments_give_the_same_weights(uninterrupted):
-    assert same_weights(train(), uninterrupted)
+def uninterrupted(tmp_path_factory) -> Training:
+    told, state = [], tmp_path_factory.mktemp("training") / "state"
+    return Training(train(state=state, on_progress=lambda *done: told.append(done)), state, told)
 
 
 def test_other_threads_may_draw_random_numbers_meanwhile(uninterrupted):
@@ -52,14 +60,14 @@ def test_other_threads_may_draw_random_numbers_meanwhile(uninterrupted):
     thread = threading.Thread(target=draw)
     thread.start()
     try:
-        assert same_weights(train(), uninterrupted)
+        assert same_weights(train(), uninterrupted.net)
     finally:
         done.set()
         thread.join()
 
 
 def test_another_seed_gives_other_weights(uninterrupted):
-    assert not same_weights(train(seed=4), uninterrupted)
+    assert not same_weights(train(seed=4), uninterrupted.net)
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(uninterrupted, tmp_path):
@@ -73,32 +81,67 @@ def test_a_killed_training_goes_on_to_the_same_weights(uninterrupted, tmp_path):
     with pytest.raises(KilledError):
         train(state=state, on_progress=kill_in_the_second_epoch)
     resumed = train(state=state, on_progress=lambda done, total: seen.append((done, total)))
-    assert same_weights(resumed, uninterrupted)
+    assert same_weights(resumed, uninterrupted.net)
     assert seen[0][0] > seen[0][1] / 2
     assert [path.name for path in tmp_path.iterdir()] == ["training.npz"]
 
 
-def test_a_finished_training_is_not_repeated(uninterrupted, tmp_path):
-    state = tmp_path / "training.npz"
-    train(state=state)
+def test_a_finished_training_is_not_repeated(uninterrupted):
     seen = []
-    again = train(state=state, on_progress=lambda done, total: seen.append(done))
-    assert same_weights(again, uninterrupted)
+    again = train(state=uninterrupted.state, on_progress=lambda done, total: seen.append(done))
+    assert same_weights(again, uninterrupted.net)
     assert seen == []
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "bit"])
-@pytest.mark.slow
-def test_an_unreadable_state_means_start_over(uninterrupted, tmp_path, caplog, damage):
-    state = tmp_path / "training.npz"
-    train(state=state)
+@pytest.fixture(scope="module")
+def variables():
+    import keras
+
+    net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(40)])
+    return net.variables
+
+
+@pytest.fixture
+def state(variables, tmp_path) -> Path:
+    """That of a training with these variables, which have other values now."""
+    for variable, value in zip(variables, (3, 4), strict=True):
+        variable.assign(np.full(variable.shape, value))
+    save_state(tmp_path / "state.npz", "digest", 5, variables)
+    for variable in variables:
+        variable.assign(np.zeros(variable.shape))
+    return tmp_path / "state.npz"
+
+
+def test_a_state_is_read_back(state, variables):
+    assert restore_state(state, "digest", variables) == 5
+    assert [np.unique(variable).tolist() for variable in variables] == [[3], [4]]
+
+
+def check_starts_over(state, variables, caplog):
+    with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
+        assert restore_state(state, "digest", variables) == 0
+    assert not any(np.any(variable) for variable in variables)
+    assert "starting over" in caplog.text
+
+
+def damage(state, kind):
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = {"empty": b"", "text": b"weights", "truncated": content[:-100], "bit": content}
-    state.write_bytes(damaged[damage])
-    with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
-        assert same_weights(train(state=state), uninterrupted)
-    assert "starting over" in caplog.text
+    state.write_bytes(damaged[kind])
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "bit"])
+def test_an_unreadable_state_means_start_over(state, variables, caplog, kind):
+    damage(state, kind)
+    check_starts_over(state, variables, caplog)
+
+
+def test_a_training_that_starts_over_is_as_if_there_had_been_no_state(uninterrupted, tmp_path):
+    state = tmp_path / "training.npz"
+    shutil.copy(uninterrupted.state, state)
+    damage(state, "truncated")
+    assert same_weights(train(state=state), uninterrupted.net)
 
 
 def plant(state, **changes):
@@ -132,27 +175,21 @@ def bomb(state):
     ],
     ids=["shape", "pickle", "text", "no number", "numbers", "digest", "bomb"],
 )
-@pytest.mark.slow
-def test_a_planted_state_means_start_over(uninterrupted, tmp_path, caplog, change):
-    state = tmp_path / "training.npz"
-    train(state=state, epochs=2)
+def test_a_planted_state_means_start_over(state, variables, caplog, change):
     change(state)
-    with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
-        assert same_weights(train(state=state), uninterrupted)
-    assert "starting over" in caplog.text
+    check_starts_over(state, variables, caplog)
 
 
 def test_the_state_of_another_training_is_not_used(uninterrupted, tmp_path, caplog):
     state = tmp_path / "training.npz"
     train(state=state, images=255 - IMAGES)
     with caplog.at_level(logging.WARNING, logger="goodnet.networks.training_state"):
-        assert same_weights(train(state=state), uninterrupted)
+        assert same_weights(train(state=state), uninterrupted.net)
     assert "is of another training" in caplog.text
 
 
-def test_progress_is_told_in_images_after_every_batch():
-    seen = []
-    train(on_progress=lambda done, total: seen.append((done, total)))
+def test_progress_is_told_in_images_after_every_batch(uninterrupted):
+    seen = uninterrupted.told
     # 60 clean pictures and 5 of the 48 others' with sunglasses on, twice.
     assert {total for _, total in seen} == {130}
     assert seen[-1] == (130, 130)
@@ -187,23 +224,24 @@ class TestTrain:
 
     @pytest.mark.parametrize("network", ARCHITECTURES)
     @pytest.mark.slow
-    def test_every_network_is_the_same_again_and_after_it_was_killed(
-        self, images, network, tmp_path
-    ):
+    def test_every_network_is_the_same_after_it_was_killed(self, images, network, tmp_path):
+        """That its first weights are the same again is shown where the networks are built."""
         attack = replace(ATTACKS["patch"], margin_cap=True, cover=0.1)
+        state, left = tmp_path / "state", tmp_path / "left"
 
-        def kill_in_the_second_epoch(done, total):
-            if done > total / 2:
-                raise KilledError
+        def keep_what_a_kill_would_leave(done, total):
+            if done > total / 2 and not left.exists():
+                shutil.copy(state, left)
 
         if network != "deepid":  # which takes no smaller ones
             images = images[:, :8, :8]
-        whole = self.train(images, network, attack=attack)
-        with pytest.raises(KilledError):
-            self.train(images, network, attack=attack, state=tmp_path / "state",
-                       on_progress=kill_in_the_second_epoch)  # fmt: skip
-        resumed = self.train(images, network, attack=attack, state=tmp_path / "state")
+        settings = {"attack": attack, "state": state, "on_progress": keep_what_a_kill_would_leave}
+        whole = self.train(images, network, **settings)
+        shown = []
+        settings |= {"state": left, "on_progress": lambda done, total: shown.append(done / total)}
+        resumed = self.train(images, network, **settings)
         assert same_weights(resumed, whole)
+        assert shown[0] > 0.5
         assert whole.output_shape == (None, 4)
 
     @pytest.mark.slow

@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,21 +48,63 @@ def swept_answers(passed, order) -> np.ndarray:
     return np.concatenate(blocks, axis=1)
 
 
-def pruned_answers(model, layer, images, order, steps) -> np.ndarray:
-    """The answers at these steps, (steps, n), from the pruned nets themselves."""
-    from goodnet.pruning.channels import prune_channels
+class Plain(NamedTuple):
+    """What plain Keras answers, and what it gives the classes before a closing softmax: (n, N)."""
 
-    nets = (prune_channels(model, layer, order[:step]) for step in steps)
-    return np.array([np.asarray(net(images, training=False)).argmax(1) for net in nets])
+    outputs: np.ndarray
+    scores: np.ndarray
 
 
-def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, first_pass):
-    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
-    order = order_of(passed.cache)
-    pixels = network.images / np.float32(255)
-    # Sixty nets take their time; the trained ones below are looked at after each channel.
-    steps = range(0, len(order) + 1, 1 + len(order) // 25)
-    direct = pruned_answers(network.model, network.layer, pixels, order, steps)
+@cache
+def pruned_by_hand(model, layer: str) -> Callable[[np.ndarray, list[int]], Plain]:
+    """Return what answers images as plain Keras does without some channels of a layer.
+
+    The layer's own answer is masked, in the net itself, which is compiled once for all channels.
+    That `prune_channels` gives nets which answer so is shown in tests/pruning/test_channels.py.
+    """
+    import keras
+    import tensorflow as tf
+
+    pruned, last, inside = model.get_layer(layer), model.layers[-1], []
+    zero = np.zeros(1, np.float32)
+    silent = pruned.activation(zero) if "Conv" in type(pruned).__name__ else zero
+    call, close, softmax = pruned.call, last.call, keras.activations.softmax
+
+    def softmax_of(scores):
+        inside.append(scores)
+        return softmax(scores)
+
+    @tf.function
+    def answer(pixels, kept):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(
+                vars(pruned), "call", lambda x, **o: call(x, **o) * kept + (1 - kept) * silent
+            )
+            if getattr(last, "activation", None) is softmax:
+                patch.setattr(last, "activation", softmax_of)
+            elif isinstance(last, keras.layers.Softmax):
+                patch.setitem(vars(last), "call", lambda x, **o: inside.append(x) or close(x, **o))
+            outputs = model(pixels, training=False)
+        return outputs, inside.pop() if inside else outputs
+
+    def without(pixels, channels):
+        kept = np.ones(pruned.output.shape[-1], np.float32)
+        kept[channels] = 0
+        return Plain(*map(np.asarray, answer(pixels, kept)))
+
+    return without
+
+
+def looked_at(order) -> range:
+    """Sixty nets take their time; the trained ones below are looked at after each channel."""
+    return range(0, len(order) + 1, 1 + len(order) // 25)
+
+
+def test_sweep_answers_what_the_pruned_net_answers_at_every_step(network, network_pass):
+    passed = network_pass
+    order, pruned = order_of(passed.cache), pruned_by_hand(network.model, network.layer)
+    pixels, steps = network.images / np.float32(255), looked_at(order_of(passed.cache))
+    direct = np.array([pruned(pixels, order[:step]).outputs.argmax(1) for step in steps])
     assert len(np.unique(direct[0])) >= 3
     assert len(np.unique(direct, axis=0)) > (len(steps) - 1) / 3
     swept = swept_answers(passed, order)
@@ -217,36 +263,19 @@ def test_shards_in_any_order_count_the_same(many_blocks, shard_of, shuffle, num_
     np.testing.assert_array_equal(counts.goodnet_correct, expected.goodnet_correct)
 
 
-def plain_scores(net, images) -> np.ndarray:
-    """What a net gives the classes before a closing softmax, by plain Keras alone: (n, N)."""
-    import keras
-
-    last = net.layers[-1]
-    if getattr(last, "activation", None) is keras.activations.softmax:
-        last.activation = keras.activations.linear
-    elif isinstance(last, keras.layers.Softmax):
-        net = keras.Model(net.inputs[0], last.input)
-    return np.asarray(net(images, training=False))
-
-
-def test_an_expert_answers_what_the_net_with_its_channels_alone_answers(network, first_pass):
-    from goodnet.pruning.channels import prune_channels
-
-    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
-    order = order_of(passed.cache)
+def test_an_expert_answers_what_the_net_with_its_channels_alone_answers(network, network_pass):
+    passed = network_pass
+    order, pruned = order_of(passed.cache), pruned_by_hand(network.model, network.layer)
     (block,) = passed.cache.blocks()
     answers = expert_block(block, frontier=passed.frontier, order=order)
-    steps = range(0, len(order) + 1, 1 + len(order) // 25)
+    steps = looked_at(order)
     margins = margins_at(passed.cache, frontier=passed.frontier, order=order, steps=steps)
     pixels = network.images / np.float32(255)
     for kept, found in zip(steps, margins, strict=True):
-        net = prune_channels(network.model, network.layer, order[kept:])
-        np.testing.assert_array_equal(
-            answers[kept], np.asarray(net(pixels, training=False)).argmax(1)
-        )
-        scores = plain_scores(net, pixels)
-        expected = margins_of(scores, block.predictions)
-        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(scores).max())
+        alone = pruned(pixels, order[kept:])
+        np.testing.assert_array_equal(answers[kept], alone.outputs.argmax(1))
+        expected = margins_of(alone.scores, block.predictions)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(alone.scores).max())
     np.testing.assert_array_equal(answers[-1], block.predictions)
     assert len(np.unique(margins, axis=0)) >= 3
 
