@@ -303,3 +303,9 @@ def still_wanted() -> Callable[[], bool]:
         return task is not None and task.state == "executing"
 
     return wanted
+
+
+def require_wanted(wanted: Callable[[], bool]) -> None:
+    """Raise InputError where nobody waits any more: what computes in a worker asks now and then."""
+    if not wanted():
+        raise InputError("was stopped, since the command that wanted it has ended")

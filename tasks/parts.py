@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from goodnet.threads import mapped
-from tasks.cluster import Cluster, require_source, source_digest
+from tasks.cluster import Cluster, require_source, require_wanted, source_digest, still_wanted
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -121,7 +121,8 @@ def run_part(
     require_source(source)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    return function(part, _silent)
+    wanted = still_wanted()
+    return function(part, lambda done, total: require_wanted(wanted))
 
 
 def _silent(done: int, total: int) -> None:

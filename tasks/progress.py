@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
+from tasks.cluster import require_wanted, still_wanted
+
 _UPDATE_SECONDS = 2.0
 
 
@@ -62,12 +64,15 @@ def tell_ended() -> None:
 def progress(stage: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that takes the numbers of images done and in all.
 
+    In a worker of Dask it raises InputError once the command that wanted this has ended.
+
     Args:
         stage: what is going on, in a few words.
     """
-    artifact = _ProgressArtifact(stage)
+    artifact, wanted = _ProgressArtifact(stage), still_wanted()
 
     def advance(done: int, total: int) -> None:
+        require_wanted(wanted)
         for listener in listeners:
             listener.advanced(stage, done, total)
         artifact.show(100 * done / total)

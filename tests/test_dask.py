@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -187,8 +188,12 @@ def options(folder, name, **changes):
 
 
 def start_audit(arguments, environment):
+    return start("audit", [*arguments, "--quiet"], environment)
+
+
+def start(command, arguments, environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.audit", *arguments, "--quiet"],
+        [sys.executable, "-m", f"flows.{command}", *arguments],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | environment,
         stdout=subprocess.PIPE,
@@ -225,10 +230,14 @@ def alone(given, audited, command):
     return given / "alone"
 
 
-def query(server, kind, **body):
+def post(server, path, **body):
     auth = tuple(server["PREFECT_API_AUTH_STRING"].split(":"))
     with httpx.Client(base_url=server["PREFECT_API_URL"], auth=auth, timeout=30) as client:
-        return client.post(f"{kind}/filter", json=body).raise_for_status().json()
+        return client.post(path, json=body).raise_for_status().json()
+
+
+def query(server, kind, **body):
+    return post(server, f"{kind}/filter", **body)
 
 
 def test_an_audit_whose_worker_is_killed_says_what_one_without_dask_says(given, audited, alone):
@@ -325,6 +334,119 @@ def test_a_stopped_audit_leaves_nothing_running_on_a_cluster(given, machines, pr
     assert errors == "stopped; the same command goes on from the last stage\n"
     wait_for(lambda: all(map(is_gone, repairs)))
     assert machines.workers() == workers
+
+
+def busy(machines):
+    """How many cores the workers keep busy."""
+    used = []
+    for _ in range(2):
+        used.append(sum(sum(one.cpu_times()[:2]) for one in machines.workers()))
+        time.sleep(1)
+    return used[1] - used[0]
+
+
+def test_a_stopped_benchmark_leaves_no_training_on_a_cluster(given, machines, prefect_server):
+    (given / "long.toml").write_text(SUITE.replace("epochs = 1", "epochs = 10_000"))
+    artifacts = given / "artifacts"
+    where = ["--suite", given / "long.toml", "--artifacts", artifacts]
+    arguments = [*where, "--dask", machines.address, "--benchmark-name", "long", "--quiet"]
+    benchmark = start("benchmark", map(str, arguments), prefect_server)
+    (state, *_) = wait_for(lambda: list(artifacts.glob("cache/nets/deepid*.training")))
+    assert busy(machines) > 0.2
+    benchmark.send_signal(signal.SIGTERM)
+    _, errors = benchmark.communicate(timeout=SECONDS)
+    assert errors == "stopped; the same command goes on from the last stage\n"
+    wait_for(lambda: busy(machines) < 0.2)
+    assert state.exists()
+
+
+@pytest.fixture(scope="module")
+def many(given):
+    """A set of three parts, one for the test, and another net for them."""
+    net, images, labels = tiny_case(17_060)
+    write_images(given / "many.h5", images[60:], labels[60:])
+    write_images(given / "few.h5", images[:60], labels[:60])
+    net.layers[-1].bias.assign([0.1, 0, 0, 0])
+    net.save(given / "other.keras")
+    return given / "many.h5"
+
+
+def repair(given, many, name, model, *more):
+    """The arguments of a repair whose large set has parts, and where its results will be."""
+    sets = ["--clean-valid", many, "--clean-test", given / "few.h5", "--quick", "--quiet"]
+    where = ["--artifacts", given / "artifacts", "--run-name", name]
+    found = given / "artifacts" / "runs" / name / "results.json"
+    return ["flows.run", "--model", model, *sets, *where, *more], found
+
+
+@pytest.fixture(scope="module")
+def repaired(given, many, command):
+    """What a repair without Dask finds."""
+    arguments, found = repair(given, many, "no-dask", given / "one" / "a.keras")
+    assert command(*arguments).returncode == 0
+    return found.read_bytes()
+
+
+def test_two_runs_at_once_on_a_cluster_find_what_one_alone_does(
+    given, many, repaired, machines, command, prefect_server
+):
+    dask = ["--dask", machines.address, "--refresh"]
+    nets = {"a": given / "one" / "a.keras", "other": given / "other.keras"}
+    with one_process(COMMANDS, prefect_server) as second, ThreadPoolExecutor(2) as threads:
+
+        def at_once(*runs):
+            begun = []
+            for process, (name, net) in zip((command, second), runs, strict=True):
+                arguments, found = repair(given, many, name, nets[net], *dask)
+                begun.append((threads.submit(process, *arguments), found))
+            for done, _ in begun:
+                assert done.result(2 * SECONDS).returncode == 0, done.result().stderr
+            return [found.read_bytes() for _, found in begun]
+
+        assert at_once(("same-1", "a"), ("same-2", "a")) == [repaired] * 2
+        again, other = at_once(("unlike-1", "a"), ("unlike-2", "other"))
+    assert again == repaired != other
+
+
+def test_a_served_run_has_workers_of_its_machine(given, many, repaired, prefect_server):
+    """With GOODNET_DASK in the environment of the process that serves."""
+    arguments, _ = repair(given, many, "", given / "one" / "a.keras")
+    model, valid, test = arguments[1:3], arguments[3:5], arguments[5:7]
+    served = start(
+        "serve",
+        map(str, [*model, *valid, *test, "--quick", "--artifacts", given / "served"]),
+        prefect_server | {"GOODNET_DASK": "local:2"},
+    )
+    try:
+        assert served.stdout.readline() == "serving repair/a-served: 0 2 * * * UTC\n"
+        (deployment,) = [
+            one for one in query(prefect_server, "deployments") if one["name"] == "a-served"
+        ]
+        run = post(prefect_server, f"deployments/{deployment['id']}/create_flow_run")
+        # That of the run, and its workers.
+        processes = wait_for(lambda: descendants(served.pid, "spawn_main", number=3))
+        wait_for(lambda: state_of(prefect_server, run) in ("COMPLETED", "FAILED", "CRASHED"))
+        assert state_of(prefect_server, run) == "COMPLETED"
+        wait_for(lambda: not any(map(psutil.pid_exists, processes)))
+    finally:
+        served.send_signal(signal.SIGTERM)
+        served.communicate(timeout=SECONDS)
+    (found,) = (given / "served" / "runs").glob("*/results.json")
+    assert found.read_bytes() == repaired
+
+
+def state_of(server, run):
+    (found,) = query(server, "flow_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    return found["state_type"]
+
+
+def descendants(pid, word, *, number):
+    """Processes below one with a word in their command, once there are so many."""
+    found = []
+    for one in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [one.pid] if word in " ".join(one.cmdline()) else []
+    return found if len(found) == number else []
 
 
 def test_a_scheduler_that_ends_is_one_line(given, machines, audited, command):

@@ -196,17 +196,21 @@ def machines(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("workers", ["two machines", "local:4"])
-def test_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, workers, tmp_path):
-    where = machines.address if workers == "two machines" else workers
-    with mapped_on(where, artifacts=tmp_path):
-        found = first_pass(inputs, tmp_path)
-        later = sweep_and_score(inputs, found, tmp_path)
+def check_same(inputs, here, machines, artifacts):
+    """Let workers do all parts, and check that they leave what one process does."""
+    with mapped_on(machines.address, artifacts=artifacts):
+        found = first_pass(inputs, artifacts)
+        later = sweep_and_score(inputs, found, artifacts)
     assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
-    assert {part.path.parent for part in found.parts} == {tmp_path / "cache" / "activations"}
+    assert {part.path.parent for part in found.parts} == {artifacts / "cache" / "activations"}
     assert [file.sha256 for file in later] == [file.sha256 for file in here[1]]
     assert read_counts(later[0].path).images == len(read_seen(later[2].path).scores["margin"])
     assert [path.name for path in later[2].path.parent.iterdir()] == [later[2].path.name]
+
+
+def test_two_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, tmp_path):
+    wait_for(lambda: len(machines.workers()) == 2)
+    check_same(inputs, here, machines, tmp_path)
 
 
 def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
@@ -235,13 +239,17 @@ def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, machines,
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
-    with mapped_on(machines.address, artifacts=artifacts):
-        found = first_pass(inputs, artifacts)
-        later = sweep_and_score(inputs, found, artifacts)
+    check_same(inputs, here, machines, artifacts)
     disturbing.join()
     assert not psutil.pid_exists(*killed)
-    assert [part.sha256 for part in found.parts] == [part.sha256 for part in here[0].parts]
-    assert [file.sha256 for file in later] == [file.sha256 for file in here[1]]
+
+
+def test_four_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, tmp_path):
+    """One of the first two, one in place of the killed one, and two that came late."""
+    machines.add_worker()
+    with Cluster.parse(machines.address).runner(tmp_path) as runner:
+        runner.client.wait_for_workers(4, timeout=60)
+    check_same(inputs, here, machines, tmp_path)
 
 
 def test_workers_refuse_images_that_are_not_those_digested(files, machines, tmp_path):
