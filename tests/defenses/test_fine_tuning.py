@@ -3,7 +3,7 @@ import pytest
 
 from goodnet.defenses import fine_tuning
 from goodnet.defenses.augmentation import augment
-from goodnet.defenses.fine_tuning import fine_tune
+from goodnet.defenses.fine_tuning import MOST_EPOCHS, fine_tune
 from goodnet.defenses.seam import CleanPass
 
 
@@ -18,6 +18,14 @@ def clean_of(passed):
 @pytest.fixture(scope="module")
 def clean(faces_passes):
     return clean_of(faces_passes["clean_valid"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_epochs():
+    """A third of what is usual is enough to see what it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tuning, "MOST_EPOCHS", 12)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +80,8 @@ def test_a_net_that_takes_too_long_is_not_trained(clean, monkeypatch):
         (100, 1, 5e10, 0),
     ],
 )
-def test_epochs_are_bounded_by_images_and_work(images, trainings, work, epochs):
+def test_epochs_are_bounded_by_images_and_work(images, trainings, work, epochs, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "MOST_EPOCHS", MOST_EPOCHS)
     assert fine_tuning._num_epochs(images, trainings, work=work) == epochs
 
 

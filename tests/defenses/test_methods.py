@@ -54,6 +54,11 @@ def learnt(clean):
 
 
 @pytest.fixture(scope="module")
+def learnt_again(clean):
+    return learn(clean)
+
+
+@pytest.fixture(scope="module")
 def seen(learnt, clean):
     preprocessing, (_, predictions) = clean.cache.provenance.preprocessing, clean.cache.answers()
     by_tuned = answer_images(learnt.tuned, clean.images, preprocessing, predictions)
@@ -110,8 +115,8 @@ class TestEveryRepair:
             np.testing.assert_array_equal(one, other)
 
     @pytest.mark.slow
-    def test_offers_the_same_each_time(self, name, offered, clean, pixels):
-        again = list(REPAIRS[name](learn(clean)))
+    def test_offers_the_same_each_time(self, name, offered, learnt_again, pixels):
+        again = list(REPAIRS[name](learnt_again))
         for one, other in zip(offered[name], again, strict=True):
             assert (one.setting, one.details) == (other.setting, other.details)
             nets = one.build(), other.build()

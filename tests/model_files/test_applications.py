@@ -17,6 +17,39 @@ class Family(NamedTuple):
     is_nested: bool
 
 
+def build_resnet(**options):
+    """ResNet50V2 with two blocks in a row instead of up to six, which repeat each other."""
+    from keras.src.applications import resnet
+
+    def stack(x):
+        for number, (filters, stride) in enumerate([(16, 2), (32, 2), (64, 1)], start=2):
+            x = resnet.stack_residual_blocks_v2(x, filters, 2, stride, name=f"conv{number}")
+        return x
+
+    return resnet.ResNet(stack, True, True, **options)
+
+
+def build_efficientnet(**options):
+    """EfficientNetB0 with one block of each kind, and one that is repeated."""
+    from keras.src.applications import efficientnet
+
+    blocks = [item | {"repeats": 1} for item in efficientnet.DEFAULT_BLOCKS_ARGS]
+    blocks[1]["repeats"] = 2
+    return efficientnet.EfficientNet(0.5, 1.0, 224, blocks_args=blocks, **options)
+
+
+def build_convnext(**options):
+    """ConvNeXtTiny with one or two blocks in a row instead of up to nine."""
+    from keras.src.applications import convnext
+
+    return convnext.ConvNeXt([1, 1, 2, 1], [16, 24, 32, 48], name="convnext_tiny", **options)
+
+
+SHORTER = {
+    "ResNet50V2": build_resnet,
+    "EfficientNetB0": build_efficientnet,
+    "ConvNeXtTiny": build_convnext,
+}
 FAMILIES = [
     Family("MobileNet", 32, True),
     Family("MobileNetV2", 32, True),
@@ -37,7 +70,7 @@ def build(family: Family):
     from keras import layers
 
     keras.utils.set_random_seed(1)
-    make = getattr(keras.applications, family.name)
+    make = SHORTER.get(family.name) or getattr(keras.applications, family.name)
     shape = (family.size, family.size, 3)
     if not family.is_nested:
         return make(weights=None, classes=5, input_shape=shape)
