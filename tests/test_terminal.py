@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from goodnet.errors import printable
+from tests.clusters import tiny_case
 from tests.terminal import on_terminal
 
 TEXT = "e\x1b]0;owned\x07\x1b[5m\x1b[2J\n\r\t\u202e\u2028\x9b7m\x7f:bug:[red]"
@@ -90,29 +91,12 @@ def test_a_complaint_is_harmless(refused, case):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a net, image sets in two forms and what is no net, all under bad names."""
-    import keras
-
-    from goodnet.tensorflow_start import import_tensorflow
-
-    import_tensorflow()
     folder = tmp_path_factory.mktemp("place") / NAME
     (folder / "models").mkdir(parents=True)
-    keras.utils.set_random_seed(1)
-    layers = [
-        keras.Input((8, 8, 3)),
-        keras.layers.Rescaling(1 / 255),
-        keras.layers.Conv2D(6, 3, activation="relu"),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Flatten(),
-        keras.layers.Dense(4, activation="softmax"),
-    ]
-    net = keras.Sequential(layers)
+    net, images, labels = tiny_case(60)
     net.save(folder.parent / "net.keras")
     (folder.parent / "net.keras").rename(folder / f"{NAME}.keras")
     (folder / "models" / f"{NAME}.keras").symlink_to("nowhere")
-    images = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3), np.uint8)
-    images = (images // (1 + np.arange(60) % 5)[:, None, None, None]).astype(np.uint8)
-    labels = net.predict(images.astype("float32"), verbose=0).argmax(1)
     with h5py.File(folder / f"{NAME}.h5", "w") as file:
         file["data"], file["label"] = images[:40], np.eye(4, dtype="u1")[labels[:40]]
     for number in range(40, 60):
