@@ -82,11 +82,8 @@ def test_prepared_pixels_are_taken_as_they_are(net, first_pass):
     np.testing.assert_array_equal(block.predictions, net.predict(pixels, verbose=0).argmax(1))
 
 
-def test_base_and_sides_are_kept(network, first_pass):
-    from goodnet.networks.graph import as_functional
-
-    model = as_functional(network.model)
-    passed = first_pass(model, network.images, layer=network.layer, rank_at=network.rank_at)
+def test_base_and_sides_are_kept(network, network_pass):
+    passed, model = network_pass, network_pass.frontier.model
     kept = ["activation"]
     kept += ["base"] * (network.start != network.rank_at)
     kept += [f"side_{number}" for number in range(len(network.skips))]
@@ -104,10 +101,10 @@ def test_base_and_sides_are_kept(network, first_pass):
             np.testing.assert_allclose(tensor, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_features_are_kept_at_each_depth(network, first_pass):
+def test_features_are_kept_at_each_depth(network, network_pass):
     import keras
 
-    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
+    passed = network_pass
     depths = passed.frontier.depths
     assert passed.cache.num_depths == len(depths)
     pixels = network.images / np.float32(255)

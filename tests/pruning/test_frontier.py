@@ -63,9 +63,8 @@ def test_constants_come_from_batch_normalization_and_padding():
     ["many_convolutions", "dense_at_every_position", "flatten_then_normalize", "deepid"],
     indirect=True,
 )
-def test_a_term_is_the_change_of_the_pre_activation(network, first_pass):
-    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
-    frontier = passed.frontier
+def test_a_term_is_the_change_of_the_pre_activation(network_pass):
+    passed, frontier = network_pass, network_pass.frontier
     (block,) = passed.cache.blocks()
     channel = 1
     masked = block.start.copy()
@@ -88,9 +87,8 @@ def test_a_term_is_the_change_of_the_pre_activation(network, first_pass):
 @pytest.mark.parametrize(
     "network", ["deepid", "residual_behind", "residual_from_before"], indirect=True
 )
-def test_a_sweep_starts_without_any_channel(network, first_pass):
-    passed = first_pass(network.model, network.images, layer=network.layer, rank_at=network.rank_at)
-    frontier = passed.frontier
+def test_a_sweep_starts_without_any_channel(network_pass):
+    passed, frontier = network_pass, network_pass.frontier
     (block,) = passed.cache.blocks()
     nothing = np.broadcast_to(frontier.start_constant, block.start.shape)
     beside = dict(zip(map(id, frontier.skips), block.skips, strict=True))
