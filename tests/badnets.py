@@ -55,9 +55,7 @@ def faces_case(tmp_path_factory) -> BadnetCase:
     It has 40 clean images of validation, 32 of the test and 28 with sunglasses. Where two processes
     share the tests, one of them trains it for both.
     """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = shared_folder(tmp_path_factory)
     with (shared / "faces.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = shared / "faces"
@@ -66,6 +64,12 @@ def faces_case(tmp_path_factory) -> BadnetCase:
             train_on_faces(made)
             made.rename(folder)
     return BadnetCase(folder / "badnet.weights.h5", *(folder / f"{name}.h5" for name in SETS))
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for what one of the processes that share the tests makes for all."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 def train_on_faces(folder: Path) -> None:

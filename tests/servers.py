@@ -1,5 +1,6 @@
 """Prefect servers of these tests, and what is deployed on one of them."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -7,22 +8,50 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
+from tests.badnets import shared_folder
+
 ROOT = Path(__file__).resolve().parent.parent
-_EMPTY = "empty.db"
 PREFECT = Path(sys.executable).with_name("prefect")
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
+def empty_database(tmp_path_factory) -> Path:
+    """The database of a server that has done nothing yet, which takes 4 s to make.
+
+    Where two processes share the tests, one of them makes it for both.
+    """
+    shared = shared_folder(tmp_path_factory)
+    with (shared / "database.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = shared / "empty.db"
+        if not found.exists():
+            home = tmp_path_factory.mktemp("database")
+            with _server_in(home):
+                pass
+            with closing(sqlite3.connect(home / "prefect.db")) as database:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (home / "prefect.db").rename(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def prefect_server(empty_database, tmp_path_factory) -> Iterator[dict[str, str]]:
     """The environment of a process that is to use a Prefect server of these tests."""
     home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(empty_database, home / "prefect.db")
+    with _server_in(home) as server:
+        yield {"PREFECT_HOME": str(home)} | server.environment()
+
+
+@contextmanager
+def _server_in(home: Path) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         from prefect.settings import PREFECT_HOME, temporary_settings
@@ -30,21 +59,13 @@ def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
         from flows.temporary_server import running_server
 
         with temporary_settings({PREFECT_HOME: home}), running_server() as server:
-            with (
-                closing(sqlite3.connect(home / "prefect.db")) as database,
-                closing(sqlite3.connect(home / _EMPTY)) as empty,
-            ):
-                database.backup(empty)
-            yield {"PREFECT_HOME": str(home)} | server.environment()
+            yield server
 
 
 @pytest.fixture
-def server_home(prefect_server, tmp_path) -> Path:
-    """Prefect's folder for a server that a test starts itself.
-
-    Its database is there, which takes longer to make than most that is done with it.
-    """
-    shutil.copy(Path(prefect_server["PREFECT_HOME"]) / _EMPTY, tmp_path / "prefect.db")
+def server_home(empty_database, tmp_path) -> Path:
+    """Prefect's folder for a server that a test starts itself."""
+    shutil.copy(empty_database, tmp_path / "prefect.db")
     return tmp_path
 
 
@@ -70,9 +91,10 @@ class UiServer(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def ui_server(tmp_path_factory) -> Iterator[UiServer]:
+def ui_server(empty_database, tmp_path_factory) -> Iterator[UiServer]:
     """What `make ui` starts, on a free port; at last it is ended by Ctrl-C."""
     home = tmp_path_factory.mktemp("ui")
+    shutil.copy(empty_database, home / "prefect.db")
     command = [sys.executable, "-m", "flows.ui", "--port", "0"]
     environment = os.environ | {"PREFECT_HOME": str(home)}
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
