@@ -140,7 +140,9 @@ def _first_pass(net: NetFile, images: ImageSet, folder: Path) -> ActivationCache
 
 
 def _sweep(net: NetFile, cache: ActivationCache, order: tuple[int, ...]) -> Mapping[End, Counts]:
-    parts = [SweepPart(net, cache, blocks, order, count_answers) for blocks in _blocks(cache)]
+    parts = [
+        SweepPart(net, cache, blocks, order, count_answers) for blocks in cache.blocks_by_part()
+    ]
     return add_counts([one.counts for one in map_parts(sweep_part, parts, _silent)])
 
 
@@ -150,14 +152,10 @@ def _score(
     given = net, cache, guard, None, images, AS_STORED
     parts = [
         ScorePart(*given, blocks, folder / f"{number}.npz")
-        for number, blocks in enumerate(_blocks(cache))
+        for number, blocks in enumerate(cache.blocks_by_part())
     ]
     list(map_parts(score_part, parts, _silent))
     write_seen(folder / "seen.npz", join_seen([read_seen(part.path) for part in parts]))
-
-
-def _blocks(cache: ActivationCache) -> list[range]:
-    return cache.blocks_by_part()
 
 
 def _silent(done: int, total: int) -> None:
