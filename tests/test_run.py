@@ -98,14 +98,17 @@ def pruned(results):
 
 
 @pytest.fixture(scope="module")
-def on_faces(faces_case, new_run, tmp_path_factory):
+def on_faces(faces_case, new_run, empty_database, tmp_path_factory):
     """The command on rendered faces, run twice with the same cache."""
     artifacts = tmp_path_factory.mktemp("artifacts")
     arguments = options_of(faces_case, trained=True, artifacts=artifacts)
     first = new_run(*arguments, "--run-name", "first")
     # The second one has to start a server of its own, and works ahead meanwhile.
-    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
-    again = run(*arguments, "--run-name", "again", environment=home, traced=True)
+    home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(empty_database, home / "prefect.db")
+    again = run(
+        *arguments, "--run-name", "again", environment={"PREFECT_HOME": str(home)}, traced=True
+    )
     return arguments, artifacts, first, again
 
 
