@@ -65,7 +65,7 @@ def fine_tune(
     return FineTuned(net=StoredFile.of(net), held=StoredFile.of(held))
 
 
-@task(name="fit scores", **cached(version=6))
+@task(name="fit scores", **cached(version=7))
 def fit_scores(
     network: Network,
     activations: CleanValidationActivations,

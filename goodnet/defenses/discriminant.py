@@ -128,8 +128,8 @@ def fit_discriminant(
     than components. Where classes have fewer than two images on average, the means are
     the images themselves; then all classes share one mean and say nothing of each other.
 
-    Sums over images are made block by block in float64; of many images, only what is left in the
-    principal components is in memory at once.
+    Sums over images are made block by block in float64: no more than a block of many images is in
+    memory at once.
 
     Args:
         features: gives the blocks, (n, F) each, from the first anew each time it is called.
@@ -183,18 +183,18 @@ def _fit(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return kernel, bias, means and seen of a discriminant."""
     counts = np.bincount(labels, minlength=num_classes)
-    sums = _class_sums(features(), labels, num_classes)
+    sums, largest = _class_sums(features(), labels, num_classes)
     centre = sums.sum(axis=0) / len(labels)
     # Two ways to the same features end so far apart; what varies less is nothing but that.
-    rounding = (TOLERANCE * max(float(np.abs(block).max()) for block in features())) ** 2
+    rounding = (TOLERANCE * largest) ** 2
     components = _principal_components(features, centre, len(labels), rounding=rounding)
-    projected = np.concatenate([(block - centre) @ components for block in features()])
     seen = counts > 0
     if len(labels) < _FREEDOM * np.count_nonzero(seen):
         seen[:] = False
     means = np.zeros((num_classes, components.shape[1]))
     means[seen] = (sums[seen] / counts[seen, None] - centre) @ components
-    whitening = _whitening(projected - means[labels], rounding=rounding)
+    residuals = _residuals(features(), labels, centre, components, means)
+    whitening = _whitening(residuals, rounding=rounding)
     kernel = components @ whitening
     return (
         kernel.astype(np.float32),
@@ -204,14 +204,17 @@ def _fit(
     )
 
 
-def _class_sums(blocks: Iterable[FloatArray], labels: IntArray, num_classes: int) -> DoubleArray:
-    """Return the sum of the features of each class, (N, F)."""
-    sums, first = np.zeros((num_classes, 1)), 0
+def _class_sums(
+    blocks: Iterable[FloatArray], labels: IntArray, num_classes: int
+) -> tuple[DoubleArray, float]:
+    """Return the sum of the features of each class, (N, F), and the largest of all features."""
+    sums, largest, first = np.zeros((num_classes, 1)), 0.0, 0
     for block in blocks:
         sums = sums if first else np.zeros((num_classes, block.shape[1]))
         np.add.at(sums, labels[first : first + len(block)], block.astype(np.float64))
+        largest = max(largest, float(np.abs(block).max(initial=0)))
         first += len(block)
-    return sums
+    return sums, largest
 
 
 def _principal_components(
@@ -246,7 +249,22 @@ def _principal_components(
     return np.asarray(chosen)
 
 
-def _whitening(residuals: DoubleArray, *, rounding: float) -> DoubleArray:
+def _residuals(
+    blocks: Iterable[FloatArray],
+    labels: IntArray,
+    centre: DoubleArray,
+    components: DoubleArray,
+    means: DoubleArray,
+) -> Iterator[DoubleArray]:
+    """Yield what the images of each block differ by from the mean of their class, (n, p)."""
+    first = 0
+    for block in blocks:
+        projected = (block - centre) @ components
+        yield projected - means[labels[first : first + len(block)]]
+        first += len(block)
+
+
+def _whitening(residuals: Iterable[DoubleArray], *, rounding: float) -> DoubleArray:
     """Return W with WᵀΣW = 1 for the shrunk covariance Σ of residuals (n, p): (p, p)."""
     variances, directions = np.linalg.eigh(shrunk_covariance(residuals))
     # Nothing varies where all images are alike; then no direction weighs more than another.
@@ -254,22 +272,26 @@ def _whitening(residuals: DoubleArray, *, rounding: float) -> DoubleArray:
     return np.asarray(directions / np.sqrt(np.maximum(variances, least)))
 
 
-def shrunk_covariance(residuals: DoubleArray) -> DoubleArray:
+def shrunk_covariance(blocks: Iterable[DoubleArray]) -> DoubleArray:
     """Return the covariance of residuals, shrunk towards a multiple of the identity: (p, p).
 
     Ledoit, Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", 2004,
-    section 3. Our own, because Keras imports scikit-learn
+    section 3. Our own, because it adds up block by block, and because Keras imports scikit-learn
     wherever it is installed, a quarter of the time that TensorFlow takes to start.
 
     Args:
-        residuals: (n, p), whose mean is 0.
+        blocks: residuals, (n, p) each, whose mean over all blocks is 0.
     """
-    n, p = residuals.shape
-    sample = residuals.T @ residuals / n
+    total, lengths, n = np.zeros((1, 1)), 0.0, 0
+    for block in blocks:
+        total = total + block.T @ block
+        lengths += float(((block**2).sum(axis=1) ** 2).sum())
+        n += len(block)
+    sample, p = total / n, len(total)
     mean, squares = np.trace(sample) / p, (sample**2).sum()
     away = squares / p - mean**2
     # What images scatter by around the sample, without a matrix for each of them.
-    scatter = (((residuals**2).sum(axis=1) ** 2).mean() - squares) / (n * p)
+    scatter = (lengths / n - squares) / (n * p)
     share = min(max(scatter / away, 0.0), 1.0) if away > 0 else 1.0
     return np.asarray((1 - share) * sample + share * mean * np.eye(p))
 
