@@ -194,7 +194,9 @@ def _compiled_logits(model: keras.Model) -> Callable[[FloatArray], Any]:
     import tensorflow as tf
 
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
-    return tf.function(lambda pixels: _logits(model, pixels), input_signature=signature)
+    return tf.function(
+        lambda pixels: _logits(model, pixels), input_signature=signature, autograph=False
+    )
 
 
 def _num_epochs(num_images: int, num_trainings: int, *, work: float) -> int:
@@ -291,7 +293,8 @@ def _compiled_step(
         optimizer.apply(gradients, model.trainable_variables)
 
     pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    return tf.function(step, input_signature=[pixels, tf.TensorSpec((None,), tf.int64)])
+    signature = [pixels, tf.TensorSpec((None,), tf.int64)]
+    return tf.function(step, input_signature=signature, autograph=False)
 
 
 def _logits(model: keras.Model, pixels: Any) -> Any:

@@ -51,7 +51,7 @@ def iterate_outputs(
         return model(preprocessing.apply(tf.cast(pixels, tf.float32)), training=False)
 
     signature = [tf.TensorSpec((None, *images.shape), images.dtype)]
-    compiled = tf.function(run, input_signature=signature)
+    compiled = tf.function(run, input_signature=signature, autograph=False)
     done = 0
     for pixels in prefetched(images.batches(_BATCH)):
         outputs = np.asarray(compiled(pixels))

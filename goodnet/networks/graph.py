@@ -225,4 +225,5 @@ def compiled(run: Callable[..., Any], shapes: Iterable[Sequence[Any]]) -> Callab
     import tensorflow as tf
 
     signature = [tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes]
-    return tf.function(run, input_signature=signature)
+    # Autograph would translate our Python first, which neither branches nor loops on tensors.
+    return tf.function(run, input_signature=signature, autograph=False)

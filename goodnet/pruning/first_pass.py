@@ -210,7 +210,8 @@ def _compile_forward(
         ]
         return [scores(frontier.model, values), *kept, *features]
 
-    function = tf.function(run, input_signature=[tf.TensorSpec((None, *shape), dtype)])
+    signature = [tf.TensorSpec((None, *shape), dtype)]
+    function = tf.function(run, input_signature=signature, autograph=False)
     return lambda pixels: [np.asarray(tensor) for tensor in function(pixels)]
 
 

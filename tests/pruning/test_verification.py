@@ -43,26 +43,31 @@ def check(passed, nets, order, *, step=52, full=True, **options) -> Agreement:
     )
 
 
-@pytest.mark.parametrize(("full", "num_images"), [(True, 40), (False, 8)])
-def test_saved_nets_agree_with_the_sweep(five_blocks, tmp_path, full, num_images):
+@pytest.fixture(scope="module")
+def nets(five_blocks, tmp_path_factory):
+    """Its B' and G of step 52, saved and loaded."""
     passed, order = five_blocks
-    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
+    folder = tmp_path_factory.mktemp("nets")
+    return build(passed.frontier.model, "conv_3", order[:52], folder)
+
+
+@pytest.mark.parametrize(("full", "num_images"), [(True, 40), (False, 8)])
+def test_saved_nets_agree_with_the_sweep(five_blocks, nets, full, num_images):
+    passed, order = five_blocks
     assert check(passed, nets, order, full=full) == Agreement(num_images, 0, 0)
 
 
 @pytest.mark.parametrize(("full", "end"), [(True, 40), (False, 8)])
-def test_progress_counts_the_images_that_are_checked(five_blocks, tmp_path, full, end):
+def test_progress_counts_the_images_that_are_checked(five_blocks, nets, full, end):
     passed, order = five_blocks
-    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     told: list[tuple[int, int]] = []
     check(passed, nets, order, full=full, on_progress=lambda *numbers: told.append(numbers))
     assert told == [(done, end) for done in range(8, end + 1, 8)]
 
 
-def test_a_sample_is_taken_from_the_middle(five_blocks, tmp_path, monkeypatch):
+def test_a_sample_is_taken_from_the_middle(five_blocks, nets, monkeypatch):
     passed, order = five_blocks
     monkeypatch.setattr("goodnet.pruning.verification.SAMPLE_IMAGES", 3)
-    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     assert check(passed, nets, order, full=False) == Agreement(3, 0, 0)
 
 
@@ -120,9 +125,8 @@ def test_classes_in_another_order_show_in_few_images(one_block, tmp_path, which)
 
 @pytest.mark.parametrize("network", ["plain", "residual_from_before", "sigmoid"], indirect=True)
 @pytest.mark.slow
-def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
-    model, layer = network.model, network.layer
-    passed = first_pass(model, network.images, layer=layer, rank_at=network.rank_at)
+def test_wrong_nets_are_found_out(network, network_pass, tmp_path):
+    model, layer, passed = network.model, network.layer, network_pass
     order = range(passed.frontier.num_channels)
     b_prime, goodnet = build(model, layer, [0, 1, 2, 3], tmp_path)
     assert check(passed, (b_prime, goodnet), order, step=4) == Agreement(24, 0, 0)
@@ -136,15 +140,17 @@ def test_wrong_nets_are_found_out(network, first_pass, tmp_path):
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.slow
-def test_nets_that_answer_no_numbers_are_refused(five_blocks, tmp_path, which, number):
+def test_nets_that_answer_no_numbers_are_refused(five_blocks, nets, which, number):
     """NaN would count as class 0."""
     passed, order = five_blocks
-    nets = build(passed.frontier.model, "conv_3", order[:52], tmp_path)
     spoilt = [weight for weight in nets[which].weights if "bias" in weight.path][-1]
-    spoilt.assign(spoilt + number)
-    name = ("B'", "G")[which]
-    with pytest.raises(InputError, match=f"the answer of {name} on image 0 is NaN or infinite"):
-        check(passed, nets, order)
+    before, name = spoilt.numpy(), ("B'", "G")[which]
+    spoilt.assign(before + number)
+    try:
+        with pytest.raises(InputError, match=f"the answer of {name} on image 0 is NaN or infinite"):
+            check(passed, nets, order)
+    finally:
+        spoilt.assign(before)
 
 
 def test_near_ties_are_told_from_wrong_answers(first_pass, tmp_path):
