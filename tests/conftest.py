@@ -3,6 +3,8 @@
 TensorFlow is imported only by what computes.
 """
 
+import gc
+
 import pytest
 
 pytest_plugins = [
@@ -31,3 +33,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # neither waits for the other.
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("server") is None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before_it_is_out_of_the_collectors_way() -> None:
+    """Keep the garbage collector from looking again and again at what earlier files left."""
+    gc.collect()
+    gc.freeze()
