@@ -72,10 +72,19 @@ def _import_quietly() -> None:
         try:
             with uncollected():
                 import tensorflow  # noqa: F401
-        except Exception:  # not a signal's: who stops a command did not ask for notices
+        except Exception as error:  # not a signal's: who stops a command did not ask for notices
+            if (stop := _stop_behind(error)) is not None:
+                raise stop from error
             notices.seek(0)
             os.write(error_stream, notices.read())
             raise
         finally:
             os.dup2(error_stream, 2)
             os.close(error_stream)
+
+
+def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the signal behind an error: native modules make an ImportError of what stops them."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error

@@ -111,6 +111,13 @@ def ui_server(empty_database, tmp_path_factory) -> Iterator[UiServer]:
         server.wait()
 
 
+@pytest.fixture(scope="module")
+def signed_in(browser, ui_server):
+    """The browser after the address that `make ui` prints was opened in it."""
+    browser.open(ui_server.sign_in, ready="document.body.innerText.includes('Event Feed')")
+    return browser
+
+
 SMALL_CASE = {
     "num_identities": 6,
     "train_per_identity": 8,

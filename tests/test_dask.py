@@ -22,7 +22,7 @@ import pytest
 from flows.processes import is_gone, name_process
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
-from tasks.cluster import Cluster
+from tasks.cluster import Cluster, connect
 from tests.clusters import ROOT, SECONDS, children, running, tiny_case, wait_for
 from tests.commands import one_process
 
@@ -61,6 +61,25 @@ def test_a_net_keeps_two_cores_busy(monkeypatch):
 def test_what_names_no_cluster_is_refused(text):
     with pytest.raises(InputError, match="expected local, local:N"):
         Cluster.parse(text)
+
+
+class Crowded:
+    """A task runner whose scheduler tells a client of others before it is greeted."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    @property
+    def client(self) -> str:
+        self.times -= 1
+        assert self.times < 0
+        return "client"
+
+
+def test_a_greeting_that_comes_with_other_messages_is_asked_for_again():
+    assert connect(Crowded(2)) == "client"
+    with pytest.raises(AssertionError):
+        connect(Crowded(9))
 
 
 @pytest.mark.parametrize("command", ["audit", "benchmark"])

@@ -144,3 +144,29 @@ def test_keras_lists_the_attributes_that_hold_no_weights_once():
         [sys.executable, "-c", LISTED_ONCE], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+STOPPED = """
+import os, sys
+
+os.write(2, b"a notice")
+try:
+    raise KeyboardInterrupt
+except KeyboardInterrupt as stop:
+    raise ImportError("initialization failed") from stop
+"""
+COMMAND = """
+import sys
+from goodnet.command import exit_code
+from goodnet.tensorflow_start import import_tensorflow
+
+sys.path.insert(0, sys.argv[1])
+sys.exit(exit_code(import_tensorflow, stopped="stopped"))
+"""
+
+
+def test_ctrl_c_while_native_code_is_imported_is_one_line(tmp_path):
+    """As modules of C do that are stopped while they import others."""
+    (tmp_path / "tensorflow.py").write_text(STOPPED)
+    done = python(COMMAND, str(tmp_path), environment={})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")

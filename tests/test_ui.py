@@ -3,11 +3,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -44,58 +40,6 @@ def start_ui(home, *arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def signed_in(browser, ui_server):
-    """The browser after the address that `make ui` prints was opened in it."""
-    browser.open(ui_server.sign_in, ready="document.body.innerText.includes('Event Feed')")
-    return browser
-
-
-def test_the_page_shows_a_run_and_its_artifacts(deployed, ui_server, signed_in):
-    keys = ["rendered-faces-results", "rendered-faces-report"]
-    expected = [deployed.run["name"], "Completed", "repair", "model:rendered faces", *keys]
-    signed_in.open(
-        f"{ui_server.address}/v2/runs/flow-run/{deployed.run['id']}?tab=Artifacts",
-        ready=f"{expected}.every(line => document.body.innerText.split('\\n').includes(line))",
-        width=1280,
-    )
-
-
-def test_the_report_is_visible_in_the_page(deployed, ui_server, signed_in):
-    """Its table, curve and samples, and nothing that a browser would not open."""
-    of_run = {"flow_run_id": {"any_": [deployed.run["id"]]}}
-    found = deployed.client.post("artifacts/filter", json={"artifacts": of_run}).json()
-    (report,) = (one for one in found if one["key"] == "rendered-faces-report")
-    pictures = (
-        "[...document.querySelectorAll('img')].filter(i => i.src.startsWith('data:image/png'))"
-    )
-    for version in ("", "v2/"):
-        signed_in.open(
-            f"{ui_server.address}/{version}artifacts/artifact/{report['id']}",
-            ready=f"{pictures}.length > 1 && {pictures}.every(i => i.naturalWidth > 10)",
-        )
-        said = signed_in.script("[...document.querySelectorAll('table')].map(t => t.innerText)")
-        assert "G budget 10 points" in said[0]
-        assert "margin (control)" in said[1]
-        assert signed_in.script("document.querySelectorAll('a[href^=\"file:\"]').length") == 0
-
-
-def test_the_printed_address_leads_to_the_runs_by_name_tags_and_verdict(
-    deployed, ui_server, signed_in
-):
-    """GOODNET_SCREENSHOT names a file to keep what the page looks like."""
-    run, tags = deployed.run, deployed.run["tags"]
-    assert run["name"].startswith("rendered faces 2")
-    assert tags[0] == "model:rendered faces"
-    word = tags[1].removeprefix("verdict:")
-    assert run["state"]["message"].startswith(f"{word}: ")
-    assert run["labels"]["goodnet.host"]
-    signed_in.open(ui_server.sign_in, ready=f"document.body.innerText.includes('{run['name']}')")
-    assert signed_in.script("location.pathname") == "/v2/runs"
-    if "GOODNET_SCREENSHOT" in os.environ:
-        signed_in.driver.save_screenshot(os.environ["GOODNET_SCREENSHOT"])
-
-
 @pytest.mark.parametrize("page", ["", "/dashboard", "/v2/dashboard"])
 def test_a_page_calls_nobody_but_its_server(page, ui_server, signed_in):
     signed_in.open(ui_server.address + page, ready="document.body.innerText.includes('Event Feed')")
@@ -128,60 +72,6 @@ def test_a_port_that_is_taken_is_refused_in_one_line(tmp_path):
     assert done.stderr.startswith(f"error: port {port} cannot be had:")
     assert done.stderr.count("\n") == 1
     assert start_ui(tmp_path, "--port", "70000").returncode == 2
-
-
-ATTACK = """
-const done = arguments[arguments.length - 1];
-const [api, deployment] = [arguments[0], arguments[1]];
-const tries = {
-  // With a header that needs the server's leave, and, without one, as any form may be sent.
-  json: () => fetch(`${api}/deployments/${deployment}`, {method: "PATCH",
-    headers: {"content-type": "application/json"}, body: arguments[2]}),
-  plain: () => fetch(`${api}/deployments/${deployment}/create_flow_run`,
-    {method: "POST", mode: "no-cors", body: new Blob(["{}"])}),
-  read: () => fetch(`${api}/deployments/filter`, {method: "POST"}).then(got => got.text()),
-};
-const outcomes = {};
-for (const name in tries) {
-  try { outcomes[name] = String((await tries[name]()).status); }
-  catch (error) { outcomes[name] = "stopped"; }
-}
-outcomes.socket = await new Promise(resolve => {
-  const socket = new WebSocket(api.replace("http", "ws") + "/events/in", ["prefect"]);
-  socket.onopen = () => resolve("open");
-  socket.onerror = () => resolve("stopped");
-});
-done(outcomes);
-"""
-
-
-@pytest.fixture
-def other_site(tmp_path) -> Iterator[str]:
-    """A page of another origin, which is another port already."""
-    (tmp_path / "index.html").write_text("<!doctype html><title>other</title>")
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-def test_a_page_of_another_site_can_neither_read_nor_write(
-    deployed, ui_server, signed_in, other_site
-):
-    step = {"prefect.deployments.steps.run_shell_script": {"script": "true"}}
-    body = json.dumps({"pull_steps": [step]})
-    nightly = deployed.deployments["nightly"]["id"]
-    before = deployed.client.get(f"deployments/{nightly}").json()
-    runs = deployed.client.post("flow_runs/count", json={}).json()
-    signed_in.open(other_site, ready="document.title == 'other'")
-    script = f"(async function () {{ {ATTACK} }}).apply(null, arguments)"
-    api = f"{ui_server.address}/api"
-    outcomes = signed_in.driver.execute_async_script(script, api, nightly, body)
-    # The browser says 0 of an answer that the page may not see.
-    assert outcomes == {"json": "stopped", "plain": "0", "read": "stopped", "socket": "stopped"}
-    assert deployed.client.get(f"deployments/{nightly}").json() == before
-    assert deployed.client.post("flow_runs/count", json={}).json() == runs
 
 
 @pytest.mark.parametrize("path", ["/", "/api/health", "/api/admin/version", "/goodnet-sign-in"])
