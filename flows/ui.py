@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import quote
@@ -93,6 +94,8 @@ def _serve(ours: socket.socket, password: str) -> None:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
 
+    # A signal may come when the server is made and does not run yet, which ends it in order too.
+    warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     address = f"http://{_HOST}:{ours.getsockname()[1]}"
     config = uvicorn.Config(
         guarded(create_app(final=True), address),
