@@ -804,3 +804,15 @@ def test_what_the_cases_start_from_is_read(tmp_path, read, build):
 
 def test_there_are_enough_cases():
     assert len({case.name for case in (*MODELS, *IMAGES)}) == len(CASES) >= 60
+
+
+@pytest.mark.parametrize("damage", [text_that_never_ends, text_of_gigabytes, None])
+def test_texts_are_read_within_limits_where_no_process_may_fork(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr("goodnet.model_files.hdf5_models.CAN_FORK", False)
+    path = tmp_path / "model.h5"
+    (damage or hdf5())(path)
+    if damage is None:
+        describe_model(path)
+    else:
+        with pytest.raises(InputError, match="has texts that HDF5 cannot read"):
+            describe_model(path)

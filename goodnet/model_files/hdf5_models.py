@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 
 from goodnet.errors import InputError
 from goodnet.model_files.limits import ModelLimits
+from goodnet.storage import hdf5_probe
 from goodnet.storage.forks import CAN_FORK, succeeds
 from goodnet.storage.safe_hdf5 import hdf5_errors, iterate_datasets, iterate_objects
 
@@ -88,10 +92,27 @@ def _require_readable_texts(file: h5py.File, path: Path) -> None:
         for item in iterate_objects(file):
             dict(item.attrs)
 
-    if CAN_FORK and not succeeds(
-        read,
-        max_seconds=_TEXT_SECONDS,
-        max_bytes=_TEXT_BYTES,
-        patience_seconds=_PATIENCE_SECONDS,
-    ):
+    if CAN_FORK:
+        readable = succeeds(
+            read,
+            max_seconds=_TEXT_SECONDS,
+            max_bytes=_TEXT_BYTES,
+            patience_seconds=_PATIENCE_SECONDS,
+        )
+    else:
+        readable = _new_process_reads(path)
+    if not readable:
         raise InputError(f"{path}: has texts that HDF5 cannot read, it is damaged")
+
+
+def _new_process_reads(path: Path) -> bool:
+    """Return whether a new Python reads all texts: slower, for systems where none may fork."""
+    command = [sys.executable, "-I", str(Path(hdf5_probe.__file__)), str(path)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # Each thread counts as memory.
+    try:
+        done = subprocess.run(  # noqa: S603 - our own script, the path is no option of it
+            command, env=environment, capture_output=True, timeout=_PATIENCE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
