@@ -5,12 +5,14 @@ What a test asks of `badnet`, `badnet_case` or `passes` is asked of both.
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
+from goodnet.storage.signatures import SignedFile
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = Path(os.environ.get("GOODNET_LAB") or ROOT.parent / "shared" / "lab")
@@ -49,11 +51,12 @@ def lab_case(lab) -> BadnetCase:
 
 
 @pytest.fixture(scope="session")
-def faces_case(tmp_path_factory) -> BadnetCase:
+def faces_case(tmp_path_factory) -> Iterator[BadnetCase]:
     """A BadNet that learnt eight rendered faces in seconds.
 
     It has 40 clean images of validation, 32 of the test and 28 with sunglasses. Where two processes
-    share the tests, one of them trains it for both.
+    share the tests, one of them trains it for both, and neither may so much as touch it: a run of
+    the other one ends when its files change.
     """
     shared = shared_folder(tmp_path_factory)
     with (shared / "faces.lock").open("w") as lock:
@@ -62,8 +65,14 @@ def faces_case(tmp_path_factory) -> BadnetCase:
         if not folder.exists():
             made = tmp_path_factory.mktemp("faces")
             train_on_faces(made)
+            for path in made.iterdir():
+                os.utime(path, (0, 0))  # Digests of what was written just now are not remembered.
             made.rename(folder)
-    return BadnetCase(folder / "badnet.weights.h5", *(folder / f"{name}.h5" for name in SETS))
+    case = BadnetCase(folder / "badnet.weights.h5", *(folder / f"{name}.h5" for name in SETS))
+    signed = [SignedFile.of(path) for path in case]
+    yield case
+    for file in signed:
+        file.require_unchanged()
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

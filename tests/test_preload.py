@@ -1,5 +1,3 @@
-import os
-
 import h5py
 import pytest
 
@@ -17,8 +15,6 @@ DEEPID = Choices(architecture="deepid")
 def on_faces(faces_case, tmp_path):
     """A net, its clean sets, and a folder for artifacts."""
     sets = {name: faces_case.sets[name] for name in ("clean_valid", "clean_test")}
-    for path in (faces_case.model, *sets.values()):
-        os.utime(path, (0, 0))  # What was written a moment ago is not remembered.
     open_frontier.cache_clear()
     yield faces_case.model, sets, tmp_path / "artifacts"
     open_frontier.cache_clear()
