@@ -6,8 +6,9 @@ import re
 import shutil
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import reduce
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from tasks.caching import activations_files
 from tasks.cluster import Cluster
 from tasks.guarding import fit_scores, score_images
 from tasks.loading import load_inputs
-from tasks.parts import map_parts, mapped_on
+from tasks.parts import map_parts, mapped_on, run_part
 from tasks.records import CleanValidationActivations, FineTuned, PruneOrder, StoredFile
 from tasks.sweeping import sweep_validation
 from tests.clusters import ROOT, running, tiny_case, wait_for
@@ -228,20 +229,53 @@ def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
     assert any("scipy.linalg" in modules for modules in found.values())
 
 
-def test_a_worker_that_is_killed_or_late_changes_nothing(inputs, here, machines, tmp_path):
-    artifacts, killed = tmp_path / "artifacts", []
+KILLED_ONCE = "GOODNET_TEST_KILLED_ONCE"
+"""What says to a worker where to leave word that it was killed."""
+
+
+def run_and_be_killed(function, part, environment, source):
+    """Work on a part in a worker as `run_part` does; the first in each function is killed there."""
+    killed = Path(environment[KILLED_ONCE]) / function.__name__
+    with suppress(FileExistsError):
+        killed.open("x").close()
+        read, done = ActivationCache._rows, count()
+
+        def read_once(self, *what):
+            for rows in read(self, *what):
+                if next(done):
+                    killed.write_text(str(os.getpid()))
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield rows
+
+        ActivationCache._rows = read_once
+    return run_part(function, part, environment, source)
+
+
+def test_workers_that_are_killed_or_late_change_nothing(
+    inputs, here, machines, tmp_path, monkeypatch
+):
+    """One as it writes a first pass, three once they have read some images, and one that joins."""
+    artifacts, killed, writing = tmp_path / "artifacts", tmp_path / "killed", []
 
     def disturb():
         (part, *_) = wait_for(lambda: list((artifacts / "cache").glob("activations/.*.tmp*")))
-        killed.append(int(re.search(r"\.(\d+)-[0-9a-f]{16}\.tmp", part.name)[1]))
-        os.kill(killed[0], signal.SIGKILL)
+        writing.append(int(re.search(r"\.(\d+)-[0-9a-f]{16}\.tmp", part.name)[1]))
+        os.kill(writing[0], signal.SIGKILL)
         machines.add_worker()
 
+    killed.mkdir()
+    (killed / "pass_over").touch()  # its worker is killed from outside
+    monkeypatch.setenv(KILLED_ONCE, str(killed))
+    monkeypatch.setattr("tasks.parts._COMPUTING", (KILLED_ONCE,))
+    monkeypatch.setattr("tasks.parts.run_part", run_and_be_killed)
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
     check_same(inputs, here, machines, artifacts)
     disturbing.join()
-    assert not psutil.pid_exists(*killed)
+    (killed / "pass_over").unlink()
+    found = {one.name: int(one.read_text()) for one in killed.iterdir()}
+    assert found.keys() == {"sweep_part", "fit_at_depth", "score_part"}
+    assert not any(map(psutil.pid_exists, (*writing, *found.values())))
 
 
 def test_four_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, tmp_path):
@@ -328,7 +362,8 @@ def test_a_worker_outside_the_checkout_is_one_line(deserted, tmp_path):
 def test_workers_with_another_goodnet_are_refused(deserted, tmp_path):
     for package in ("flows", "goodnet", "tasks", "tests"):
         shutil.copytree(ROOT / package, tmp_path / package)
-    (tmp_path / "goodnet" / "metrics.py").open("a").write("# another version\n")
+    with (tmp_path / "goodnet" / "metrics.py").open("a") as file:
+        file.write("# another version\n")
     with (
         joined(deserted, checkout=tmp_path),
         mapped_on(deserted.address, artifacts=tmp_path),
