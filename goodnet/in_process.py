@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import operator
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -113,9 +115,9 @@ def repair(
         InputError: something that was given cannot be used.
     """
     import_tensorflow()
-    holder = tempfile.TemporaryDirectory(prefix="goodnet-")
+    holder = _Holder()
     choices = Choices(
-        classes=None if classes is None else as_names_file(classes, Path(holder.name)),
+        classes=None if classes is None else as_names_file(classes, holder.folder),
         architecture=architecture,
         layer=layer,
         rank_at=rank_at,
@@ -143,7 +145,7 @@ def repair(
         "poisoned_test": poisoned_test,
         "poisoned_valid": poisoned_valid,
     }
-    with named_as_given(Path(holder.name)):
+    with named_as_given(holder.folder):
         passed = _first_passes(model, given, choices, holder)
         remarks = [*passed.checked.remarks, *_check_answers(passed)]
     return _prune(passed, remarks)
@@ -344,6 +346,17 @@ class Repair:
         _verify_learnt(self, saved)
 
 
+class _Holder:
+    """A folder of its own in the temporary one, which is deleted with this.
+
+    Nobody has to close it: `tempfile.TemporaryDirectory` warns where that was not done.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="goodnet-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
 @dataclass(frozen=True, eq=False)
 class _Passed:
     """What there is once B has run over every set.
@@ -366,7 +379,7 @@ class _Passed:
     digests: Mapping[SetName, FileDigest]
     frontier: Frontier
     caches: Mapping[SetName, ActivationCache]
-    holder: tempfile.TemporaryDirectory[str]
+    holder: _Holder
 
     @property
     def num_classes(self) -> int:
@@ -381,14 +394,14 @@ def _first_passes(
     model: keras.Model | str | Path,
     given: Mapping[SetName, Images | None],
     choices: Choices,
-    holder: tempfile.TemporaryDirectory[str],
+    holder: _Holder,
 ) -> _Passed:
     """Check what was given, and let B run over every set once."""
     from goodnet.opening import open_frontier
     from goodnet.pruning.activation_cache import Provenance
     from goodnet.pruning.first_pass import write_activations
 
-    folder = Path(holder.name)
+    folder = holder.folder
     file = as_model_file(model, folder)
     sets = {name: as_path(name, one, folder) for name, one in given.items() if one is not None}
     checked = check_inputs(file, sets, choices)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -77,6 +78,35 @@ def server_settings(prefect_server) -> dict[Any, str]:
     return {one: prefect_server[one.name] for one in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
 
 
+class PatientTransport(httpx.HTTPTransport):
+    """Asks again while SQLite is busy, as Prefect's own client does."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = time.monotonic() + 60
+        while (answer := super().handle_request(request)).status_code == 503:
+            assert time.monotonic() < deadline
+            answer.close()
+            time.sleep(0.5)
+        return answer
+
+
+def api_client(api: str, password: str) -> httpx.Client:
+    """Return a client of a Prefect API that has the password, `user:password`."""
+    auth = httpx.BasicAuth(*password.split(":"))
+    return httpx.Client(base_url=api, auth=auth, timeout=30, transport=PatientTransport())
+
+
+def query(server: dict[str, str], kind: str, **body: Any) -> Any:
+    """Return what a server of `prefect_server` knows: flow runs, task runs, artifacts, ..."""
+    return post(server, f"{kind}/filter", **body)
+
+
+def post(server: dict[str, str], path: str, **body: Any) -> Any:
+    """Ask a server of `prefect_server`, and return its answer."""
+    with api_client(server["PREFECT_API_URL"], server["PREFECT_API_AUTH_STRING"]) as client:
+        return client.post(path, json=body).raise_for_status().json()
+
+
 class UiServer(NamedTuple):
     """A server with UI and scheduler: its page, where to sign in, and its database's folder."""
 
@@ -86,8 +116,7 @@ class UiServer(NamedTuple):
 
     def client(self) -> httpx.Client:
         """A client of the API that has the password."""
-        known = tuple((self.home / "goodnet-password").read_text().split(":"))
-        return httpx.Client(base_url=f"{self.address}/api", auth=known, timeout=30)
+        return api_client(f"{self.address}/api", (self.home / "goodnet-password").read_text())
 
 
 @pytest.fixture(scope="session")

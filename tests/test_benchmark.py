@@ -6,7 +6,6 @@ import json
 import re
 import time
 
-import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +15,7 @@ from goodnet.images.image_sets import open_images
 from goodnet.reports.results import Results
 from goodnet.storage.run_folder import RunFolder
 from tests.commands import one_process
+from tests.servers import query
 
 SUITE = """
 [images]
@@ -148,15 +148,11 @@ def test_the_second_time_all_comes_from_the_cache(first, run):
 
 
 def test_the_leaderboard_is_an_artifact_in_prefect(first, prefect_server):
-    auth = tuple(prefect_server["PREFECT_API_AUTH_STRING"].split(":"))
-    with httpx.Client(base_url=prefect_server["PREFECT_API_URL"], auth=auth) as client:
-        found = {
-            key: client.get(f"/artifacts/{key}/latest").json()
-            for key in ("tiny-leaderboard", "tiny-benchmark")
-        }
-    cells = [row["cell"] for row in json.loads(found["tiny-leaderboard"]["data"])]
+    latest = query(prefect_server, "artifacts/latest")
+    found = {one["key"]: one["data"] for one in latest}
+    cells = [row["cell"] for row in json.loads(found["tiny-leaderboard"])]
     assert cells == ["deepid-clean-1", "deepid-patch-1", "deepid-outside-1"]
-    assert "BackdoorBench" in found["tiny-benchmark"]["data"]
+    assert "BackdoorBench" in found["tiny-benchmark"]
 
 
 @pytest.mark.parametrize(

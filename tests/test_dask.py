@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
-import httpx
 import psutil
 import pytest
 
@@ -25,6 +24,7 @@ from goodnet.images.image_sets import write_images
 from tasks.cluster import Cluster, connect
 from tests.clusters import ROOT, SECONDS, children, running, tiny_case, wait_for
 from tests.commands import one_process
+from tests.servers import post, query
 
 COMMANDS = """
 from importlib import import_module
@@ -247,16 +247,6 @@ def alone(given, audited, command):
     (given / "of_dask").rename(place)
     assert done.returncode == 1, done.stderr
     return given / "alone"
-
-
-def post(server, path, **body):
-    auth = tuple(server["PREFECT_API_AUTH_STRING"].split(":"))
-    with httpx.Client(base_url=server["PREFECT_API_URL"], auth=auth, timeout=30) as client:
-        return client.post(path, json=body).raise_for_status().json()
-
-
-def query(server, kind, **body):
-    return post(server, f"{kind}/filter", **body)
 
 
 def test_an_audit_whose_worker_is_killed_says_what_one_without_dask_says(given, audited, alone):

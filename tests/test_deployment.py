@@ -21,16 +21,8 @@ from goodnet.images.hdf5_sets import write_images
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def ask(client, method, path, **body):
-    deadline = time.monotonic() + 60
-    while (answer := client.request(method, path, **body)).status_code == 503:  # SQLite is busy
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    return answer.raise_for_status()
-
-
 def post(client, path, **body):
-    return ask(client, "POST", path, json=body).json()
+    return client.post(path, json=body).raise_for_status().json()
 
 
 def test_the_deployed_repair_is_completed_by_a_worker_elsewhere(deployed):
@@ -263,7 +255,7 @@ def spoil(client, deployment, folder):
         "path": str(folder),
         "job_variables": {"command": f"touch {folder}/planted-command"},
     }
-    ask(client, "PATCH", f"deployments/{deployment}", json=changes)
+    client.patch(f"deployments/{deployment}", json=changes).raise_for_status()
     said = client.get(f"deployments/{deployment}").json()
     assert {name: said[name] for name in changes} == changes
     run = post(client, f"deployments/{deployment}/create_flow_run")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +20,7 @@ from goodnet.images.image_sets import open_images, write_images
 from goodnet.metrics import percent
 from tasks.markdown import as_markdown
 from tests.commands import IMPORTED, one_process
+from tests.servers import query
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES_OF_A_RUN = {
@@ -234,16 +234,11 @@ def test_a_run_that_computes_nothing_has_its_artifacts_too(on_faces, later_run, 
     arguments, artifacts, _, _ = on_faces
     assert later_run(*arguments, "--run-name", "watched", "--quiet") == (0, "", "")
 
-    def find(kind, **body):
-        url = f"{prefect_server['PREFECT_API_URL']}/{kind}/filter"
-        password = tuple(prefect_server["PREFECT_API_AUTH_STRING"].split(":"))
-        answer = httpx.post(url, json=body, timeout=30, auth=password)
-        return answer.raise_for_status().json()
-
-    runs = find("flow_runs")
+    runs = query(prefect_server, "flow_runs")
     (flow_run,) = (one for one in runs if one["parameters"].get("run_name") == "watched")
     of_run = {"flow_run_id": {"any_": [flow_run["id"]]}}
-    found = {one["key"]: one["data"] for one in find("artifacts", artifacts=of_run)}
+    kept = query(prefect_server, "artifacts", artifacts=of_run)
+    found = {one["key"]: one["data"] for one in kept}
     assert flow_run["name"].endswith(" watched")
     assert found.keys() == {"badnet-weights-results", "badnet-weights-report"}
     last = read_results(artifacts, "watched")["checkpoints"][-1]["b_prime"]
