@@ -18,7 +18,7 @@ from flows.command import (
     add_sets,
 )
 from flows.page import Page, StageLines
-from flows.settings import configure
+from flows.server_child import ServerChild, begun_server
 from goodnet.command import Parser, exit_code
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shown is not None:
             Page(stderr=True).tell(f"Auditing the models in {parameters['models']}")
             shown.say("starting Prefect")
-        configure(parameters["artifacts"].resolve())
-        return _audit({**parameters, "audit_name": folder.name}, folder, shown)
+        with begun_server(parameters["artifacts"].resolve()) as begun:
+            return _audit({**parameters, "audit_name": folder.name}, folder, shown, begun)
 
     return exit_code(command, stopped=RESUMABLE)
 
@@ -48,14 +48,16 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     return reserve_run_folder(*place, kind="audits")
 
 
-def _audit(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -> int:
+def _audit(
+    parameters: dict[str, Any], folder: Path, shown: StageLines | None, begun: ServerChild | None
+) -> int:
     # Prefect reads its settings when it is imported, so that these come later.
     from flows.audit_models import audit
     from flows.console import print_audit
     from flows.many_nets import run_to_its_end
 
     result = folder / "audit.json"
-    return run_to_its_end(audit, parameters, result, shown=shown, show=print_audit)
+    return run_to_its_end(audit, parameters, result, shown=shown, show=print_audit, begun=begun)
 
 
 def _parser() -> Parser:

@@ -11,7 +11,8 @@ from typing import Any
 from flows.checks import check_dask
 from flows.command import RESUMABLE, add_allowance, add_dask, add_place
 from flows.page import Page, StageLines
-from flows.settings import DEFAULT_SUITE, configure
+from flows.server_child import ServerChild, begun_server
+from flows.settings import DEFAULT_SUITE
 from goodnet.command import Parser, exit_code
 from goodnet.images.image_sets import open_images
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shown is not None:
             Page(stderr=True).tell(f"Measuring the nets of {parameters['suite']}")
             shown.say("starting Prefect")
-        configure(parameters["artifacts"].resolve())
-        return _benchmark({**parameters, "benchmark_name": folder.name}, folder, shown)
+        with begun_server(parameters["artifacts"].resolve()) as begun:
+            return _benchmark({**parameters, "benchmark_name": folder.name}, folder, shown, begun)
 
     return exit_code(command, stopped=RESUMABLE)
 
@@ -73,14 +74,17 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     return reserve_run_folder(*place, kind="benchmarks")
 
 
-def _benchmark(parameters: dict[str, Any], folder: Path, shown: StageLines | None) -> int:
+def _benchmark(
+    parameters: dict[str, Any], folder: Path, shown: StageLines | None, begun: ServerChild | None
+) -> int:
     # Prefect reads its settings when it is imported, so that these come later.
     from flows.benchmark_suite import benchmark
     from flows.console import print_benchmark
     from flows.many_nets import run_to_its_end
 
+    result = folder / "leaderboard.json"
     return run_to_its_end(
-        benchmark, parameters, folder / "leaderboard.json", shown=shown, show=print_benchmark
+        benchmark, parameters, result, shown=shown, show=print_benchmark, begun=begun
     )
 
 

@@ -16,6 +16,7 @@ from prefect.runtime import flow_run as this_run
 from flows.page import Page, StageLines
 from flows.paths import sendable_parameters
 from flows.server import connected, mark_crashed_below, require_reachable_from
+from flows.server_child import ServerChild
 from flows.settings import DEFAULT_DASK, configure
 from goodnet.command import DONE, as_options
 from goodnet.errors import printable
@@ -40,6 +41,7 @@ def run_to_its_end(
     *,
     shown: StageLines | None,
     show: Callable[[Page, Path], None],
+    begun: ServerChild | None,
 ) -> int:
     """Run a flow that goes on past nets that fail; return 0, or 1 where one did or broke a limit.
 
@@ -49,13 +51,14 @@ def run_to_its_end(
         result: the file that it leaves in its folder.
         shown: is told of the stages, if anything is to be printed.
         show: prints what the folder of the result holds.
+        begun: the Prefect server that starts already, if one has to.
     """
 
     def meanwhile() -> None:
         if shown is not None:
             shown.say("starting a temporary Prefect server")
 
-    with listening(shown), connected(meanwhile):
+    with listening(shown), connected(meanwhile, begun=begun):
         given = sendable_parameters(dict(parameters))
         state = cast("State[Any]", flow(**given, return_state=True))
     error = state.result(raise_on_failure=False) if state.is_failed() else None

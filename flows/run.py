@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flows.checks import check_repair, given_sets
 from flows.command import RESUMABLE, add_dask, add_method, add_place, add_sets
 from flows.page import Page, StageLines
-from flows.settings import configure
+from flows.server_child import ServerChild, begun_server
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | 
         if shown is not None:
             _tell_plan(Page(stderr=True), parameters)
             shown.say("starting Prefect")
-        configure(parameters["artifacts"].resolve())
-        _repair(parameters, shown)
+        with begun_server(parameters["artifacts"].resolve()) as begun:
+            _repair(parameters, shown, begun)
         return DONE
 
     return exit_code(command, stopped=RESUMABLE)
@@ -89,7 +89,9 @@ def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
     page.tell(f"Repairing {net}: checkpoints at {asked}")
 
 
-def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
+def _repair(
+    parameters: dict[str, Any], shown: StageLines | None, begun: ServerChild | None
+) -> None:
     with uncollected():
         from flows.console import print_run
         from flows.paths import sendable_parameters
@@ -105,7 +107,7 @@ def _repair(parameters: dict[str, Any], shown: StageLines | None) -> None:
         sets, choices = given_sets(parameters), Choices.of(parameters)
         preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
 
-    with listening(shown), connected(meanwhile=meanwhile):
+    with listening(shown), connected(meanwhile, begun=begun):
         # Imported while the server started, if one had to: a third of what is imported in all.
         with uncollected():
             from flows.repair import repair

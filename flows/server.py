@@ -39,6 +39,7 @@ from prefect.settings import (
 from prefect.states import Crashed
 
 from flows.processes import is_gone, name_process
+from flows.server_child import ANNOUNCEMENT, ServerChild
 from flows.temporary_server import Server, kept_up, nothing, running_server
 from goodnet.errors import InputError
 from goodnet.storage.files import atomic_path
@@ -55,24 +56,29 @@ _PROCESS = "goodnet.process"
 
 
 @contextmanager
-def connected(meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
+def connected(
+    meanwhile: Callable[[], None] = nothing, *, begun: ServerChild | None = None
+) -> Iterator[None]:
     """Run the flows in this block against a server.
 
     Runs that killed processes of this machine left unfinished are marked Crashed first.
 
     Args:
         meanwhile: work to do while a server starts, if one has to.
+        begun: the one that starts already, if one has to.
 
     Raises:
         InputError: the server that is configured does not answer, or answers no more.
     """
-    with find_server(meanwhile) as server, _errors_of(server):
+    with find_server(meanwhile, begun=begun) as server, _errors_of(server):
         mark_crashed_runs()
         yield
 
 
 @contextmanager
-def find_server(meanwhile: Callable[[], None] = nothing) -> Iterator[Server]:
+def find_server(
+    meanwhile: Callable[[], None] = nothing, *, begun: ServerChild | None = None
+) -> Iterator[Server]:
     """Yield the server that is configured or up, or one for this run, and settings that name it.
 
     Raises:
@@ -81,6 +87,8 @@ def find_server(meanwhile: Callable[[], None] = nothing) -> Iterator[Server]:
     settings = get_current_settings()
     configured = settings.api.url
     announced = find_announced()
+    if begun is not None and (announced or configured):
+        begun.end()  # It was not to be known before Prefect was imported.
     if announced and configured in (None, announced.url):
         _bypass_proxies(announced.url)
         with temporary_settings(announced.settings()), kept_up(announced):
@@ -96,7 +104,7 @@ def find_server(meanwhile: Callable[[], None] = nothing) -> Iterator[Server]:
             yield Server(configured)
     else:
         _bypass_proxies(None)
-        with running_server(meanwhile) as server:
+        with running_server(meanwhile, begun=begun) as server:
             yield server
 
 
@@ -253,4 +261,4 @@ def _bypass_proxies(url: str | None) -> None:
 
 def _announcement() -> Path:
     """Return the file in the folder of Prefect's database that tells where its server is."""
-    return get_current_settings().home / "goodnet-server.json"
+    return get_current_settings().home / ANNOUNCEMENT

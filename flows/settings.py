@@ -18,6 +18,23 @@ DEFAULT_SUITE = ROOT / "suites" / "faces.toml"
 
 
 def configure(artifacts: Path) -> None:
+    """Import Prefect, after setting what it and TensorFlow read from the environment.
+
+    Args:
+        artifacts: absolute; Prefect's records of stage results are kept in its cache.
+    """
+    set_environment(artifacts)
+    # A server that is gone is reported once, not also by every handler that sends it log lines.
+    logging.raiseExceptions = False
+    # Prefect warns of a folder that it cannot make. With a server elsewhere none is needed; one
+    # here says in a line what it misses.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
+    # It tells at length of settings that it cannot use, for which every command has one line.
+    with redirect_stderr(io.StringIO()), uncollected():
+        import prefect  # noqa: F401
+
+
+def set_environment(artifacts: Path) -> None:
     """Set what Prefect and TensorFlow read from the environment; what the user set stays.
 
     Args:
@@ -37,16 +54,8 @@ def configure(artifacts: Path) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    # A server that is gone is reported once, not also by every handler that sends it log lines.
-    logging.raiseExceptions = False
-    # Prefect warns of a folder that it cannot make. With a server elsewhere none is needed; one
-    # here says in a line what it misses.
-    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     # Not the user's to choose: the nets' graphs are TensorFlow's.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # It tells at length of settings that it cannot use, for which every command has one line.
-    with redirect_stderr(io.StringIO()), uncollected():
-        import prefect  # noqa: F401
 
 
 def prefect_home() -> Path:

@@ -24,7 +24,8 @@ from flows.server import (
     mark_crashed,
     mark_crashed_runs,
 )
-from flows.temporary_server import Server, end_leftovers
+from flows.server_child import end_leftovers
+from flows.temporary_server import Server
 from goodnet.errors import InputError
 
 pytestmark = pytest.mark.server
@@ -165,6 +166,43 @@ def test_a_configured_server_that_does_not_answer_is_named(own_home, url):
         find_server(),
     ):
         pass
+
+
+BEGUN = """
+from pathlib import Path
+from flows.server_child import begun_server
+
+with begun_server(Path("artifacts").resolve()) as begun:
+    from flows.processes import is_gone
+    from flows.server import find_server
+    from prefect.settings import get_current_settings
+
+    with find_server(begun=begun) as found:
+        used = get_current_settings().api.url
+        print(found.url == used, used == begun.url, is_gone(begun.process))
+print(used, is_gone(begun.process))
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_server_that_was_begun_is_used_unless_settings_name_one(
+    server_home, prefect_server, elsewhere
+):
+    """Settings of a file, which Prefect alone knows to read."""
+    url = prefect_server["PREFECT_API_URL"]
+    if elsewhere:
+        (server_home / "prefect.toml").write_text(f'[api]\nurl = "{url}"\n')
+    own = {"PREFECT_HOME": str(server_home), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGUN],
+        cwd=server_home, env=environment | own, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    first, last = done.stdout.splitlines()
+    assert first == f"True {not elsewhere} {elsewhere}", done.stderr
+    used, gone = last.split()
+    assert gone == "True"
+    assert (used == url) is elsewhere
 
 
 @flow
