@@ -17,7 +17,7 @@ from flows.page import Page, StageLines
 from flows.paths import sendable_parameters
 from flows.server import connected, mark_crashed_below, require_reachable_from
 from flows.server_child import ServerChild
-from flows.settings import DEFAULT_DASK, configure
+from flows.settings import DEFAULT_DASK, chosen_heartbeats, configure
 from goodnet.command import DONE, as_options
 from goodnet.errors import printable
 from tasks.caching import read_records_alone
@@ -58,7 +58,7 @@ def run_to_its_end(
         if shown is not None:
             shown.say("starting a temporary Prefect server")
 
-    with listening(shown), connected(meanwhile, begun=begun):
+    with listening(shown), connected(meanwhile, begun=begun), chosen_heartbeats():
         given = sendable_parameters(dict(parameters))
         state = cast("State[Any]", flow(**given, return_state=True))
     error = state.result(raise_on_failure=False) if state.is_failed() else None

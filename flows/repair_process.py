@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from flows.processes import end_with_parent
+from flows.settings import chosen_heartbeats
 from goodnet.command import describe_os_error
 from goodnet.stop_signals import stopped_in_order
 
@@ -68,7 +69,8 @@ def _repair(run: UUID, *, shown: bool) -> dict[str, str]:
             progress.listeners.append(Progressing(Page(stderr=True)))
         with get_client(sync_client=True) as client:
             flow_run = client.read_flow_run(run)
-        state = cast("State[Any]", run_flow(repair, flow_run=flow_run, return_type="state"))
+        with chosen_heartbeats():
+            state = cast("State[Any]", run_flow(repair, flow_run=flow_run, return_type="state"))
         result = state.result(raise_on_failure=False)
     except Exception as error:  # whatever it is, the audit goes on with the next net
         result = error

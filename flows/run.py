@@ -12,6 +12,7 @@ from flows.checks import check_repair, given_sets
 from flows.command import RESUMABLE, add_dask, add_method, add_place, add_sets
 from flows.page import Page, StageLines
 from flows.server_child import ServerChild, begun_server
+from flows.settings import chosen_heartbeats
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
@@ -107,7 +108,7 @@ def _repair(
         sets, choices = given_sets(parameters), Choices.of(parameters)
         preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
 
-    with listening(shown), connected(meanwhile, begun=begun):
+    with listening(shown), connected(meanwhile, begun=begun), chosen_heartbeats():
         # Imported while the server started, if one had to: a third of what is imported in all.
         with uncollected():
             from flows.repair import repair

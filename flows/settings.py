@@ -6,7 +6,8 @@ import io
 import logging
 import os
 import warnings
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from goodnet.heavy_imports import uncollected
@@ -56,6 +57,24 @@ def set_environment(artifacts: Path) -> None:
         os.environ.setdefault(name, value)
     # Not the user's to choose: the nets' graphs are TensorFlow's.
     os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+@contextmanager
+def chosen_heartbeats() -> Iterator[None]:
+    """Let runs in this block send heartbeats only if somebody has chosen how often.
+
+    By default it is every three minutes, which an automation that asks for one in 90 seconds takes
+    for a run that is dead; and the thread that sends them ends up to a second after the run.
+    """
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        get_current_settings,
+        temporary_settings,
+    )
+
+    chosen = "heartbeat_frequency" in get_current_settings().flows.model_fields_set
+    with temporary_settings({} if chosen else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 def prefect_home() -> Path:

@@ -12,7 +12,6 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     get_current_settings,
     temporary_settings,
 )
@@ -76,10 +75,8 @@ def running_server(
     try:
         meanwhile()
         child.wait()
-        # Nobody watches for heartbeats, and their thread takes up to a second to end.
         server = Server.of(child)
-        settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, **server.settings()}
-        with temporary_settings(settings), kept_up(server):
+        with temporary_settings(server.settings()), kept_up(server):
             yield server
     finally:
         child.end()

@@ -27,6 +27,8 @@ from flows.server import (
 from flows.server_child import end_leftovers
 from flows.temporary_server import Server
 from goodnet.errors import InputError
+from tests.clusters import wait_for
+from tests.servers import post
 
 pytestmark = pytest.mark.server
 
@@ -203,6 +205,35 @@ def test_a_server_that_was_begun_is_used_unless_settings_name_one(
     used, gone = last.split()
     assert gone == "True"
     assert (used == url) is elsewhere
+
+
+BEATING = """
+from flows.server import connected
+from flows.settings import chosen_heartbeats
+from prefect import flow
+
+@flow(name="beating")
+def beating():
+    pass
+
+with connected(), chosen_heartbeats():
+    print(beating(return_state=True).state_details.flow_run_id)
+"""
+
+
+@pytest.mark.parametrize("chosen", [{}, {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}], ids=str)
+def test_runs_send_heartbeats_where_somebody_chose_how_often(prefect_server, chosen):
+    """Else an automation that waits for them would take a run for dead that sends few."""
+    process = start(BEATING, env=os.environ | prefect_server | chosen)
+    run = process.communicate(timeout=60)[0].strip()
+    of_run = {"id": [f"prefect.flow-run.{run}"]}
+
+    def names():
+        found = post(prefect_server, "events/filter", filter={"resource": of_run})
+        return {one["event"].rpartition(".")[2] for one in found["events"]}
+
+    wait_for(lambda: "Completed" in names())
+    assert ("heartbeat" in names()) is bool(chosen)
 
 
 @flow
