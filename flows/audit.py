@@ -20,6 +20,7 @@ from flows.command import (
 from flows.page import Page, StageLines
 from flows.server_child import ServerChild, begun_server
 from goodnet.command import Parser, exit_code
+from goodnet.heavy_imports import importing
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
 
@@ -52,9 +53,10 @@ def _audit(
     parameters: dict[str, Any], folder: Path, shown: StageLines | None, begun: ServerChild | None
 ) -> int:
     # Prefect reads its settings when it is imported, so that these come later.
-    from flows.audit_models import audit
-    from flows.console import print_audit
-    from flows.many_nets import run_to_its_end
+    with importing():
+        from flows.audit_models import audit
+        from flows.console import print_audit
+        from flows.many_nets import run_to_its_end
 
     result = folder / "audit.json"
     return run_to_its_end(audit, parameters, result, shown=shown, show=print_audit, begun=begun)

@@ -14,6 +14,7 @@ from flows.page import Page, StageLines
 from flows.server_child import ServerChild, begun_server
 from flows.settings import DEFAULT_SUITE
 from goodnet.command import Parser, exit_code
+from goodnet.heavy_imports import importing
 from goodnet.images.image_sets import open_images
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 from goodnet.suites import ImageSets, read_suite
@@ -78,9 +79,10 @@ def _benchmark(
     parameters: dict[str, Any], folder: Path, shown: StageLines | None, begun: ServerChild | None
 ) -> int:
     # Prefect reads its settings when it is imported, so that these come later.
-    from flows.benchmark_suite import benchmark
-    from flows.console import print_benchmark
-    from flows.many_nets import run_to_its_end
+    with importing():
+        from flows.benchmark_suite import benchmark
+        from flows.console import print_benchmark
+        from flows.many_nets import run_to_its_end
 
     result = folder / "leaderboard.json"
     return run_to_its_end(

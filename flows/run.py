@@ -16,7 +16,7 @@ from flows.settings import chosen_heartbeats
 from goodnet.attacks.default_case import DefaultCase
 from goodnet.choices import Choices
 from goodnet.command import DONE, Parser, exit_code
-from goodnet.heavy_imports import uncollected
+from goodnet.heavy_imports import importing
 from goodnet.pruning.stop_rule import describe_budget, describe_channels
 from goodnet.reports.vega import start_bundling
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
@@ -93,7 +93,7 @@ def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
 def _repair(
     parameters: dict[str, Any], shown: StageLines | None, begun: ServerChild | None
 ) -> None:
-    with uncollected():
+    with importing():
         from flows.console import print_run
         from flows.paths import sendable_parameters
         from flows.server import connected
@@ -102,7 +102,7 @@ def _repair(
     def meanwhile() -> None:
         if shown is not None:
             shown.say("starting a temporary Prefect server")
-        with uncollected():
+        with importing():
             import flows.repair  # noqa: F401
             from tasks.preload import preload
         sets, choices = given_sets(parameters), Choices.of(parameters)
@@ -110,7 +110,7 @@ def _repair(
 
     with listening(shown), connected(meanwhile, begun=begun), chosen_heartbeats():
         # Imported while the server started, if one had to: a third of what is imported in all.
-        with uncollected():
+        with importing():
             from flows.repair import repair
         # Called so, Prefect hands on what the flow's last state holds.
         run = cast("PublishedRun", repair(**sendable_parameters(parameters)))

@@ -11,10 +11,10 @@ from flows.processes import end_with_parent
 def _serve(descriptor: int) -> None:
     import socket
 
-    from goodnet.heavy_imports import uncollected
+    from goodnet.heavy_imports import importing
 
     os.umask(0o077)  # The database holds what was given to runs; it is for its owner alone.
-    with uncollected():
+    with importing():
         import uvicorn
         from prefect.server.api.server import create_app
 

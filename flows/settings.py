@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
-from goodnet.heavy_imports import uncollected
+from goodnet.heavy_imports import importing
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ARTIFACTS = Path(os.environ.get("GOODNET_ARTIFACTS", ROOT / "artifacts"))
@@ -31,7 +31,7 @@ def configure(artifacts: Path) -> None:
     # here says in a line what it misses.
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     # It tells at length of settings that it cannot use, for which every command has one line.
-    with redirect_stderr(io.StringIO()), uncollected():
+    with redirect_stderr(io.StringIO()), importing():
         import prefect  # noqa: F401
 
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 from goodnet.errors import InputError
-from goodnet.heavy_imports import uncollected
+from goodnet.heavy_imports import importing
 
 _BACKEND = "tensorflow"
 
@@ -70,21 +70,12 @@ def _import_quietly() -> None:
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
         try:
-            with uncollected():
+            with importing():
                 import tensorflow  # noqa: F401
-        except Exception as error:  # not a signal's: who stops a command did not ask for notices
-            if (stop := _stop_behind(error)) is not None:
-                raise stop from error
+        except Exception:  # not a signal's: who stops a command did not ask for notices
             notices.seek(0)
             os.write(error_stream, notices.read())
             raise
         finally:
             os.dup2(error_stream, 2)
             os.close(error_stream)
-
-
-def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the signal behind an error: native modules make an ImportError of what stops them."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error

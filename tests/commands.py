@@ -71,8 +71,8 @@ class Done(NamedTuple):
 
 
 IMPORTED = """
-from goodnet.heavy_imports import uncollected
-with uncollected():
+from goodnet.heavy_imports import importing
+with importing():
     from goodnet.tensorflow_start import import_tensorflow
     import_tensorflow()
     import altair, prefect, scipy.stats

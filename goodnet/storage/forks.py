@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from goodnet.stop_signals import signals_held
+
 CAN_FORK = sys.platform == "linux"
 """Elsewhere a process with threads cannot safely be forked, nor its memory be limited."""
 
@@ -28,12 +30,18 @@ def fork(do: Callable[[], object], *, max_seconds: int, max_bytes: int) -> int:
         max_seconds: of computing; then it is killed.
         max_bytes: of memory more than this process holds.
     """
-    with warnings.catch_warnings():
-        # Python warns of a fork among threads. What is done in it needs none of them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child:
-        return child
+    with signals_held():  # What a signal raised in Python's own callbacks would leave locks taken.
+        with warnings.catch_warnings():
+            # Python warns of a fork among threads. What is done in it needs none of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            _run(do, max_seconds, max_bytes)
+    return child
+
+
+def _run(do: Callable[[], object], max_seconds: int, max_bytes: int) -> None:
+    """Do it in this process, which is the fork, and end."""
     code = 1
     try:
         gc.disable()  # Objects of the parent would close its files and remove its folders.

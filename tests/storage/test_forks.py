@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -40,6 +42,26 @@ def test_what_sleeps_is_waited_for_so_long():
     started = time.monotonic()
     assert not succeeds(lambda: time.sleep(60), **LIMITS | {"patience_seconds": 0.2})
     assert time.monotonic() - started < 30
+
+
+STOPPED_AT_THE_FORK = """
+import os, signal
+from goodnet.storage.forks import succeeds
+
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+try:
+    succeeds(lambda: None, max_seconds=1, max_bytes=2**26, patience_seconds=30)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_a_signal_in_what_python_does_at_a_fork_is_not_dropped():
+    """It is called by Python's core, which prints what it raises: the lock of logging stayed."""
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_AT_THE_FORK], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
 
 
 def test_other_threads_may_go_on_meanwhile():
