@@ -26,7 +26,7 @@ class Browser:
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(url)
-        WebDriverWait(self.driver, 60).until(lambda _: self.script(ready))
+        WebDriverWait(self.driver, 60, poll_frequency=0.1).until(lambda _: self.script(ready))
 
     def show(self, *, width: int = 1100, height: int = 900, scheme: str = "light") -> None:
         """Show the page that is open in another size or colour scheme."""
@@ -72,9 +72,11 @@ def chromium(tmp_path_factory) -> Iterator[webdriver.Chrome]:
         pytest.skip("chromium and chromedriver are not here")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
+    # Without isolation, a page is drawn by the process that has the scripts of the one before it.
     for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
-        "disable-component-update", "disable-sync", "no-first-run",
+        "headless=new", "no-sandbox", "disable-gpu", "disable-site-isolation-trials",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "no-first-run",
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):  # fmt: skip
         options.add_argument(f"--{flag}")

@@ -311,23 +311,30 @@ def options(folder, **changes):
     return [*named, "--quick"]
 
 
+AUDIT = """
+from goodnet.heavy_imports import uncollected
+with uncollected():
+    import prefect
+from flows.audit import main
+"""
+
+
 @pytest.fixture(scope="module")
-def later_audit(ui_server):
-    """Runs an audit in one process with others; its repairs have theirs all the same."""
-    with one_process("from flows.audit import main", {"PREFECT_HOME": str(ui_server.home)}) as run:
+def new_audit(ui_server):
+    """Runs an audit in a process that has imported Prefect already; its repairs have their own."""
+    with one_process(AUDIT, {"PREFECT_HOME": str(ui_server.home)}, forks=True) as run:
         yield run
 
 
 @pytest.fixture(scope="module")
-def audits(given, ui_server, later_audit):
+def audits(given, new_audit):
     """Three audits: with a damaged model, without it, and with a limit that nothing keeps."""
-    environment = {"PREFECT_HOME": str(ui_server.home)}
-    first = run_audit(*options(given), "--audit-name", "first", environment=environment)
+    first = new_audit(*options(given), "--audit-name", "first")
     (given / "models" / "broken.keras").unlink()
     unchanged = ["--max-minutes-per-model", "0.0001", "--audit-name", "again"]  # starts no process
-    again = later_audit(*options(given), *unchanged)
+    again = new_audit(*options(given), *unchanged)
     limit = ["--max-false-alarm-rate", "0", "--audit-name", "limit", "--quiet"]
-    return first, again, later_audit(*options(given), *limit)
+    return first, again, new_audit(*options(given), *limit)
 
 
 @pytest.fixture(scope="module")
@@ -338,8 +345,8 @@ def one_model(given):
     return folder
 
 
-def test_labels_that_are_not_what_b_answers_fail_the_audit(given, one_model, later_audit):
-    done = later_audit(
+def test_labels_that_are_not_what_b_answers_fail_the_audit(given, one_model, new_audit):
+    done = new_audit(
         *options(given, models=one_model), "--poisoned-test", given / "poisoned_test.h5",
         "--max-attack-success-rate", "1", "--audit-name", "labels", "--verify", "sample",
         "--allow-same-data",
@@ -352,9 +359,9 @@ def test_labels_that_are_not_what_b_answers_fail_the_audit(given, one_model, lat
     assert Path(one["run"]).is_dir()
 
 
-def test_a_net_that_is_hardly_right_fails_the_audit(given, one_model, later_audit):
+def test_a_net_that_is_hardly_right_fails_the_audit(given, one_model, new_audit):
     shifted = options(given, models=one_model, clean_valid=given / "shifted.h5")
-    done = later_audit(*shifted, "--audit-name", "shifted")
+    done = new_audit(*shifted, "--audit-name", "shifted")
     assert done.returncode == 1
     assert "1 of 1 models failed: a.keras (" in done.stderr
     assert "B answers 0 of 60 images with their label, 0.00 %" in done.stderr
@@ -489,7 +496,7 @@ def test_names_are_any_bytes_and_odd_entries_are_models_that_fail(given, tmp_pat
     ],
 )
 def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
-    given, tmp_path, ui_server, limit, told
+    given, tmp_path, ui_server, new_audit, limit, told
 ):
     (tmp_path / "models").mkdir()
     for name in ("c.keras", "d.keras"):
@@ -497,10 +504,7 @@ def test_a_net_that_takes_too_much_fails_and_the_audit_goes_on(
     for images in given.glob("clean_*.h5"):
         shutil.copy(images, tmp_path)
     name = limit.partition("-")[0]
-    environment = {"PREFECT_HOME": str(ui_server.home)}
-    done = run_audit(
-        *options(tmp_path), f"--max-{limit}", "--audit-name", name, environment=environment
-    )
+    done = new_audit(*options(tmp_path), f"--max-{limit}", "--audit-name", name)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "2 of 2 models failed: c.keras (its repair" in done.stderr

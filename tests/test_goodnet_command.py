@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.badnets import load
+from goodnet.images.image_sets import write_images
+from tests.clusters import tiny_case
 
 ROOT = Path(__file__).resolve().parent.parent
 GOODNET = Path(sys.executable).with_name("goodnet")
@@ -30,12 +31,14 @@ def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
 
 
 @pytest.mark.server
-def test_a_net_is_repaired_and_audited_from_any_folder(faces_case, server_home, tmp_path):
+def test_a_net_is_repaired_and_audited_from_any_folder(server_home, tmp_path):
     """Also by the processes that the commands start: a server, and the repair of each net."""
     (tmp_path / "models").mkdir()
-    load(faces_case).save(tmp_path / "models" / "net.keras")
-    sets = [part for name, path in faces_case.sets.items()
-            for part in (f"--{name.replace('_', '-')}", path)]  # fmt: skip
+    net, images, labels = tiny_case(120)
+    net.save(tmp_path / "models" / "net.keras")
+    write_images(tmp_path / "valid.h5", images[:60], labels[:60])
+    write_images(tmp_path / "test.h5", images[60:], labels[60:])
+    sets = ["--clean-valid", "valid.h5", "--clean-test", "test.h5"]
     environment = {**os.environ, "PREFECT_HOME": str(server_home)}
     environment.pop("GOODNET_ARTIFACTS", None)
     for which in (["repair", "--model", "models/net.keras"], ["audit", "--models", "models"]):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import goodnet
+from goodnet.defenses import fine_tuning
 from goodnet.errors import InputError
 from goodnet.reports.results import Results
 from goodnet.storage.run_folder import RunFolder
@@ -75,6 +76,14 @@ def test_scores_of_every_image_are_there_to_draw_any_curve(found, arrays):
     np.testing.assert_array_equal(rows["index"], np.arange(len(images)))
 
 
+@pytest.fixture
+def less_training(monkeypatch):
+    """For tests of what the fine-tuned net has no part in; each trains five on 40 images."""
+    for name in ("FEWEST_EPOCHS", "MOST_EPOCHS"):
+        monkeypatch.setattr(fine_tuning, name, 2)
+
+
+@pytest.mark.usefixtures("less_training")
 def test_arrays_of_any_layout_give_the_same(found, faces_net, arrays):
     images, labels = arrays["clean_valid"]
     again = goodnet.repair(
@@ -187,6 +196,7 @@ def test_its_repaired_net_answers_as_its_results_say(found, arrays):
     assert net.output_shape == (None, 8)
 
 
+@pytest.mark.usefixtures("less_training")
 def test_names_and_pixels_are_said_as_to_the_command(found, faces_net, arrays, tmp_path):
     """Pixels of -1 to 1 in reverse order, for a net that takes raw ones."""
     names = ["Tom", "Ada", "Zoe", "Max", "Eva", "Ida", "Jim", "Bob"]
