@@ -4,12 +4,15 @@ BIN := .venv/bin
 .PHONY: run test quick lint bench fuzz docs ui lock
 .DEFAULT_GOAL := run
 
+# Tests and benchmarks start Python so often that its compiled modules are kept, even for those who
+# have none kept: compiling them is no part of what users wait for, but once.
+export PYTHONDONTWRITEBYTECODE :=
+
 run: .venv/installed
 	$(BIN)/python -m flows.run
 
-# Two processes, to each a file at a time: much of the time is waiting for what tests start. They
-# start Python so often that its compiled modules are kept, even where a user has none of them kept.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, to each a file at a time: much of the time is waiting for what tests start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/installed
 	$(PYTEST)

@@ -46,7 +46,7 @@ from goodnet.storage.files import atomic_path
 
 _ANSWER_SECONDS = 10  # a busy server takes its time
 # With the pauses between them 6 seconds for each call. A run makes some more to say that it has
-# failed, and is to end within half a minute of its server.
+# failed, and is to end within half a minute of its server, unless somebody chose otherwise.
 _RETRIES = 2
 # A pending run may be one that is to be repeated, and has the labels of the process before.
 _BEGUN = [StateType.RUNNING, StateType.CANCELLING]
@@ -100,7 +100,8 @@ def find_server(
                 f"no Prefect server answers at {configured}, which PREFECT_API_URL or Prefect's "
                 "profile names: start it, or unset PREFECT_API_URL to do without"
             )
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
+        chosen = "max_retries" in settings.client.model_fields_set
+        with temporary_settings({} if chosen else {PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
             yield Server(configured)
     else:
         _bypass_proxies(None)

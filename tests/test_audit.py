@@ -312,8 +312,8 @@ def options(folder, **changes):
 
 
 AUDIT = """
-from goodnet.heavy_imports import uncollected
-with uncollected():
+from goodnet.heavy_imports import importing
+with importing():
     import prefect
 from flows.audit import main
 """

@@ -173,7 +173,8 @@ def machines(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(prefect_server):
     """Run one command after another, on one folder of artifacts."""
-    with one_process(COMMANDS, prefect_server) as run:
+    patient = prefect_server | {"PREFECT_CLIENT_MAX_RETRIES": "5"}  # of a server that is busy
+    with one_process(COMMANDS, patient) as run:
         yield run
 
 

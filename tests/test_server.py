@@ -13,7 +13,13 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
 from flows.processes import is_gone, name_process
@@ -168,6 +174,15 @@ def test_a_configured_server_that_does_not_answer_is_named(own_home, url):
         find_server(),
     ):
         pass
+
+
+@pytest.mark.parametrize(("chosen", "retries"), [({}, 2), ({PREFECT_CLIENT_MAX_RETRIES: 7}, 7)])
+def test_calls_of_a_configured_server_are_soon_given_up_unless_somebody_chose(
+    own_home, ui_server, chosen, retries
+):
+    url = {PREFECT_API_URL: f"{ui_server.address}/api"}
+    with temporary_settings(url | chosen), find_server():
+        assert get_current_settings().client.max_retries == retries
 
 
 BEGUN = """
