@@ -543,6 +543,7 @@ def test_a_repair_that_could_not_tell_the_server_of_its_error_is_unfinished_no_m
     assert "max_retries" in run.state.message
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("number", "line", "seconds"),
     [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0)],
@@ -577,6 +578,7 @@ def test_a_signal_ends_an_audit_and_its_repair_in_one_line(
     assert states == ["CRASHED", "CRASHED"]
 
 
+@pytest.mark.server
 def test_a_repair_ends_with_its_audit_however_that_was_killed(given, server_home):
     audit = subprocess.Popen(
         [
@@ -596,6 +598,7 @@ def test_a_repair_ends_with_its_audit_however_that_was_killed(given, server_home
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -126,6 +126,7 @@ def test_table_and_json_have_a_line_for_each_image(
     assert [json.loads(line.rstrip(",")) for line in text.splitlines()[1:-1]] == expected
 
 
+@pytest.mark.slow
 def test_names_of_classes_are_printed_where_they_are_given(
     capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -221,6 +222,7 @@ def test_pixels_are_divided_by_the_scale(
     assert classify(capsys, *given, "--pixel-scale", 255)[0][1] == "1"
 
 
+@pytest.mark.slow
 def test_pixels_are_prepared_as_it_is_said(
     capsys: pytest.CaptureFixture[str], nets: Path, pictures: Path, tmp_path: Path
 ):

@@ -276,6 +276,7 @@ def served(folder):
     return f"--models '{folder}/models' {sets}"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 @pytest.mark.parametrize("command", ["ui", "serve"])
 def test_servers_start_or_say_in_one_line_what_surrounds_them(

@@ -82,6 +82,7 @@ def test_a_greeting_that_comes_with_other_messages_is_asked_for_again():
         connect(Crowded(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["audit", "benchmark"])
 def test_what_can_be_mended_is_one_line_before_anything_is_imported(command, tmp_path):
     with socket.socket() as closed:
@@ -111,6 +112,7 @@ def test_without_dask_its_extra_is_named(monkeypatch):
         Cluster.parse("local")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("greeting", "said"), [(b"", "timed out"), (b"SSH-2.0-x" * 200, "somebody else listens there")]
 )

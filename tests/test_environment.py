@@ -135,6 +135,7 @@ for kind in ("Operation", "Layer", "Functional", "Sequential"):
 """
 
 
+@pytest.mark.slow
 def test_keras_lists_the_attributes_that_hold_no_weights_once():
     """Where it lists them anew for each layer, loading and saving take a fifth longer.
 

@@ -72,6 +72,7 @@ def test_two_lines_for_g_from_a_process(faces_case, goodnet):
     assert [float(line.split()[-1]) for line in (clean, attack)] == pytest.approx(shares)
 
 
+@pytest.mark.slow
 def test_sets_named_by_class_give_the_same_two_lines(evaluate, faces_case, goodnet, tmp_path):
     """The poisoned one has a single class, whose number only the clean one can tell."""
     import numpy as np

@@ -20,6 +20,7 @@ def run(*arguments, cwd, **options):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
     same = (("audit", "audit"), ("benchmark", "benchmark"), ("serve", "serve"), ("ui", "ui"))
     for name, module in (("repair", "run"), *same):

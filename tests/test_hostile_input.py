@@ -806,6 +806,7 @@ def test_there_are_enough_cases():
     assert len({case.name for case in (*MODELS, *IMAGES)}) == len(CASES) >= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [text_that_never_ends, text_of_gigabytes, None])
 def test_texts_are_read_within_limits_where_no_process_may_fork(damage, tmp_path, monkeypatch):
     monkeypatch.setattr("goodnet.model_files.hdf5_models.CAN_FORK", False)

@@ -28,6 +28,7 @@ def found(faces_net, arrays):
     )
 
 
+@pytest.mark.slow
 def test_its_nets_answer_as_its_table_says(found, arrays):
     images, labels = arrays["clean_test"]
     pixels = np.float32(images)
@@ -83,6 +84,7 @@ def less_training(monkeypatch):
         monkeypatch.setattr(fine_tuning, name, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("less_training")
 def test_arrays_of_any_layout_give_the_same(found, faces_net, arrays):
     images, labels = arrays["clean_valid"]
@@ -99,6 +101,7 @@ def test_arrays_of_any_layout_give_the_same(found, faces_net, arrays):
     assert again.b_prime(4).count_params() == faces_net.count_params()
 
 
+@pytest.mark.slow
 def test_a_sequential_net_and_clean_validation_alone_are_enough():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
@@ -123,6 +126,7 @@ def test_a_sequential_net_and_clean_validation_alone_are_enough():
     assert found.layer == "conv2d" or found.layer.startswith("conv2d_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", ["plain", "batch_normalization", "in_the_middle", "sequential"], indirect=True
 )
@@ -196,6 +200,7 @@ def test_its_repaired_net_answers_as_its_results_say(found, arrays):
     assert net.output_shape == (None, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("less_training")
 def test_names_and_pixels_are_said_as_to_the_command(found, faces_net, arrays, tmp_path):
     """Pixels of -1 to 1 in reverse order, for a net that takes raw ones."""
@@ -257,6 +262,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "line"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_used_is_named_as_it_was_given(faces_net, arrays, change, line):
     with pytest.raises(InputError) as caught:

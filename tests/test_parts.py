@@ -209,11 +209,13 @@ def check_same(inputs, here, machines, artifacts):
     assert [path.name for path in later[2].path.parent.iterdir()] == [later[2].path.name]
 
 
+@pytest.mark.slow
 def test_two_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, tmp_path):
     wait_for(lambda: len(machines.workers()) == 2)
     check_same(inputs, here, machines, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_mapped_imports_no_prefect(inputs, machines, tmp_path):
     with Cluster.parse(machines.address).runner(tmp_path) as runner:
         with mapped_on(machines.address, artifacts=tmp_path):
@@ -251,6 +253,7 @@ def run_and_be_killed(function, part, environment, source):
     return run_part(function, part, environment, source)
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_or_late_change_nothing(
     inputs, here, machines, tmp_path, monkeypatch
 ):
@@ -278,6 +281,7 @@ def test_workers_that_are_killed_or_late_change_nothing(
     assert not any(map(psutil.pid_exists, (*writing, *found.values())))
 
 
+@pytest.mark.slow
 def test_four_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, tmp_path):
     """One of the first two, one in place of the killed one, and two that came late."""
     machines.add_worker()
@@ -286,6 +290,7 @@ def test_four_workers_make_of_all_parts_what_one_process_does(inputs, here, mach
     check_same(inputs, here, machines, tmp_path)
 
 
+@pytest.mark.slow
 def test_workers_refuse_images_that_are_not_those_digested(files, machines, tmp_path):
     for name in ("net.keras", "valid.h5", "test.h5"):
         shutil.copy(files / name, tmp_path)
@@ -346,6 +351,7 @@ def joined(machines, **where):
         worker.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_outside_the_checkout_is_one_line(deserted, tmp_path):
     def refused():
         try:
@@ -359,6 +365,7 @@ def test_a_worker_outside_the_checkout_is_one_line(deserted, tmp_path):
         assert said in wait_for(refused)
 
 
+@pytest.mark.slow
 def test_workers_with_another_goodnet_are_refused(deserted, tmp_path):
     for package in ("flows", "goodnet", "tasks", "tests"):
         shutil.copytree(ROOT / package, tmp_path / package)
@@ -372,6 +379,7 @@ def test_workers_with_another_goodnet_are_refused(deserted, tmp_path):
         list(map_parts(length_of, [[1], [2]], lambda done, total: None))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_ends_is_one_line(deserted, tmp_path):
     """The last of these tests: the scheduler is gone after it."""
     threading.Timer(1, deserted.scheduler.kill).start()

@@ -58,6 +58,7 @@ def test_every_public_name_is_there_and_listed(package):
         assert f"{package}.{name}" not in sys.modules
 
 
+@pytest.mark.slow
 def test_mypy_knows_the_types_of_public_names(tmp_path):
     source = "import goodnet\nreveal_type(goodnet.open_images)\nreveal_type(goodnet.accuracy)\n"
     (tmp_path / "user.py").write_text(source)

@@ -50,6 +50,7 @@ def uninterrupted(tmp_path_factory) -> Training:
     return Training(train(state=state, on_progress=lambda *done: told.append(done)), state, told)
 
 
+@pytest.mark.slow
 def test_other_threads_may_draw_random_numbers_meanwhile(uninterrupted):
     done = threading.Event()
 

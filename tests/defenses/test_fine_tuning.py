@@ -47,6 +47,7 @@ def test_the_net_is_another_one_and_knows_the_faces(clean, uninterrupted):
     assert np.abs(before - after).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_net(clean, uninterrupted, tmp_path):
     state = tmp_path / "state.npz"
     seen = []

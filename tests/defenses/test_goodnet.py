@@ -90,6 +90,7 @@ SAVED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", SAVED, indirect=True)
 def test_goodnet_is_stock_keras_and_loads_as_it_was(network, tmp_path):
     from goodnet.defenses.goodnet import build_goodnet

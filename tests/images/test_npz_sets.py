@@ -257,6 +257,7 @@ print(num_images, peak_kilobytes() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_large_file_is_never_held_in_memory(tmp_path, save):

@@ -344,6 +344,7 @@ KINDS_OF_FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "kind"),
     KINDS_OF_FILES,

@@ -203,6 +203,7 @@ WEIGHT_ERRORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["keras", "h5"])
 @pytest.mark.parametrize("name", WEIGHT_ERRORS)
 def test_weights_that_are_no_numbers_are_refused(folder, tmp_path, name, kind):

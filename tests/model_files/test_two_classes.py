@@ -50,6 +50,7 @@ def bare(layers, features):
     return layers.Dense(1, name="logit")(features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("close", [inside, behind, operation], ids=lambda close: close.__name__)
 def test_a_sigmoid_becomes_a_softmax_of_two(tmp_path, close):
     model = build(close)
@@ -68,6 +69,7 @@ def test_a_sigmoid_becomes_a_softmax_of_two(tmp_path, close):
 LOSSES = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["keras", "h5"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_of_logits_says_that_the_value_is_one(tmp_path, loss, kind):
@@ -91,6 +93,7 @@ def test_a_tie_is_class_0(tmp_path):
     assert set(load_model(tmp_path / "net.keras").predict(IMAGES, verbose=0).argmax(axis=1)) == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("close", "loss"),
     [

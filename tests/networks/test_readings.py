@@ -185,6 +185,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_set_that_b_is_not_right_on_is_refused_with_what_would_be(case, tmp_path):
     path = tmp_path / "set"

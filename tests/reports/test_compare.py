@@ -339,6 +339,7 @@ def places_in(document: object, *before: str | int) -> Iterator[tuple[str | int,
             yield from places_in(value, *before, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["results.json", "run.json"])
 def test_a_value_of_another_kind_is_compared_or_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str

@@ -64,6 +64,7 @@ def test_a_signal_in_what_python_does_at_a_fork_is_not_dropped():
     assert (done.stdout, done.stderr) == ("stopped\n", "")
 
 
+@pytest.mark.slow
 def test_other_threads_may_go_on_meanwhile():
     done = threading.Event()
 
