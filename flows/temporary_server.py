@@ -71,7 +71,10 @@ def running_server(
         InputError: it cannot start.
     """
     home = get_current_settings().home
-    child = begun if begun is not None and begun.home == home else start_server(home)
+    if begun is not None and begun.home != home:
+        begun.end()  # Prefect's settings name another folder.
+        begun = None
+    child = begun or start_server(home)
     try:
         meanwhile()
         child.wait()

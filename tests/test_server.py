@@ -201,25 +201,31 @@ print(used, is_gone(begun.process))
 """
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_server_that_was_begun_is_used_unless_settings_name_one(
-    server_home, prefect_server, elsewhere
+@pytest.mark.parametrize("named", ["nothing", "url", "home"])
+def test_a_server_that_was_begun_is_used_unless_settings_name_another(
+    server_home, prefect_server, named
 ):
     """Settings of a file, which Prefect alone knows to read."""
-    url = prefect_server["PREFECT_API_URL"]
-    if elsewhere:
-        (server_home / "prefect.toml").write_text(f'[api]\nurl = "{url}"\n')
-    own = {"PREFECT_HOME": str(server_home), "PYTHONPATH": str(ROOT)}
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    settings = {
+        "nothing": "",
+        "url": f'[api]\nurl = "{prefect_server["PREFECT_API_URL"]}"\n',
+        "home": f'home = "{server_home}"\n',
+    }
+    (server_home / "prefect.toml").write_text(settings[named])
+    own = {"HOME": str(server_home / "user"), "PYTHONPATH": str(ROOT)}
+    if named != "home":
+        own["PREFECT_HOME"] = str(server_home)
+    given = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(
         [sys.executable, "-c", BEGUN],
-        cwd=server_home, env=environment | own, capture_output=True, text=True, timeout=60,
+        cwd=server_home, env=given | own, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     first, last = done.stdout.splitlines()
-    assert first == f"True {not elsewhere} {elsewhere}", done.stderr
+    is_other = named != "nothing"
+    assert first == f"True {not is_other} {is_other}", done.stderr
     used, gone = last.split()
     assert gone == "True"
-    assert (used == url) is elsewhere
+    assert (used == prefect_server["PREFECT_API_URL"]) is (named == "url")
 
 
 BEATING = """
