@@ -118,9 +118,10 @@ def measure_results(
         with atomic_path(path) as temporary:
             pq.write_table(rows, temporary)
     charts, curve = folder.path / "charts.json", folder.path / "curve.png"
-    write_json(charts, draw_charts(results, sweep=sweep, scores=table))
+    drawn = draw_charts(results, sweep=sweep, scores=table)
+    write_json(charts, drawn)
     with atomic_path(curve) as temporary:
-        temporary.write_bytes(curve_png(sweep, results.reached))
+        temporary.write_bytes(curve_png(drawn["curves"]))
     return Measured(
         results=StoredFile.of(folder.results),
         sweep=StoredFile.of(folder.sweep),

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import altair as alt
+import jsonschema
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
@@ -20,7 +22,7 @@ from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import About, Input, StageRun
 from goodnet.reports.charts import draw_charts
 from goodnet.reports.glance import figures
-from goodnet.reports.plots import curve_chart, curve_png
+from goodnet.reports.plots import PAPER, curve_chart, curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
 from goodnet.reports.recommendation import recommend
 from goodnet.reports.report import write_report
@@ -631,8 +633,25 @@ def test_failed_report_leaves_the_old_one(tmp_path: Path):
 @pytest.mark.parametrize("sets", [tuple(SIZES), ("clean_valid", "clean_test"), ("clean_valid",)])
 def test_curve_png_is_a_small_picture(sets: tuple[str, ...]):
     sweep = make_sweep(sets)
-    png = curve_png(sweep, make_results(sweep).reached)
+    charts = draw_charts(make_results(sweep), sweep=sweep, scores=None)
+    png = curve_png(charts["curves"])
     picture = Image.open(io.BytesIO(png))
     assert picture.format == "PNG"
     assert len(png) < 100_000
     assert np.asarray(picture.convert("L")).std() > 10
+    drawn = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
+    for name in ("accuracy-g", *(["attack-g"] if "poisoned_test" in sets else [])):
+        away = np.abs(drawn - ImageColor.getrgb(PAPER[name])).max(axis=1)
+        assert away.min() < 8, name  # of 64 colours
+
+
+@pytest.mark.parametrize("sets", [tuple(SIZES), ("clean_valid",)])
+def test_every_chart_is_what_vega_lite_takes(sets: tuple[str, ...]):
+    """As the drawing itself does not ask."""
+    sweep = make_sweep(sets)
+    charts = draw_charts(make_results(sweep), sweep=sweep, scores=None)
+    assert {"curves", "activations"} <= charts.keys()
+    for chart in json.loads(json.dumps(charts)).values():
+        alt.LayerChart.from_dict(chart)
+    with pytest.raises(jsonschema.ValidationError):
+        alt.LayerChart.from_dict({**chart, "height": "high"})
