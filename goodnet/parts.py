@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits
-
 from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
@@ -22,6 +20,7 @@ from goodnet.opening import open_frontier, open_saved
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
 from goodnet.pruning.counts import Counts
 from goodnet.storage.signatures import SignedFile
+from goodnet.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
@@ -197,7 +196,7 @@ def fit_at_depth(work: DepthFit, on_progress: Advance) -> None:
     from goodnet.defenses.guard_files import write_fitted
 
     # As where several depths are fitted at once: another number of threads rounds otherwise.
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         write_fitted(work.path, fit_depth(work.cache, work.depth, work.layer))
 
 

@@ -1,12 +1,16 @@
-"""Working ahead of whoever consumes the results, in threads, in order and in bounded memory."""
+"""Threads that work ahead of whoever consumes the results, in order and in bounded memory."""
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from typing import TypeVar
+from contextlib import AbstractContextManager, closing
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,3 +53,15 @@ def mapped(
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Return a context in which the matrix products of NumPy and SciPy take one thread each."""
+    return _controller(len(sys.modules)).limit(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _controller(num_modules: int) -> ThreadpoolController:
+    """Look at all libraries of the process, anew only where an import may have brought another."""
+    # That takes 15 ms where TensorFlow's are among them.
+    return ThreadpoolController()

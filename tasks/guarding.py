@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
-from threadpoolctl import threadpool_limits
 
 from goodnet.digests import digest_file
 from goodnet.opening import open_saved, require_digest
@@ -14,6 +13,7 @@ from goodnet.parts import DepthFit, ScorePart, fit_at_depth, score_part
 from goodnet.pruning.counts import read_counts
 from goodnet.storage.files import scratch_folder
 from goodnet.storage.signatures import SignedFile
+from goodnet.threads import one_blas_thread
 from tasks.activations import net_file, open_frontier, open_set
 from tasks.caching import cache_file, cached
 from tasks.parts import map_parts
@@ -247,7 +247,7 @@ def _fit_depths(clean: CleanPass, path: Path) -> list[FittedDepth]:
     with (
         scratch_folder(path) as folder,
         progress("class statistics") as advance,
-        threadpool_limits(1, "blas"),
+        one_blas_thread(),
     ):
         depths = [
             DepthFit(clean.cache, number, depth.layer, folder / f"{number}.npz")

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -113,3 +116,29 @@ def test_an_error_of_the_function_is_raised_in_its_turn():
     assert [next(results) for _ in range(3)] == [0, 0.5, 1]
     with pytest.raises(InputError, match="3 is bad"):
         next(results)
+
+
+def test_products_take_one_thread_in_whatever_library_they_are():
+    """SciPy has one of its own, which is here only once somebody imports it."""
+    source = """
+import sys
+import numpy
+from threadpoolctl import threadpool_info
+from goodnet.threads import one_blas_thread
+
+def threads():
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+for libraries in (1, 2):
+    before = threads()
+    with one_blas_thread():
+        assert threads() == [1] * libraries, threads()
+    assert threads() == before
+    assert "scipy" not in sys.modules or libraries == 2
+    import scipy.linalg
+"""
+    environment = {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", source], env=os.environ | environment, stderr=subprocess.PIPE
+    )
+    assert done.returncode == 0, done.stderr.decode()

@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from goodnet.networks.depths import Depth
 from goodnet.networks.graph import as_functional, copy_model, free_names
 from goodnet.networks.rounding import TOLERANCE
 from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.threads import one_blas_thread
 
 if TYPE_CHECKING:
     import keras
@@ -140,7 +140,7 @@ def fit_discriminant(
     """
     # Products as small as these take longer on many threads, which wait for each other: on two
     # busy cores 2.4 to 7.4 s instead of 0.5 for 480 images of 1,440 features.
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         found = _fit(features, labels, num_classes)
         return Discriminant(depth, layer, *found)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import FloatArray, IntArray
 from goodnet.defenses.calibration import share_out
@@ -23,7 +22,7 @@ from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import Counts
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.sweep import choose_expert, margins_at
-from goodnet.threads import mapped
+from goodnet.threads import mapped, one_blas_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -164,7 +163,7 @@ def fit_guard(
 def _each(items: Iterable[Item], function: Callable[[Item], Result]) -> list[Result]:
     """Return what a function gives for each item, on two cores."""
     # Two small products at once are faster than one after the other, each on two threads.
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         return list(mapped(function, (item for item in items)))
 
 

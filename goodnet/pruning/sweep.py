@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts, End
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.ranking import block_share
+from goodnet.threads import one_blas_thread
 
 Result = TypeVar("Result")
 
@@ -177,7 +177,7 @@ def _map_blocks(
         return len(block), function(block)
 
     # Each worker keeps one core busy; BLAS threads of its own would only get in the way.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_threads) as threads:
+    with one_blas_thread(), ThreadPoolExecutor(num_threads) as threads:
         for num_images, result in threads.map(run, numbers):
             yield result
             done += num_images
