@@ -675,7 +675,7 @@ def test_help_names_every_option_of_the_flow():
 
 
 def test_the_embedded_default_is_rendered_trained_and_repaired(new_run, tmp_path):
-    done = new_run("--artifacts", tmp_path, "--run-name", "faces")
+    done = new_run("--artifacts", tmp_path, "--run-name", "faces", "--quick")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs" / "faces" / "results.json").read_text())
     assert results["classes"] == 20
