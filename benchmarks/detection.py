@@ -19,7 +19,7 @@ from benchmarks.cells import CELLS, Cell
 from goodnet.arrays import BoolArray
 from goodnet.command import Parser
 from goodnet.defenses.calibration import calibrate
-from goodnet.defenses.guard import DISAGREEMENT, Scores
+from goodnet.defenses.seam import Scores
 from goodnet.reports.results import Results
 from goodnet.storage.run_folder import RunFolder
 
@@ -43,7 +43,7 @@ DETECTORS: dict[str, Choice] = {
     "distance, last": _only("distance", -1),
     "nearer class, first": _only("nearer"),
     "nearer class, middle": _only("nearer", -1),
-    DISAGREEMENT: _only(DISAGREEMENT),
+    "disagreement": _only("disagreement"),
     "**joined**": list,
 }
 ADDED: dict[str, Choice] = {
@@ -52,7 +52,7 @@ ADDED: dict[str, Choice] = {
     "all but expert": _without("expert"),
     "all but distance": _without("distance"),
     "all but nearer class": _without("nearer"),
-    f"all but {DISAGREEMENT}": _without(DISAGREEMENT),
+    "all but disagreement": _without("disagreement"),
 }
 
 

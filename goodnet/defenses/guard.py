@@ -1,9 +1,4 @@
-"""The guard: how suspicious B's answer to an image is.
-
-Each score sees another side of an image: how sure B is of its answer, how sure the channels are
-that clean images leave quiet, and whether the features at a depth look like the class that B
-answers. None of them notices every trigger.
-"""
+"""The guard: all that scores of images are computed with, and what it makes of images."""
 
 from __future__ import annotations
 
@@ -15,9 +10,10 @@ import numpy as np
 
 from goodnet.arrays import FloatArray, IntArray
 from goodnet.defenses.calibration import share_out
+from goodnet.defenses.detectors import all_scores, chosen_depths
 from goodnet.defenses.discriminant import Discriminant, Look, fit_rows, rows_of
 from goodnet.defenses.fine_tuning import TunedAnswers
-from goodnet.defenses.seam import CleanPass
+from goodnet.defenses.seam import CleanPass, Evidence, Scores
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.counts import Counts
 from goodnet.pruning.frontier import Frontier
@@ -26,12 +22,6 @@ from goodnet.threads import mapped, one_blas_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Scores = dict[str, FloatArray]
-"""Of images by name, (n,) each, larger for more suspicious."""
-
-DISAGREEMENT = "disagreement"
-"""The score that a fine-tuned net gives: B's margin less its own, for the class that B answers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +81,7 @@ class Guard:
             num_threads: blocks swept at a time.
         """
         blocks = range(cache.num_blocks) if blocks is None else blocks
-        found = expert_scores(
+        margins = both_margins(
             cache, frontier, self.order, self.expert, blocks=blocks, num_threads=num_threads
         )
         _, every = cache.answers()
@@ -101,7 +91,7 @@ class Guard:
             self.discriminants,
             lambda fitted: look_at(cache.features(fitted.depth, blocks), predictions, fitted),
         )
-        return _seen(found, looks, self.discriminants, tuned)
+        return _seen(margins, looks, self.discriminants, tuned)
 
 
 class FittedDepth(NamedTuple):
@@ -150,8 +140,8 @@ def fit_guard(
     expert = choose_expert(1 - experts.flagged / experts.images)
     labels, _ = clean.cache.answers()
     calibrating = share_out(labels).calibrating
-    held = expert_scores(clean.cache, clean.frontier, order, expert)
-    held = {name: values[calibrating] for name, values in held.items()}
+    every = both_margins(clean.cache, clean.frontier, order, expert)
+    held = Margins(every.whole[calibrating], every.expert[calibrating])
     if depths is None:
         layers = enumerate(depth.layer for depth in clean.frontier.depths)
         depths = _each(layers, lambda one: fit_depth(clean.cache, *one))
@@ -167,22 +157,33 @@ def _each(items: Iterable[Item], function: Callable[[Item], Result]) -> list[Res
         return list(mapped(function, (item for item in items)))
 
 
+class _SeenDepth(NamedTuple):
+    """A depth as detectors see it."""
+
+    layer: str
+    tells_classes_apart: bool
+    distance: FloatArray
+    nearer: FloatArray
+
+
 def _seen(
-    found: Scores,
+    margins: Margins,
     looks: Sequence[Look],
     discriminants: Sequence[Discriminant],
     tuned: TunedAnswers | None,
 ) -> Seen:
     """Put together what B, discriminants and the fine-tuned net make of images."""
     by_depth = list(zip(discriminants, looks, strict=True))
-    for fitted, look in by_depth:
-        found = found | _named(look, fitted)
-    scores = {name: found[name] for name in score_names(discriminants)}
+    depths = [
+        _SeenDepth(fitted.layer, fitted.tells_classes_apart, look.distance, look.nearer)
+        for fitted, look in by_depth
+    ]
+    by_tuned = None if tuned is None else tuned.margins
+    scores = all_scores(Evidence(margins.whole, margins.expert, by_tuned, depths))
     nearest = {
         fitted.layer: look.nearest for fitted, look in by_depth if fitted.tells_classes_apart
     }
     if tuned is not None:
-        scores[DISAGREEMENT] = scores["margin"] - tuned.margins
         return Seen(scores, nearest, tuned.answers, tuned.others)
     opinion = _second_opinion(discriminants)
     return Seen(scores, nearest, None, None if opinion is None else looks[opinion.depth].other)
@@ -193,13 +194,8 @@ def _second_opinion(discriminants: Sequence[Discriminant]) -> Discriminant | Non
 
     Deeper ones are more accurate. That B's class is left out keeps the attacker's away from it.
     """
-    middle = [discriminants[depth] for depth in chosen_depths(len(discriminants))][:2][-1:]
+    middle = chosen_depths(discriminants)[:2][-1:]
     return next((fitted for fitted in middle if fitted.tells_classes_apart), None)
-
-
-def chosen_depths(num_depths: int) -> list[int]:
-    """Return the first, a middle and the last depth: all see the same, and each costs budget."""
-    return sorted({0, num_depths // 2, num_depths - 1}) if num_depths else []
 
 
 def fit_depth(cache: ActivationCache, depth: int, layer: str) -> FittedDepth:
@@ -225,7 +221,14 @@ def fit_depth(cache: ActivationCache, depth: int, layer: str) -> FittedDepth:
     return FittedDepth(fitted, Look(distance[held], nearer[held], nearest[held], other[held]))
 
 
-def expert_scores(
+class Margins(NamedTuple):
+    """By how much the class that B answers exceeds the best other one, (n,) each."""
+
+    whole: FloatArray
+    expert: FloatArray
+
+
+def both_margins(
     cache: ActivationCache,
     frontier: Frontier,
     order: Sequence[int],
@@ -233,7 +236,7 @@ def expert_scores(
     *,
     blocks: range | None = None,
     num_threads: int = 2,
-) -> Scores:
+) -> Margins:
     """Return the margin of B's class in B itself, the control, and in an expert.
 
     Args:
@@ -245,10 +248,10 @@ def expert_scores(
         num_threads: blocks worked on at a time.
     """
     steps = [len(order), expert]
-    margins = margins_at(
+    found = margins_at(
         cache, frontier=frontier, order=order, steps=steps, blocks=blocks, num_threads=num_threads
     )
-    return dict(zip(("margin", "expert"), margins, strict=True))
+    return Margins(*found)
 
 
 def look_at(features: Iterable[FloatArray], predictions: IntArray, fitted: Discriminant) -> Look:
@@ -264,26 +267,3 @@ def look_at(features: Iterable[FloatArray], predictions: IntArray, fitted: Discr
         found.append(fitted.look(block, predictions[first : first + len(block)]))
         first += len(block)
     return Look(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-
-
-def names_at(fitted: Discriminant) -> tuple[str, str]:
-    """Return what the two scores of a discriminant are called."""
-    return f"distance at {fitted.layer}", f"nearer class at {fitted.layer}"
-
-
-def _named(look: Look, fitted: Discriminant) -> Scores:
-    return dict(zip(names_at(fitted), look[:2], strict=True))
-
-
-def score_names(discriminants: Sequence[Discriminant]) -> tuple[str, ...]:
-    """Return the names of the scores that are joined, given the discriminants of all depths.
-
-    Early, an image is most like the class that it shows; late, a backdoored one is unlike any
-    image of the class that B answers. Other depths find little that these do not: see
-    docs/methods.md.
-    """
-    chosen = [discriminants[depth] for depth in chosen_depths(len(discriminants))]
-    early, late = chosen[:2], chosen[-2:]
-    nearer = [names_at(fitted)[1] for fitted in early if fitted.tells_classes_apart]
-    distances = [names_at(fitted)[0] for fitted in late]
-    return ("margin", "expert", *distances, *nearer)

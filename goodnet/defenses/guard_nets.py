@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from goodnet.arrays import FloatArray
 from goodnet.defenses.calibration import Calibration
+from goodnet.defenses.detectors import all_scores
 from goodnet.defenses.discriminant import Discriminant
-from goodnet.defenses.guard import DISAGREEMENT, Guard, names_at, score_names
+from goodnet.defenses.guard import Guard
+from goodnet.defenses.seam import Evidence
 from goodnet.networks.graph import (
     Namer,
     as_functional,
@@ -119,10 +121,12 @@ class _GuardGraph:
 
         self.frontier, self.guard, self.tuned = frontier, guard, tuned
         model = as_functional(frontier.model)
-        self.model, self.name = model, free_names(model)
+        self.model, self._free_name = model, free_names(model)
+        self._given: set[str] = set()
         name = self.name
         self._closing: Any = None
         self._affinities: dict[int, Any] = {}
+        self._own: dict[int, Any] = {}
         self.tuned_scores: Any = None
         # B's own tensors, so that nothing of it is computed twice.
         nodes = calls(model)
@@ -132,6 +136,12 @@ class _GuardGraph:
         one_hot = ops.one_hot(best, self.logits.shape[-1], dtype="float32")
         self.chosen = self._named(one_hot, "chosen_class")
         self.excluded = layers.Rescaling(-_OUT_OF_REACH, name=name("excluded_class"))(self.chosen)
+
+    def name(self, wanted: str) -> str:
+        """Return a free name like this one."""
+        given = self._free_name(wanted)
+        self._given.add(given)
+        return given
 
     def suspicious(self, calibration: Calibration) -> Any:
         """Return 1 where the joined score is above the threshold, else 0: (n, 1)."""
@@ -144,9 +154,14 @@ class _GuardGraph:
         return self._named(ops.cast(beyond, "float32"), "backdoored")
 
     def _scores(self) -> dict[str, Any]:
-        """Return the scores by name, (n, 1) each."""
-        from keras import layers
+        """Return the scores by name, (n, 1) each, by the detectors that score images in memory."""
+        scores = all_scores(self._evidence())
+        for name, score in scores.items():
+            self._name_computed(score, f"{name.replace(' ', '_')}_score")
+        return scores
 
+    def _evidence(self) -> Evidence:
+        """Return what detectors see, as tensors of this graph."""
         frontier, guard = self.frontier, self.guard
         activation = output_of(self.model, frontier.layer)
         others = guard.order[guard.expert :]
@@ -154,22 +169,16 @@ class _GuardGraph:
         shared = {key: tensor for key, tensor in self._tensors.items() if key not in behind}
         pruned = without_channels(activation, others, self.name)
         expert = self._before_softmax({**shared, id(activation): pruned})
-        found = {
-            "margin": self._lead(self.logits, "margin"),
-            "expert": self._lead(expert, "expert"),
-        }
-        wanted = score_names(guard.discriminants)
-        for fitted in guard.discriminants:
-            found |= self._distances(fitted, wanted)
+        lead = None
         if self.tuned is not None:
             # One layer, so that its layers may have the names that they have in B.
             part = scoring_part(self.tuned, self.name("fine_tuned"))
             self.tuned_scores = part(self.model.inputs[0])
             lead = self._lead(self.tuned_scores, "fine_tuned")
-            found[DISAGREEMENT] = layers.Subtract(name=self.name("disagreement_score"))(
-                [found["margin"], lead]
-            )
-        return found
+        margin, of_expert = self._lead(self.logits, "margin"), self._lead(expert, "expert")
+        return Evidence(
+            margin, of_expert, lead, [_GraphDepth(self, fitted) for fitted in guard.discriminants]
+        )
 
     def _join(self, scores: list[Any], calibration: Calibration) -> Any:
         """Return the joined score as `Calibration.join` has it: (n, 1)."""
@@ -252,29 +261,39 @@ class _GuardGraph:
         unseen = np.where(fitted.seen > 0, np.float32(0), np.float32(-_OUT_OF_REACH))[None]
         return self._named(ops.add(affinities, unseen), f"known_affinities_{fitted.depth}")
 
-    def _distances(self, fitted: Discriminant, wanted: Sequence[str]) -> dict[str, Any]:
-        """Return those scores of a discriminant that are wanted, as `Discriminant.look` does."""
+    def distance(self, fitted: Discriminant) -> Any:
+        """Return the distance from the class that B answers as `Discriminant.look` has it."""
         from keras import layers, ops
 
-        distance, nearer = names_at(fitted)
-        found: dict[str, Any] = {}
-        if not {distance, nearer} & set(wanted):
-            return found
-        whitened, affinities = self._affinities_at(fitted)
-        at = str(fitted.depth)
-        own = layers.Dot(axes=-1, name=self.name(f"affinity_{at}"))([affinities, self.chosen])
-        if distance in wanted:
-            squares = self._named(ops.square(whitened), f"squares_{at}")
-            length = self._named(ops.sum(squares, axis=-1, keepdims=True), f"length_{at}")
-            squared = layers.Subtract(name=self.name(f"squared_distance_{at}"))([length, own])
-            positive = layers.ReLU(name=self.name(f"positive_distance_{at}"))(squared)
-            found[distance] = self._named(ops.sqrt(positive), f"distance_{at}")
-        if nearer in wanted:
-            known = self._known_affinities(fitted)
-            rest = layers.Add(name=self.name(f"other_affinities_{at}"))([known, self.excluded])
-            best = self._named(ops.max(rest, axis=-1, keepdims=True), f"best_affinity_{at}")
-            found[nearer] = layers.Subtract(name=self.name(f"nearer_{at}"))([best, own])
-        return found
+        whitened, _ = self._affinities_at(fitted)
+        at = fitted.depth
+        squares = self._named(ops.square(whitened), f"squares_{at}")
+        length = self._named(ops.sum(squares, axis=-1, keepdims=True), f"length_{at}")
+        squared = layers.Subtract(name=self.name(f"squared_distance_{at}"))(
+            [length, self._own_affinity(fitted)]
+        )
+        positive = layers.ReLU(name=self.name(f"positive_distance_{at}"))(squared)
+        return self._named(ops.sqrt(positive), f"distance_{at}")
+
+    def nearer(self, fitted: Discriminant) -> Any:
+        """Return how much nearer another class is, as `Discriminant.look` has it."""
+        from keras import layers, ops
+
+        known, at = self._known_affinities(fitted), fitted.depth
+        rest = layers.Add(name=self.name(f"other_affinities_{at}"))([known, self.excluded])
+        best = self._named(ops.max(rest, axis=-1, keepdims=True), f"best_affinity_{at}")
+        own = self._own_affinity(fitted)
+        return layers.Subtract(name=self.name(f"nearer_{at}"))([best, own])
+
+    def _own_affinity(self, fitted: Discriminant) -> Any:
+        """Return the affinity to the class that B answers: (n, 1)."""
+        from keras import layers
+
+        if fitted.depth not in self._own:
+            _, affinities = self._affinities_at(fitted)
+            own = layers.Dot(axes=-1, name=self.name(f"affinity_{fitted.depth}"))
+            self._own[fitted.depth] = own([affinities, self.chosen])
+        return self._own[fitted.depth]
 
     def _dense(self, values: Any, kernel: FloatArray, bias: FloatArray, wanted: str) -> Any:
         from keras import layers
@@ -287,6 +306,32 @@ class _GuardGraph:
     def _named(self, tensor: Any, wanted: str) -> Any:
         tensor._keras_history.operation.name = self.name(wanted)
         return tensor
+
+    def _name_computed(self, tensor: Any, wanted: str) -> None:
+        """Name what a detector computed from the evidence, all of which has our names already."""
+        operation = tensor._keras_history.operation
+        if operation.name in self._given:
+            return
+        self._named(tensor, wanted)
+        for node in operation._inbound_nodes:
+            for value in node.input_tensors:
+                self._name_computed(value, wanted)
+
+
+class _GraphDepth:
+    """A depth as detectors see it; what they do not ask for is no part of the graph."""
+
+    def __init__(self, graph: _GuardGraph, fitted: Discriminant) -> None:
+        self._graph, self._fitted = graph, fitted
+        self.layer, self.tells_classes_apart = fitted.layer, fitted.tells_classes_apart
+
+    @cached_property
+    def distance(self) -> Any:
+        return self._graph.distance(self._fitted)
+
+    @cached_property
+    def nearer(self) -> Any:
+        return self._graph.nearer(self._fitted)
 
 
 def scoring_part(model: keras.Model, name: str) -> keras.Model:

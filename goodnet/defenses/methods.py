@@ -1,11 +1,10 @@
-"""The tables of repairs and detectors: a new one is a line here."""
+"""The table of repairs; that of detectors is in `goodnet.defenses.detectors`."""
 
 from __future__ import annotations
 
-from goodnet.defenses.detectors import disagreement, margin
 from goodnet.defenses.pruning import prune
 from goodnet.defenses.repairs import discriminate, fall_back, fine_tuned
-from goodnet.defenses.seam import Detector, Repair
+from goodnet.defenses.seam import Repair
 
 REPAIRS: dict[str, Repair] = {
     "pruning": prune,
@@ -13,8 +12,3 @@ REPAIRS: dict[str, Repair] = {
     "finetuning": fine_tuned,
     "fallback": fall_back,
 }
-
-DETECTORS: dict[str, Detector] = {"margin": margin, "disagreement": disagreement}
-
-CONTROL = "margin"
-"""The detector that needs no repair; every table of detectors shows it."""

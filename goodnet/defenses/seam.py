@@ -2,16 +2,15 @@
 
 A repair offers repaired nets, a detector gives a suspicion to each image. Both see B, its first
 pass over clean validation and what was learnt from that, and nothing else: that no poisoned or test
-image can reach them is a matter of types. To add one is one file here, one line in a table of
-`goodnet.defenses.methods`, and nothing in its tests but what is its own: the tests of the table run
-over it.
+image can reach them is a matter of types. The tables that runs and tests go through are
+`goodnet.defenses.methods.REPAIRS` and `goodnet.defenses.detectors.DETECTORS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from goodnet.arrays import FloatArray
 from goodnet.images.image_sets import ImageSet
@@ -87,8 +86,53 @@ class Candidate:
 Repair = Callable[[Learnt], Iterator[Candidate]]
 """Offers its candidates, the one that changes B least first."""
 
-Detector = Callable[[FloatArray, FloatArray], FloatArray]
-"""Takes what B and a repaired net give the classes of n images, each (n, N) before softmax.
+Scores = dict[str, FloatArray]
+"""Of images by name, (n,) each, larger for more suspicious."""
 
-Returns how suspicious each image is, (n,), larger for more, with no NaN or infinity.
+Value = Any
+"""Numbers of n images: an array, (n,), or, in the graph of a net, a tensor of Keras, (n, 1)."""
+
+
+class DepthEvidence(Protocol):
+    """What the class statistics at one depth of B make of images."""
+
+    @property
+    def layer(self) -> str:
+        """The layer there."""
+
+    @property
+    def tells_classes_apart(self) -> bool:
+        """Whether two classes at least have a mean of their own."""
+
+    @property
+    def distance(self) -> Value:
+        """How far the image is from the class that B answers."""
+
+    @property
+    def nearer(self) -> Value:
+        """How much nearer than that another class is, mostly negative."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What B, and all that was learnt from clean validation, makes of images.
+
+    Attributes:
+        margin: by how much the class that B answers exceeds the best other one, before softmax.
+        expert: the same class's lead in the net that keeps the quietest channels alone.
+        tuned: its lead in the fine-tuned net; None where there is none.
+        depths: of B, the first first.
+    """
+
+    margin: Value
+    expert: Value
+    tuned: Value | None
+    depths: Sequence[DepthEvidence]
+
+
+Detector = Callable[[Evidence], dict[str, Value]]
+"""Gives its scores by name, none where what it needs is not there; larger for more suspicious.
+
+It computes with operators that arrays and tensors share, as the same function finds the numbers
+that calibrate and becomes a part of the GoodNet.
 """

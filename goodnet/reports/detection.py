@@ -12,8 +12,9 @@ import pyarrow as pa
 from goodnet.arrays import BoolArray, FloatArray, IntArray
 from goodnet.defenses.calibration import Calibration, calibrate
 from goodnet.defenses.choice import Kept
-from goodnet.defenses.guard import Scores, Seen
-from goodnet.defenses.methods import CONTROL
+from goodnet.defenses.detectors import CONTROL
+from goodnet.defenses.guard import Seen
+from goodnet.defenses.seam import Scores
 from goodnet.pruning.activation_cache import ActivationCache
 from goodnet.pruning.poisoned import Attack, counted_images, describe_attack, is_success
 from goodnet.reports.results import (

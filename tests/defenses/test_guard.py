@@ -5,8 +5,9 @@ import pytest
 
 from goodnet.defenses import fine_tuning
 from goodnet.defenses.calibration import calibrate
+from goodnet.defenses.detectors import chosen_depths
 from goodnet.defenses.fine_tuning import answer_images, fine_tune
-from goodnet.defenses.guard import Guard, chosen_depths, fit_guard
+from goodnet.defenses.guard import Guard, fit_guard
 from goodnet.defenses.guard_nets import (
     build_fallback,
     build_guarded,
@@ -169,7 +170,7 @@ def test_held_out_scores_come_from_images_not_fitted_to(faces_passes):
     ("num_depths", "chosen"), [(0, []), (1, [0]), (2, [0, 1]), (4, [0, 2, 3]), (6, [0, 3, 5])]
 )
 def test_depths_are_the_first_a_middle_and_the_last(num_depths, chosen):
-    assert chosen_depths(num_depths) == chosen
+    assert chosen_depths(range(num_depths)) == chosen
 
 
 def test_a_net_without_softmax_answers_in_the_place_of_its_class(first_pass):

@@ -1,6 +1,7 @@
 """What holds for every repair and detector: one that is added to a table is tested here too."""
 
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from goodnet.choices import ALL_REPAIRS
 from goodnet.defenses.calibration import calibrate
 from goodnet.defenses.choice import choose_repaired, find_candidate
+from goodnet.defenses.detectors import CONTROL, DETECTORS
 from goodnet.defenses.fine_tuning import answer_images, fine_tune
 from goodnet.defenses.guard import fit_guard
-from goodnet.defenses.methods import CONTROL, DETECTORS, REPAIRS
-from goodnet.defenses.seam import CleanPass, Learnt
+from goodnet.defenses.methods import REPAIRS
+from goodnet.defenses.seam import CleanPass, Evidence, Learnt
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from goodnet.pruning.sweep import sweep_both_ends
 
@@ -170,39 +172,91 @@ def test_the_net_kept_for_a_budget_is_the_one_that_changes_b_most(learnt, offere
     assert sum(one.recommended for one in kept) <= 1
 
 
+class AtDepth(NamedTuple):
+    layer: str
+    tells_classes_apart: bool
+    distance: Any
+    nearer: Any
+
+
+def evidence(new):
+    """Evidence of four depths, each of its numbers or tensors made by a call."""
+    depths = [AtDepth(f"layer_{number}", True, new(), new()) for number in range(4)]
+    return Evidence(new(), new(), new(), depths)
+
+
+def part(seen, rows):
+    """The evidence of some of the images."""
+    depths = [AtDepth(*one[:2], one.distance[rows], one.nearer[rows]) for one in seen.depths]
+    return Evidence(seen.margin[rows], seen.expert[rows], seen.tuned[rows], depths)
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 class TestEveryDetector:
     @pytest.fixture
-    def scores(self):
+    def numbers(self):
         generator = np.random.default_rng(3)
-        return tuple(generator.normal(0, 30, (50, 7)).astype(np.float32) for _ in range(2))
+        return [generator.normal(0, 30, 50).astype(np.float32) for _ in range(11)]
 
-    def test_gives_each_image_a_number(self, name, scores):
-        found = DETECTORS[name](*scores)
-        assert found.shape == (50,)
-        assert found.dtype == np.float32
-        assert np.isfinite(found).all()
-        assert len(set(found.tolist())) > 1
+    @pytest.fixture
+    def shown(self, numbers):
+        given = iter(numbers)
+        return evidence(lambda: next(given))
 
-    def test_takes_each_image_by_itself(self, name, scores):
-        whole = DETECTORS[name](*scores)
-        parts = [DETECTORS[name](*(one[rows] for one in scores)) for rows in ([0], [1, 2])]
-        np.testing.assert_array_equal(np.concatenate(parts), whole[:3])
+    def test_gives_each_image_a_number_under_names_of_its_own(self, name, shown):
+        found = DETECTORS[name](shown)
+        assert found
+        for score, values in found.items():
+            assert score.startswith(name)
+            assert values.shape == (50,)
+            assert values.dtype == np.float32
+            assert np.isfinite(values).all()
+            assert len(set(values.tolist())) > 1
 
-    def test_leaves_the_scores_as_they_are(self, name, scores):
-        before = [one.copy() for one in scores]
-        DETECTORS[name](*scores)
-        for one, other in zip(before, scores, strict=True):
+    def test_takes_each_image_by_itself(self, name, shown):
+        whole = DETECTORS[name](shown)
+        parts = [DETECTORS[name](part(shown, rows)) for rows in ([0], [1, 2])]
+        for score, values in whole.items():
+            together = np.concatenate([one[score] for one in parts])
+            np.testing.assert_array_equal(together, values[:3])
+
+    def test_leaves_the_evidence_as_it_is(self, name, shown, numbers):
+        before = [one.copy() for one in numbers]
+        DETECTORS[name](shown)
+        for one, other in zip(before, numbers, strict=True):
             np.testing.assert_array_equal(one, other)
 
+    def test_is_the_same_in_the_graph_of_a_net(self, name, shown, numbers):
+        import keras
 
-def test_the_margin_is_that_of_b_alone():
-    before = np.array([[5, 3, 1], [2, 2, 0], [-9, -7, -2]], np.float32)
-    np.testing.assert_array_equal(DETECTORS["margin"](before, -before), [2, 0, 5])
-    assert CONTROL == "margin"
+        tensors = [keras.Input((1,)) for _ in numbers]
+        given = iter(tensors)
+        found = DETECTORS[name](evidence(lambda: next(given)))
+        graph = keras.Model(tensors, found)
+        answers = graph([one[:, None] for one in numbers])
+        for score, values in DETECTORS[name](shown).items():
+            np.testing.assert_array_equal(np.asarray(answers[score])[:, 0], values)
+
+    def test_does_without_what_was_not_learnt(self, name):
+        found = DETECTORS[name](Evidence(np.zeros(3), np.zeros(3), None, []))
+        assert set(found) <= {"margin", "expert"}
+
+    def test_its_scores_are_those_of_runs(self, name, learnt, seen):
+        of_runs = [score for score in seen.scores if score.startswith(name)]
+        assert of_runs
+        assert set(of_runs) <= set(learnt.calibration.names)
 
 
-def test_disagreement_flags_all_or_nothing():
-    before = np.array([[5, 3, 1], [0, 2, 0]], np.float32)
-    np.testing.assert_array_equal(DETECTORS["disagreement"](before, before), [0, 0])
-    np.testing.assert_array_equal(DETECTORS["disagreement"](before, -before), [1, 1])
+def test_no_score_of_runs_comes_from_elsewhere(seen):
+    assert all(score.startswith(tuple(DETECTORS)) for score in seen.scores)
+    assert CONTROL in seen.scores
+
+
+def test_early_depths_tell_of_other_classes_and_late_ones_of_distances():
+    given = iter(range(11))
+    seen = evidence(lambda: next(given))
+    assert [*DETECTORS["distance"](seen)] == ["distance at layer_2", "distance at layer_3"]
+    nearer = DETECTORS["nearer class"]
+    assert [*nearer(seen)] == ["nearer class at layer_0", "nearer class at layer_2"]
+    pooled = [one._replace(tells_classes_apart=False) for one in seen.depths]
+    assert nearer(Evidence(0, 0, None, pooled)) == {}
