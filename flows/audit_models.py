@@ -20,7 +20,7 @@ from flows.run_names import name_run
 from flows.server import label_process
 from flows.settings import DEFAULT_ARTIFACTS
 from goodnet.attacks.targets import require_target
-from goodnet.choices import ALL_REPAIRS, RepairName
+from goodnet.choices import ALL_REPAIRS, CHOICE_PARAMETERS, LIMIT_PARAMETERS, RepairName
 from goodnet.errors import InputError, printable
 from goodnet.images.preprocessing import RAW, ChannelOrder, PreprocessingName
 from goodnet.model_files import limits as model_limits
@@ -139,6 +139,8 @@ def audit(
         artifacts: Folder for runs and cache; else GOODNET_ARTIFACTS, or artifacts/ of the project.
         audit_name: Name of the audit's folder; else the time.
     """
+    given = dict(locals())  # which here are the parameters and nothing else
+    chosen = {name: given[name] for name in CHOICE_PARAMETERS}
     read_records_alone()
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, audit_name, kind="audits")
@@ -152,36 +154,12 @@ def audit(
         "poisoned_test": poisoned_test,
         "poisoned_valid": poisoned_valid,
     }
-    method = {
-        "architecture": architecture,
-        "layer": layer,
-        "rank_at": rank_at,
-        "drops": drops,
-        "channels": channels,
-        "repairs": repairs,
-        "false_alarms": false_alarms,
-        "preprocessing": preprocessing,
-        "pixel_scale": pixel_scale,
-        "pixel_mean": pixel_mean,
-        "pixel_std": pixel_std,
-        "channel_order": channel_order,
-        "pixel_range": pixel_range,
-        "allow_same_data": allow_same_data,
-        "target": target,
-        "min_clean_accuracy": min_clean_accuracy,
-        "verify": verify,
-    }
-    parameters = method | stage_versions()
     files = sets | {"classes": classes}
+    # A repair is known by the content of its files and by every choice that can change its results.
+    known_otherwise = {"classes", *LIMIT_PARAMETERS}
+    parameters = {name: chosen[name] for name in chosen.keys() - known_otherwise} | stage_versions()
     finished = FinishedRepairs(artifacts, files=files, parameters=parameters, refresh=refresh)
-    options = {
-        **files,
-        **method,
-        "max_model_bytes": max_model_bytes,
-        "max_parameters": max_parameters,
-        "refresh": refresh,
-        "artifacts": artifacts,
-    }
+    options = sets | chosen | {"refresh": refresh, "artifacts": artifacts}
     allowance = Allowance(max_minutes_per_model, max_gigabytes_per_model)
     with submitting(dask, artifacts=artifacts) as submit:
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from goodnet.images.preprocessing import AS_STORED, Preprocessing, chosen_preprocessing
+from goodnet.images.preprocessing import (
+    AS_STORED,
+    PREPROCESSING_PARAMETERS,
+    Preprocessing,
+    chosen_preprocessing,
+)
 from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
 
 RepairName = Literal["pruning", "discriminant", "finetuning", "fallback"]
@@ -93,3 +98,13 @@ class Choices:
         }
         names = {field.name for field in fields(cls)} - chosen.keys()
         return cls(**chosen | {name: parameters[name] for name in names})
+
+
+LIMIT_PARAMETERS = ("max_model_bytes", "max_parameters")
+"""The limits that users set: a model within them is repaired as with any others."""
+
+CHOICE_PARAMETERS = tuple(
+    [field.name for field in fields(Choices) if field.name not in ("preprocessing", "limits")]
+    + [*PREPROCESSING_PARAMETERS, *LIMIT_PARAMETERS]
+)
+"""What flows and commands call all that makes up the choices."""

@@ -100,6 +100,12 @@ AS_STORED = Preprocessing()
 """Pixels from 0 to 255, as most nets with a layer of their own for it take them."""
 
 
+PREPROCESSING_PARAMETERS = (
+    "preprocessing", "pixel_scale", "pixel_mean", "pixel_std", "channel_order", "pixel_range",
+)  # fmt: skip
+"""What flows and commands call all that makes up a preprocessing."""
+
+
 def chosen_preprocessing(parameters: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing among the parameters of a flow or the options of a command.
 
