@@ -83,7 +83,7 @@ _SHOWN = 6
 """Poisoned images of each attack on the page."""
 _COSTS = ("lost", "seconds", "megabytes")
 
-_STAGES: Mapping[str, frozenset[str]] = {
+STAGES: Mapping[str, frozenset[str]] = {
     PRUNING: frozenset({"prune order", "sweep of clean_valid", "find checkpoints"}),
     "discriminant": frozenset({"fit scores"}),
     "finetuning": frozenset({"fine-tune"}),
@@ -186,7 +186,7 @@ class MeasuredCell:
 
         Stages whose results were there already say neither.
         """
-        its = [one for one in self.stages if one.name in _STAGES.get(method, ())]
+        its = [one for one in self.stages if one.name in STAGES.get(method, ())]
         if not its or any(one.state != "Completed" for one in its):
             return None, None
         used = max(one.megabytes or 0 for one in its)
