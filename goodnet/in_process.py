@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 
     from goodnet.arrays import IntArray
     from goodnet.defenses.choice import Kept
-    from goodnet.defenses.guard import Guard, Seen
+    from goodnet.defenses.guard import Seen
     from goodnet.defenses.seam import Learnt
     from goodnet.images.image_sets import ImageSet
     from goodnet.pruning.activation_cache import ActivationCache
+    from goodnet.pruning.counts import Counts
     from goodnet.pruning.frontier import Frontier
     from goodnet.reports.about import About
     from goodnet.reports.samples import Sample
@@ -148,7 +149,7 @@ def repair(
     with named_as_given(holder.folder):
         passed = _first_passes(model, given, choices, holder)
         remarks = [*passed.checked.remarks, *_check_answers(passed)]
-    return _prune(passed, remarks)
+    return _measure(passed, remarks)
 
 
 def _known_repairs(names: Sequence[str]) -> tuple[RepairName, ...]:
@@ -482,14 +483,11 @@ def _check_answers(passed: _Passed) -> Iterator[str]:
     )
 
 
-def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
-    """Rank the channels, sweep every set and find the checkpoints."""
+def _measure(passed: _Passed, remarks: Sequence[str]) -> Repair:
+    """Rank and sweep the channels, learn from clean validation, and measure what came of it."""
     import pyarrow as pa
 
     from goodnet.defenses.choice import choose_repaired, find_candidate
-    from goodnet.defenses.fine_tuning import fine_tune
-    from goodnet.defenses.guard import fit_guard
-    from goodnet.defenses.seam import CleanPass, Learnt
     from goodnet.pruning.counts import curves_table
     from goodnet.pruning.poisoned import attack_counter, describe_attack
     from goodnet.pruning.ranking import block_means, mean_activations, prune_order
@@ -497,7 +495,6 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     from goodnet.pruning.sweep import sweep_both_ends
     from goodnet.reports.counted_results import make_results
     from goodnet.reports.detection import (
-        JOINED,
         ScoredSet,
         calibrate_all,
         measure_depths,
@@ -523,15 +520,9 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
         drops=passed.choices.pruning_drops,
         channels=passed.choices.pruning_channels,
     )
-    images = passed.checked.sets["clean_valid"]
-    clean = CleanPass(passed.frontier, images, passed.caches["clean_valid"])
-    tuned = fine_tune(clean) if "finetuning" in passed.choices.repairs else None
-    experts = swept["clean_valid"].counts["expert"]
-    guard, held = fit_guard(clean, order, experts, None if tuned is None else tuned.held)
-    calibrations = calibrate_all(held.scores, budget=passed.choices.false_alarm_budget)
-    net = None if tuned is None else tuned.model
-    learnt = Learnt(clean, guard, held, calibrations[JOINED], net)
-    seen: dict[SetName, Seen] = {name: _look(passed, name, guard, net) for name in passed.caches}
+    learnt = _learn(passed, order, swept["clean_valid"].counts["expert"])
+    calibrations = calibrate_all(learnt.held.scores, budget=passed.choices.false_alarm_budget)
+    seen: dict[SetName, Seen] = {name: _look(passed, name, learnt) for name in passed.caches}
     scored: dict[str, ScoredSet] = {
         name: ScoredSet(cache, seen[name], passed.target_of(name))
         for name, cache in passed.caches.items()
@@ -563,6 +554,21 @@ def _prune(passed: _Passed, remarks: Sequence[str]) -> Repair:
     return Repair(results, order, curve, scores, learnt, kept, seen, passed)
 
 
+def _learn(passed: _Passed, order: Sequence[int], experts: Counts) -> Learnt:
+    """Fine-tune B, if that is asked for, and fit and calibrate the scores."""
+    from goodnet.defenses.calibration import calibrate
+    from goodnet.defenses.fine_tuning import fine_tune
+    from goodnet.defenses.guard import fit_guard
+    from goodnet.defenses.seam import CleanPass, Learnt
+
+    images, cache = passed.checked.sets["clean_valid"], passed.caches["clean_valid"]
+    clean = CleanPass(passed.frontier, images, cache)
+    tuned = fine_tune(clean) if "finetuning" in passed.choices.repairs else None
+    guard, held = fit_guard(clean, order, experts, None if tuned is None else tuned.held)
+    calibration = calibrate(held.scores, budget=passed.choices.false_alarm_budget)
+    return Learnt(clean, guard, held, calibration, None if tuned is None else tuned.model)
+
+
 def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> None:
     from goodnet.pruning.verification import check_saved, load_saved
 
@@ -580,15 +586,15 @@ def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> N
         agreement.remark(name, step=point.step)  # raises if they disagree
 
 
-def _look(passed: _Passed, name: SetName, guard: Guard, net: keras.Model | None) -> Seen:
+def _look(passed: _Passed, name: SetName, learnt: Learnt) -> Seen:
     """Score the images of a set."""
     from goodnet.defenses.fine_tuning import answer_images
 
     cache, by_tuned = passed.caches[name], None
-    if net is not None:
+    if learnt.tuned is not None:
         images, preprocessing = passed.checked.sets[name], passed.choices.preprocessing
-        by_tuned = answer_images(net, images, preprocessing, cache.answers()[1])
-    return guard.look(cache, passed.frontier, by_tuned)
+        by_tuned = answer_images(learnt.tuned, images, preprocessing, cache.answers()[1])
+    return learnt.guard.look(cache, passed.frontier, by_tuned)
 
 
 def _verify_learnt(found: Repair, paths: Sequence[Path]) -> None:
