@@ -170,6 +170,7 @@ def repair(
             choices = replace(choices, min_clean_accuracy=choices.min_clean_accuracy or 0.0)
         inputs = load_inputs(model, sets, choices, refresh=refresh, artifacts=artifacts)
         network, floor = inputs.network, choices.min_clean_accuracy
+        full = choices.verify == "full"
         valid = compute_validation_activations(network, inputs.clean_valid, artifacts=artifacts)
         poisoned = tuple(images for images in inputs.evaluation if images.role in POISONED_SETS)
         check = check_clean_answers(network, valid, poisoned, floor, artifacts=artifacts)
@@ -209,7 +210,6 @@ def repair(
         for step in reached:
             pruned = order.channels[:step]
             saved[step] = save_checkpoint(network, pruned, artifacts=artifacts)
-            full = choices.verify == "full"
             verified = verify_checkpoint(
                 network, every, saved[step], order, full=full, artifacts=artifacts
             )
@@ -218,26 +218,41 @@ def repair(
         tuned = FineTuned(net=None, held=None)
         if "finetuning" in choices.repairs:
             tuned = fine_tune(network, valid, artifacts=artifacts)
-        fitted = fit_scores(network, valid, order, valid_sweep, tuned, artifacts=artifacts)
+        fitted = fit_scores(
+            network, valid, order=order, sweep=valid_sweep, tuned=tuned, artifacts=artifacts
+        )
         scores = tuple(score_images(network, one, fitted, artifacts=artifacts) for one in every)
         guarded = save_guarded(network, fitted, budget, artifacts=artifacts)
         repaired = save_repaired(
-            network, fitted, budget, choices.drops, choices.repairs, artifacts=artifacts
+            network,
+            fitted,
+            budget=budget,
+            drops=choices.drops,
+            methods=choices.repairs,
+            artifacts=artifacts,
         )
         answers = tuple(
-            answer_by_repaired(network, one, scored, fitted, repaired, budget, artifacts=artifacts)
+            answer_by_repaired(
+                network,
+                one,
+                scores=scored,
+                fitted=fitted,
+                repaired=repaired,
+                budget=budget,
+                artifacts=artifacts,
+            )
             for one, scored in zip(every, scores, strict=True)
         )
         checked = verify_nets(
             network,
             every,
-            scores,
-            answers,
-            fitted,
-            guarded,
-            repaired,
-            budget,
-            full=choices.verify == "full",
+            scores=scores,
+            answers=answers,
+            fitted=fitted,
+            guarded=guarded,
+            repaired=repaired,
+            budget=budget,
+            full=full,
             artifacts=artifacts,
         )
         remarks.extend(checked.remarks)
@@ -247,22 +262,22 @@ def repair(
             samples = choose_samples(
                 network,
                 evaluation,
-                order,
-                step,
-                describe_checkpoint(reached[step], step),
+                order=order,
+                step=step,
+                checkpoint=describe_checkpoint(reached[step], step),
                 target=choices.target,
                 artifacts=artifacts,
             )
         measured = measure_results(
             valid,
             evaluation,
-            order,
-            (valid_sweep, *sweeps),
-            steps,
-            fitted,
-            scores,
-            repaired,
-            answers,
+            order=order,
+            sweeps=(valid_sweep, *sweeps),
+            steps=steps,
+            fitted=fitted,
+            scores=scores,
+            repaired=repaired,
+            answers=answers,
             target=choices.target,
             budget=budget,
             drops=choices.drops,

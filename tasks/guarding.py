@@ -69,10 +69,10 @@ def fine_tune(
 def fit_scores(
     network: Network,
     activations: CleanValidationActivations,
+    *,
     order: PruneOrder,
     sweep: CleanValidationSweep,
     tuned: FineTuned,
-    *,
     artifacts: Path,
 ) -> FittedGuard:
     """Choose the expert and fit class statistics, from clean validation alone."""
@@ -137,10 +137,10 @@ def save_guarded(
 def save_repaired(
     network: Network,
     fitted: FittedGuard,
+    *,
     budget: float,
     drops: tuple[float, ...],
     methods: tuple[str, ...],
-    *,
     artifacts: Path,
 ) -> RepairedNets:
     """Choose the repaired nets of all methods beside pruning and save each in one file."""
@@ -162,11 +162,11 @@ def save_repaired(
 def answer_by_repaired(
     network: Network,
     activations: ActivationsRecord,
+    *,
     scores: ImageScores,
     fitted: FittedGuard,
     repaired: RepairedNets,
     budget: float,
-    *,
     artifacts: Path,
 ) -> RepairedAnswers:
     """Find what the repaired nets answer to a set, from what is known of its images."""
@@ -185,13 +185,13 @@ def answer_by_repaired(
 def verify_nets(
     network: Network,
     activations: tuple[ActivationsRecord, ...],
+    *,
     scores: tuple[ImageScores, ...],
     answers: tuple[RepairedAnswers, ...],
     fitted: FittedGuard,
     guarded: GuardedNet,
     repaired: RepairedNets,
     budget: float,
-    *,
     full: bool,
     artifacts: Path,
 ) -> Remarks:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 def measure_results(
     activations: CleanValidationActivations,
     evaluation: tuple[EvaluationActivations, ...],
+    *,
     order: PruneOrder,
     sweeps: tuple[SweepRecord, ...],
     steps: CheckpointSteps,
@@ -45,7 +46,6 @@ def measure_results(
     scores: tuple[ImageScores, ...],
     repaired: RepairedNets,
     answers: tuple[RepairedAnswers, ...],
-    *,
     target: int | None,
     budget: float,
     drops: tuple[float, ...],

@@ -15,10 +15,10 @@ from tasks.records import EvaluationActivations, Network, PruneOrder, Samples, S
 def choose_samples(
     network: Network,
     activations: tuple[EvaluationActivations, ...],
+    *,
     order: PruneOrder,
     step: int,
     checkpoint: str,
-    *,
     target: int | None,
     artifacts: Path,
 ) -> Samples:

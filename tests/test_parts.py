@@ -114,7 +114,7 @@ def sweep_and_score(inputs, found, artifacts) -> list[StoredFile]:
     order = PruneOrder(channels=tuple(prune_order(means)), num_silent=0)
     net, none = inputs.network, FineTuned(net=None, held=None)
     swept = sweep_validation.fn(net, found, order, artifacts=artifacts)
-    fitted = fit_scores.fn(net, found, order, swept, none, artifacts=artifacts)
+    fitted = fit_scores.fn(net, found, order=order, sweep=swept, tuned=none, artifacts=artifacts)
     scores = score_images.fn(net, found, fitted, artifacts=artifacts)
     return [swept.file, fitted.file, scores.file]
 
@@ -283,8 +283,9 @@ def test_workers_that_are_killed_or_late_change_nothing(
 
 @pytest.mark.slow
 def test_four_workers_make_of_all_parts_what_one_process_does(inputs, here, machines, tmp_path):
-    """One of the first two, one in place of the killed one, and two that came late."""
-    machines.add_worker()
+    """Some that were there, one perhaps in place of a killed one, and others that came late."""
+    for _ in range(4 - len(machines.nannies)):
+        machines.add_worker()
     with Cluster.parse(machines.address).runner(tmp_path) as runner:
         runner.client.wait_for_workers(4, timeout=60)
     check_same(inputs, here, machines, tmp_path)
