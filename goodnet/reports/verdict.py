@@ -88,14 +88,14 @@ def attack_doubt(results: Results) -> str | None:
     return (
         f"B answers class {results.describe_class(attack.answer)} to {_of(attack)} poisoned "
         f"images; {_named(attack, results)}. "
-        "So the attack success rates say nothing of the attack that these images show: --target "
-        f"{attack.answer} measures it."
+        "So the attack success rates say nothing of the attack that these images show: give "
+        f"{attack.answer} as the target to measure it."
     )
 
 
 def _named(attack: Attack, results: Results) -> str:
     if attack.target is not None:
-        return f"--target names class {results.describe_class(attack.target)}"
+        return f"the target given is class {results.describe_class(attack.target)}"
     if attack.num_labels > 1:
         return f"these labels name {attack.num_labels} classes"
     return f"these labels name class {results.describe_class(attack.label)}"
@@ -122,7 +122,7 @@ def remarks(results: Results) -> list[str]:
     if by_image and attack_doubt(results) is None:
         lines.append(
             f"The labels of the poisoned images name {attack.num_labels} classes and count as "
-            "the attacker's; if they are those from before the trigger, --target names his."
+            "the attacker's; if they are those from before the trigger, give his as the target."
         )
     if attack.original_labels and attack.target is not None:
         target = results.describe_class(attack.target)

@@ -54,7 +54,7 @@ class RunFolder:
 
     @property
     def classes(self) -> Path:
-        """The names of B's classes, where they are known, as `--classes` takes them."""
+        """The names of B's classes, where they are known, as repairs and `classify` take them."""
         return self.path / "classes.json"
 
     @property
