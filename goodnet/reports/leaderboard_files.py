@@ -193,14 +193,14 @@ def _cell_row(one: MeasuredCell, board: Leaderboard) -> dict[str, str]:
     seconds = [part for part in (one.train_seconds, one.repair_seconds) if part is not None]
     return {
         "cell": printable(one.cell.name),
-        "clean test": _rate(base, "clean_accuracy"),
-        "ASR": _rate(base, "attack_success"),
+        MEASURES["clean_accuracy"]: _rate(base, "clean_accuracy"),
+        MEASURES["attack_success"]: _rate(base, "attack_success"),
         "repaired by": "" if used is None else used.title,
         "points lost": "" if used is None or used.lost is None else points(used.lost),
-        "ASR then": _rate(used, "attack_success"),
-        "detection": _rate(joined, "detection"),
-        "false alarms": _rate(joined, "false_alarms"),
-        "control detection": _rate(control, "detection"),
+        f"{MEASURES['attack_success']} then": _rate(used, "attack_success"),
+        MEASURES["detection"]: _rate(joined, "detection"),
+        MEASURES["false_alarms"]: _rate(joined, "false_alarms"),
+        f"control {MEASURES['detection']}": _rate(control, "detection"),
         "seconds": f"{sum(seconds):.0f}" if seconds else "",
         "remark": printable(one.error or board.marked.get(one.cell.name, "")),
     }
@@ -212,7 +212,7 @@ def _rate(row: Row | None, name: str) -> str:
 
 def summary_rows(board: Leaderboard) -> list[dict[str, str]]:
     """Return a line for each method as it is printed: the mean of each rate and the worst."""
-    titles = {**MEASURES, "lost": "clean test lost"}
+    titles = {**MEASURES, "lost": f"{MEASURES['clean_accuracy']} lost"}
     return [
         {
             "method": one.title,

@@ -17,7 +17,7 @@ from goodnet.metrics import wilson_interval
 from goodnet.pruning.counts import End
 from goodnet.pruning.stop_rule import describe_budget
 from goodnet.pruning.sweep import choose_expert
-from goodnet.reports.results import Checkpoint, clean_set
+from goodnet.reports.results import SETS, Checkpoint, clean_set
 
 Palette = Mapping[str, str]
 
@@ -155,13 +155,13 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
     Returns:
         The chart; None where the sweep is of an older run, from one end alone.
     """
-    sets = {"clean_valid": "clean validation", "poisoned_test": "poisoned test"}
+    sets = {name: SETS[name] for name in ("clean_valid", "poisoned_test")}
     points = [
         {"step": row["step"], "agreement": 1 - row["flagged"] / row["images"], "images": label}
         for name, label in sets.items()
         for row in set_rows(sweep, name, "expert")
     ]
-    clean = [one["agreement"] for one in points if one["images"] == "clean validation"]
+    clean = [one["agreement"] for one in points if one["images"] == sets["clean_valid"]]
     if not clean:
         return None
     kept = channels_axis(len(clean) - 1, title="channels kept, the quietest first")

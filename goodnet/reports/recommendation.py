@@ -11,7 +11,7 @@ from goodnet.reports.results import (
     Results,
     measured,
 )
-from goodnet.reports.verdict import STOPPED, WEAKENED, attack_doubt, shows_no_backdoor
+from goodnet.reports.verdict import attack_doubt, grade, shows_no_backdoor
 from goodnet.storage.run_folder import GOODNET_FILE, REPAIRED_FILE
 
 NO_SIGN = "no sign of a backdoor"
@@ -81,9 +81,8 @@ def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
             f"{percent(joined.false_alarm_rate)} of the clean ones."
         )
     through = measured(joined.goodnet.attack_success_rate)
-    word = "stopped" if through <= STOPPED else "weakened" if through < WEAKENED else "not stopped"
     control = next((one for one in results.detectors if one.control), joined)
-    return word, (
+    return grade(through), (
         f"{GOODNET_FILE} lets {percent(through)} of the poisoned images through and flags "
         f"{percent(joined.detection_rate)} of them{alarms}; B's margin alone would flag "
         f"{percent(control.detection_rate)}."

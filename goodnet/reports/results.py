@@ -36,9 +36,17 @@ class RateMeaning(NamedTuple):
     set_name: str
 
 
+SETS = {
+    "clean_valid": "clean validation",
+    "clean_test": "clean test",
+    "poisoned_test": "poisoned test",
+    "poisoned_valid": "poisoned validation",
+}
+"""What tables and plots call each set of images."""
+
 RATES = {
-    "clean_valid_accuracy": RateMeaning("clean validation", "clean validation", "clean_valid"),
-    "clean_test_accuracy": RateMeaning("clean test", "clean test", "clean_test"),
+    "clean_valid_accuracy": RateMeaning(SETS["clean_valid"], SETS["clean_valid"], "clean_valid"),
+    "clean_test_accuracy": RateMeaning(SETS["clean_test"], SETS["clean_test"], "clean_test"),
     "attack_success_rate": RateMeaning("ASR", "attack success", "poisoned_test"),
     "recovery_rate": RateMeaning("recovery", "recovery", "poisoned_test"),
     "detection_rate": RateMeaning("detection", "detection", "poisoned_test"),
