@@ -105,6 +105,11 @@ def detection_chart(
 
     The crosses at the checkpoints are 95 % intervals.
 
+    Args:
+        sweep: the table of sweep.parquet.
+        checkpoints: those that were reached, to be marked.
+        palette: colours by name, as in PAPER.
+
     Returns:
         The chart; None where the sweep lacks clean or poisoned test images.
     """
@@ -186,7 +191,15 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
 def activation_chart(
     sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
 ) -> alt.LayerChart:
-    """Draw each channel's mean activation on clean validation images, in prune order."""
+    """Draw each channel's mean activation on clean validation images, in prune order.
+
+    Channels that no image activates have a dot in place of a bar.
+
+    Args:
+        sweep: the table of sweep.parquet; means are as the layer that ranks gives them, no units.
+        checkpoints: those that were reached, to be marked.
+        palette: colours by name, as in PAPER.
+    """
     rows = [
         {
             "channel": row["channel"],
