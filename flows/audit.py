@@ -57,8 +57,9 @@ def _audit(
         from flows.audit_models import audit
         from flows.console import print_audit
         from flows.many_nets import run_to_its_end
+        from goodnet.reports.audit_files import AUDIT
 
-    result = folder / "audit.json"
+    result = folder / AUDIT
     return run_to_its_end(audit, parameters, result, shown=shown, show=print_audit, begun=begun)
 
 

@@ -83,8 +83,9 @@ def _benchmark(
         from flows.benchmark_suite import benchmark
         from flows.console import print_benchmark
         from flows.many_nets import run_to_its_end
+        from goodnet.reports.leaderboard_files import LEADERBOARD
 
-    result = folder / "leaderboard.json"
+    result = folder / LEADERBOARD
     return run_to_its_end(
         benchmark, parameters, result, shown=shown, show=print_benchmark, begun=begun
     )

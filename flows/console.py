@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from rich.table import Table
 from flows.page import Page
 from goodnet.errors import printable
 from goodnet.reports.about import About
-from goodnet.reports.audit_files import PAGE
+from goodnet.reports.audit_files import PAGE, read_audit
 from goodnet.reports.leaderboard_files import PAGE as PAGE_OF_BENCHMARK
+from goodnet.reports.leaderboard_files import Printed
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.verdict import pruning_verdict, remarks
@@ -65,11 +65,10 @@ def _from_here(path: Path) -> str:
 
 def print_audit(page: Page, folder: Path) -> None:
     """Print what a finished audit found, a few lines for each net, and, last, where its page is."""
-    audited = json.loads((folder / "audit.json").read_text("utf-8"))["models"]
-    for one in audited:
-        page.say(f"{one['model']}: {one['state']}")
-        judged = ": ".join(filter(None, (one["verdict"], one["why"])))
-        for line in filter(None, (one["error"], judged, *one["crossed"])):
+    for one in read_audit(folder):
+        page.say(f"{one.model}: {one.state}")
+        judged = ": ".join(filter(None, (one.verdict, one.why)))
+        for line in filter(None, (one.error, judged, *one.crossed)):
             page.tell(line)
         page.say()
     page.say(_from_here(folder / PAGE))
@@ -77,16 +76,17 @@ def print_audit(page: Page, folder: Path) -> None:
 
 def print_benchmark(page: Page, folder: Path) -> None:
     """Print the tables of a finished benchmark, its figures, and, last, where its page is."""
-    said = json.loads((folder / "leaderboard.json").read_text("utf-8"))["printed"]
-    remarks = {row["cell"]: row.pop("remark") for row in said["cells"]}
-    _print_whole(page, _table(said["cells"]))
+    said = Printed.read(folder)
+    cells = [{**row} for row in said.cells]
+    remarks = {row["cell"]: row.pop("remark") for row in cells}
+    _print_whole(page, _table(cells))
     for cell, remark in remarks.items():
         if remark:
             page.tell(f"{cell}: {remark}")
-    if said["methods"]:
+    if said.methods:
         page.tell("Mean / worst in percent, over the cells that count:")
-        _print_whole(page, _table(said["methods"]))
-    for sentence in said["headlines"]:
+        _print_whole(page, _table(said.methods))
+    for sentence in said.headlines:
         page.tell(sentence)
     page.say()
     page.say(_from_here(folder / PAGE_OF_BENCHMARK))

@@ -22,7 +22,11 @@ from typing import Any
 
 import lazy_loader
 
-_import_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import_name, _list_names, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __dir__() -> list[str]:
+    return [*_list_names(), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from goodnet.defenses.goodnet import OUTPUT
 from goodnet.images.class_names import ClassNames
 from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.images.unlabelled_images import open_unlabelled
@@ -96,7 +97,7 @@ def is_goodnet(model: keras.Model) -> bool:
     """Return whether `build_goodnet` made the model, so that its last class is an alarm."""
     (output,) = getattr(model, "output_names", [""])
     # With a number behind it where B had that name, as the G of a GoodNet.
-    return bool(model.name == "goodnet" and output.startswith("goodnet_output"))
+    return bool(model.name == "goodnet" and output.startswith(OUTPUT))
 
 
 def format_answers(answers: Sequence[Answer], answer_format: AnswerFormat) -> list[str]:

@@ -34,6 +34,12 @@ class FileDigest:
 def digest_file(path: Path) -> FileDigest:
     """Digest one file without holding it in memory.
 
+    Args:
+        path: of a file, not of a folder.
+
+    Returns:
+        Its SHA-256 in hexadecimal, and its size in bytes.
+
     Raises:
         InputError: there is no such file, or it may not be read.
     """

@@ -78,7 +78,7 @@ def as_names_file(names: Sequence[str] | str | Path, folder: Path) -> Path:
     """
     if isinstance(names, (str, Path)):
         return Path(names)
-    path = folder / "classes.json"
+    path = folder / "classes.json"  # `named_as_given` says the name alone, that of the argument
     write_json(path, list(names))
     return path
 

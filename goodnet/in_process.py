@@ -38,6 +38,7 @@ from goodnet.tensorflow_start import import_tensorflow
 if TYPE_CHECKING:
     import altair
     import keras
+    import pandas
     import pyarrow as pa
 
     from goodnet.arrays import IntArray
@@ -204,7 +205,7 @@ class Repair:
         return remarks(self.results)
 
     @property
-    def table(self) -> Any:
+    def table(self) -> pandas.DataFrame | pa.Table:
         """A row for B and for each B' and G, rates as fractions: a DataFrame, or Arrow's table."""
         import pyarrow as pa
 
@@ -213,7 +214,7 @@ class Repair:
         return _as_frame(pa.Table.from_pylist(plain_rows(self.results)))
 
     @property
-    def curve(self) -> Any:
+    def curve(self) -> pandas.DataFrame | pa.Table:
         """The rows of `sweep`: a DataFrame where pandas is installed, or Arrow's table."""
         return _as_frame(self.sweep)
 

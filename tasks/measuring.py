@@ -117,17 +117,16 @@ def measure_results(
     for rows, path in ((sweep, folder.sweep), (table, folder.scores)):
         with atomic_path(path) as temporary:
             pq.write_table(rows, temporary)
-    charts, curve = folder.path / "charts.json", folder.path / "curve.png"
     drawn = draw_charts(results, sweep=sweep, scores=table)
-    write_json(charts, drawn)
-    with atomic_path(curve) as temporary:
+    write_json(folder.charts, drawn)
+    with atomic_path(folder.curve) as temporary:
         temporary.write_bytes(curve_png(drawn["curves"]))
     return Measured(
         results=StoredFile.of(folder.results),
         sweep=StoredFile.of(folder.sweep),
         scores=StoredFile.of(folder.scores),
-        charts=StoredFile.of(charts),
-        curve=StoredFile.of(curve),
+        charts=StoredFile.of(folder.charts),
+        curve=StoredFile.of(folder.curve),
     )
 
 

@@ -18,6 +18,7 @@ from prefect.artifacts import (
 from pydantic_core import to_jsonable_python
 
 from goodnet.reports.about import About, Input, StageRun, how_chosen
+from goodnet.reports.charts import read_charts
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
 from goodnet.reports.run_files import write_run_files
@@ -25,7 +26,6 @@ from goodnet.reports.samples import Sample, read_samples, thumbnail
 from goodnet.reports.tables import format_markdown
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
-from goodnet.storage.files import read_json
 from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
 from tasks.caching import always_run
 from tasks.markdown import artifact_key, as_cells, as_markdown, markdown_picture
@@ -77,7 +77,7 @@ def write_run(
         about=_about(folder.name, parameters, inputs, stage_log),
         sweep=_read_table(measured.sweep),
         scores=_read_table(measured.scores),
-        charts=read_json(measured.charts.path),
+        charts=read_charts(measured.charts.path),
         samples=read_samples(samples.file.path) if samples else (),
         write_nets=partial(_copy_nets, saved, steps, guarded, repaired, results),
     )

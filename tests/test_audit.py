@@ -24,7 +24,7 @@ from flows.repair_apart import repair_apart
 from goodnet.errors import InputError
 from goodnet.images.image_sets import write_images
 from goodnet.metrics import percent
-from goodnet.reports.audit_files import write_audit
+from goodnet.reports.audit_files import read_audit, write_audit
 from goodnet.reports.audits import (
     DEFAULT_ALLOWANCE,
     DEFAULT_LIMITS,
@@ -156,6 +156,18 @@ def test_the_files_of_an_audit_say_the_same_to_programs_and_pipelines(tmp_path):
         "a": ["system-out"], "b": ["error", "system-out"], "=c\\x1b": ["failure", "system-out"],
     }  # fmt: skip
     assert suite[2][0].get("message") == "too <many"
+
+
+def test_what_is_read_of_an_audit_is_what_was_written(tmp_path):
+    folder = tmp_path / "audits" / "name"
+    write_audit(folder, AUDITED, DEFAULT_LIMITS)
+    assert read_audit(folder) == tuple(replace(one, crossed=(*one.crossed,)) for one in AUDITED)
+    contents = json.loads((folder / "audit.json").read_text())
+    for name, value in (("state", "fine"), ("why", 1), ("crossed", "text"), ("goodnet", {})):
+        damaged = [{**contents["models"][0], name: value}]
+        (folder / "audit.json").write_text(json.dumps({**contents, "models": damaged}))
+        with pytest.raises(InputError, match=r"audit\.json: is damaged or of another kind"):
+            read_audit(folder)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,12 +1,14 @@
 import ast
+import inspect
 import pkgutil
 import pydoc
+import re
 import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -60,18 +62,44 @@ def test_every_public_name_is_there_and_listed(package):
 
 @pytest.mark.slow
 def test_mypy_knows_the_types_of_public_names(tmp_path):
-    source = "import goodnet\nreveal_type(goodnet.open_images)\nreveal_type(goodnet.accuracy)\n"
-    (tmp_path / "user.py").write_text(source)
+    names = [f"{package}.{name}" for package in PACKAGES for name in stub_homes(package)]
+    imports = [f"import {package}" for package in PACKAGES]
+    source = [*imports, *(f"reveal_type({name})" for name in [*names, "goodnet.__version__"])]
+    (tmp_path / "user.py").write_text("\n".join(source))
     found = subprocess.run(
         [sys.executable, "-m", "mypy", "--no-error-summary", tmp_path / "user.py"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "ImageSet" in found.stdout
-    assert "-> float" in found.stdout
+    types = re.findall(r'note: Revealed type is "(.*)"', found.stdout)
+    known = dict(zip([*names, "version"], types, strict=True))
+    assert known["goodnet.open_images"].endswith("ImageSet")
+    assert known["goodnet.accuracy"].endswith("-> float")
+    assert known["version"] == "str"
+    assert "Any" not in known.values()
+
+
+def test_no_public_signature_says_any():
+    signatures = {name: str(inspect.signature(one)) for name, one in public_functions()}
+    assert "-> 'pandas.DataFrame | pa.Table'" in signatures["Repair.table"]
+    assert not {name: found for name, found in signatures.items() if "Any" in found}
+
+
+def public_functions():
+    for name in goodnet.__all__:
+        found = getattr(goodnet, name)
+        if isinstance(found, FunctionType):
+            yield name, found
+        elif isinstance(found, type):
+            yield name, found.__init__
+            for part, its in vars(found).items():
+                its = its.fget if isinstance(its, property) else getattr(its, "__func__", its)
+                if isinstance(its, FunctionType) and not part.startswith("_"):
+                    yield f"{name}.{part}", its
 
 
 def test_the_version_is_that_of_the_project():
     assert goodnet.__version__ in ("unknown", version("goodnet"))
+    assert "__version__" in dir(goodnet)
 
 
 def test_no_public_name_hides_a_module():

@@ -649,7 +649,7 @@ def test_labels_that_are_not_the_attackers_are_said_and_never_good_news(original
     assert done["unsaid"].returncode == 0, done["unsaid"].stderr
     text = " ".join(done["unsaid"].stdout.split())
     assert "B answers class 0 to 28 of 28 poisoned images; these labels name 8 classes." in text
-    assert "--target 0 measures it" in text
+    assert "give 0 as the target to measure it" in text
     assert "no backdoor" not in text
     page = (artifacts / "runs" / "unsaid" / "report.html").read_text()
     assert "B answers class 0 to 28 of 28 poisoned images" in page

@@ -35,10 +35,16 @@ SMALL_CASE = DefaultCase(num_identities=20, seed=6)
 
 
 def render_sets(case: DefaultCase) -> Iterator[tuple[str, Images, IntArray]]:
-    """Yield the image sets by name: (N, 55, 47, 3) uint8 with labels (N,).
+    """Yield the image sets: train, clean_valid, clean_test and poisoned_test.
 
     The poisoned test set shows the people of the clean test set except the target, with
     sunglasses on, and labels them with the target.
+
+    Args:
+        case: how many people and pictures; its seed decides the pictures.
+
+    Yields:
+        The name, images (N, 55, 47, 3), RGB in uint8, raw 0..255, and labels (N,), from 0 on.
     """
     pictures = {
         "train": case.train_per_identity,

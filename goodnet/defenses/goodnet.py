@@ -18,6 +18,9 @@ from goodnet.pruning.channels import without_channels
 if TYPE_CHECKING:
     import keras
 
+OUTPUT = "goodnet_output"
+"""The last layer of a GoodNet, which tells one by its file."""
+
 
 def build_goodnet(model: keras.Model, layer: str, channels: Sequence[int]) -> keras.Model:
     """Join B and B' into G, in stock Keras layers and operations.
@@ -59,7 +62,7 @@ def _join(functional: keras.Model, pruned_answer: Any, name: Namer) -> Any:
     agree = layers.Dot(axes=-1, name=name("agree"))([chosen, pruned])
     believed = layers.Multiply(name=name("believed"))([probabilities, agree])
     backdoored = layers.Rescaling(-1.0, 1.0, name=name("backdoored"))(agree)
-    return layers.Concatenate(name=name("goodnet_output"))([believed, backdoored])
+    return layers.Concatenate(name=name(OUTPUT))([believed, backdoored])
 
 
 def _one_hot(answer: Any, name: Namer) -> Any:

@@ -11,6 +11,7 @@ from goodnet.arrays import FloatArray
 from goodnet.defenses.calibration import Calibration
 from goodnet.defenses.detectors import all_scores
 from goodnet.defenses.discriminant import Discriminant
+from goodnet.defenses.goodnet import OUTPUT
 from goodnet.defenses.guard import Guard
 from goodnet.defenses.seam import Evidence
 from goodnet.networks.graph import (
@@ -198,7 +199,7 @@ class _GuardGraph:
         from keras import layers
 
         classes = self._where_believed(suspicious)
-        return layers.Concatenate(name=self.name("goodnet_output"))([classes, suspicious])
+        return layers.Concatenate(name=self.name(OUTPUT))([classes, suspicious])
 
     def answer_anyway(self, suspicious: Any) -> Any:
         """Return N outputs: B's where it is believed, else those of the second opinion."""

@@ -88,6 +88,14 @@ def save_model(model: keras.Model, path: Path) -> None:
 
     The file appears under its name only when it is complete. The same model gives the same bytes:
     times and object ids, which Keras writes along, are replaced by fixed ones.
+
+    Args:
+        model: of layers that Keras can save.
+        path: of the file, in a folder that is there; a file of that name is replaced.
+
+    Raises:
+        InputError: the name does not end in .keras.
+        OSError: the file cannot be written.
     """
     if path.suffix != ".keras":
         raise InputError(f"{path}: models are saved as .keras, expected a name that ends so")

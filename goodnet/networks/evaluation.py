@@ -68,6 +68,11 @@ def accuracy(
     Over clean images this is the clean accuracy, over poisoned ones under the attacker's label
     the attack success rate.
 
+    Args:
+        model: (n, H, W, C) to (n, outputs).
+        images: the set, as it is stored, with labels (N,).
+        preprocessing: what is done to its pixels first.
+
     Raises:
         InputError: an image is bad, or an answer is NaN or infinite.
     """

@@ -92,7 +92,15 @@ def write_curves(
     order: Sequence[int],
     means: DoubleArray,
 ) -> None:
-    """Write the curves of one set, as `curves_table` gives them, to a Parquet file."""
+    """Write the curves of one set to a Parquet file, under `SCHEMA`.
+
+    Args:
+        path: of the file, which appears once it is complete; one that is there is replaced.
+        set_name: what the column `set` says.
+        counts: of images at steps 0 … C, from each end.
+        order: the channels in prune order, C of them.
+        means: (C,), the mean activation of each channel, by channel number.
+    """
     with atomic_path(path) as temporary:
         pq.write_table(curves_table(set_name, counts, order=order, means=means), temporary)
 

@@ -33,7 +33,14 @@ def block_share(block: Block, num_images: int) -> DoubleArray:
 
 
 def mean_activations(shares: DoubleArray) -> DoubleArray:
-    """Reduce: add the shares of all blocks, in the order of the blocks, to the means (C,)."""
+    """Reduce: add the shares of all blocks, in the order of the blocks, to the means.
+
+    Args:
+        shares: (blocks, C) in float64, those that `block_means` returns for all blocks.
+
+    Returns:
+        (C,) in float64, the mean of each channel over images and positions.
+    """
     return shares.sum(axis=0)
 
 

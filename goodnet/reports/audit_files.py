@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 from goodnet.errors import printable
 from goodnet.reports.audits import (
     AuditedModel,
     Limits,
+    State,
     audit_contents,
     audit_rows,
     plain_audit_rows,
 )
+from goodnet.reports.reading import as_list, as_mapping, as_text, optional, reading
 from goodnet.reports.report import page_environment
+from goodnet.reports.results import GoodNetRates, Rates, read_rates
 from goodnet.reports.tables import format_csv
-from goodnet.storage.files import atomic_folder, write_json
+from goodnet.storage.files import atomic_folder, read_json, write_json
 from goodnet.storage.run_folder import RunFolder
 
+AUDIT = "audit.json"
 PAGE = "audit.html"
+_STATES: Mapping[str, State] = {state: state for state in get_args(State)}
 
 
 def write_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> None:
@@ -33,11 +40,40 @@ def write_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "audit.json", audit_contents(folder.name, limits, audited))
+        write_json(temporary / AUDIT, audit_contents(folder.name, limits, audited))
         lines = [*format_csv(plain_audit_rows(audited)), ""]
         (temporary / "audit.csv").write_text("\r\n".join(lines), "utf-8", newline="")
         (temporary / "junit.xml").write_bytes(junit(folder.name, audited))
         (temporary / PAGE).write_text(_page(folder, audited, limits), "utf-8")
+
+
+def read_audit(folder: Path) -> tuple[AuditedModel, ...]:
+    """Read what came of each net from audit.json.
+
+    Args:
+        folder: of the audit.
+
+    Raises:
+        InputError: the file is damaged or of another kind.
+    """
+    with reading(folder / AUDIT) as path:
+        return as_list(as_mapping(read_json(path))["models"], _read_model)
+
+
+def _read_model(value: object) -> AuditedModel:
+    found = as_mapping(value)
+    return AuditedModel(
+        model=as_text(found["model"]),
+        state=_STATES[as_text(found["state"])],
+        run=optional(found["run"], as_text),
+        error=optional(found["error"], as_text),
+        verdict=optional(found["verdict"], as_text),
+        why=optional(found["why"], as_text),
+        baseline=optional(found["baseline"], partial(read_rates, Rates)),
+        file=optional(found["file"], as_text),
+        goodnet=optional(found["goodnet"], partial(read_rates, GoodNetRates)),
+        crossed=as_list(found["crossed"], as_text),
+    )
 
 
 def junit(name: str, audited: Sequence[AuditedModel]) -> bytes:

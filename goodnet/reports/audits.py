@@ -17,9 +17,9 @@ from goodnet.storage.run_folder import RunFolder
 State = Literal["repaired", "unchanged", "failed"]
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _LIMITED = {
-    "false_alarm_rate": "false alarms",
+    "false_alarm_rate": RATES["false_alarm_rate"].title,
     "clean_accuracy_loss": "loss of clean accuracy",
-    "attack_success_rate": "ASR",
+    "attack_success_rate": RATES["attack_success_rate"].title,
 }
 
 MOST_ALLOWED = 1e6

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from goodnet.reports import detector_plots, plots
+from goodnet.reports.reading import as_mapping, reading
 from goodnet.reports.results import Results
+from goodnet.storage.files import read_json
 
 Charts = Mapping[str, Mapping[str, Any]]
 """Vega-Lite by the name that the page has for a chart."""
@@ -22,6 +24,9 @@ def draw_charts(results: Results, *, sweep: pa.Table, scores: pa.Table | None) -
         sweep: the table of sweep.parquet.
         scores: the table of scores.parquet; None in runs from before there were scores.
     """
+    # What draws takes 1.5 s to import, which whoever reads charts alone is spared.
+    from goodnet.reports import detector_plots, plots
+
     reached = results.reached
     charts = {
         "detectors": None if scores is None else detector_plots.detectors_chart(results, scores),
@@ -36,3 +41,13 @@ def draw_charts(results: Results, *, sweep: pa.Table, scores: pa.Table | None) -
     return {
         name: chart.to_dict(validate=False) for name, chart in charts.items() if chart is not None
     }
+
+
+def read_charts(path: Path) -> Charts:
+    """Read what `draw_charts` returned from a JSON file.
+
+    Raises:
+        InputError: the file is damaged or of another kind.
+    """
+    with reading(path):
+        return {name: as_mapping(chart) for name, chart in as_mapping(read_json(path)).items()}

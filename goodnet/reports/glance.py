@@ -64,7 +64,7 @@ def _figures(results: Results, found: Recommendation) -> Iterator[Figure]:
     flagged = Change("none", percent(joined.detection_rate), found.goodnet)
     alarms = joined.false_alarm_rate
     note = "" if alarms is None else f"at {percent(alarms)} false alarms"
-    yield Figure("detection", (flagged,) if counts else (), note)
+    yield Figure(RATES["detection_rate"].heading, (flagged,) if counts else (), note)
 
 
 _ATTACK = ("attack_success_rate", RATES["attack_success_rate"].heading)

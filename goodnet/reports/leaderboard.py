@@ -18,7 +18,7 @@ from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.about import About, StageRun
 from goodnet.reports.detection import JOINED
 from goodnet.reports.reading import reading
-from goodnet.reports.results import DetectorRates, Rates, RepairedNet, Results
+from goodnet.reports.results import RATES, DetectorRates, Rates, RepairedNet, Results
 from goodnet.storage.run_folder import PRUNING, RunFolder
 
 LEAST_SUCCESS = 0.9
@@ -60,11 +60,11 @@ PUBLISHED = {
 
 Kind = Literal["B", "B'", "detector", "failed"]
 MEASURES: Mapping[str, str] = {
-    "clean_accuracy": "clean test",
-    "attack_success": "ASR",
-    "detection": "detection",
-    "caught": "detection where B is fooled",
-    "false_alarms": "false alarms",
+    "clean_accuracy": RATES["clean_test_accuracy"].title,
+    "attack_success": RATES["attack_success_rate"].title,
+    "detection": RATES["detection_rate"].title,
+    "caught": f"{RATES['detection_rate'].title} where B is fooled",
+    "false_alarms": RATES["false_alarm_rate"].title,
 }
 """Rates of the leaderboard by name, and what tables call them."""
 

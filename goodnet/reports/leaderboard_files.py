@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from goodnet.reports.leaderboard import (
     Spread,
     value_of,
 )
+from goodnet.reports.reading import as_list, as_mapping, as_text, as_texts, reading
 from goodnet.reports.report import page_environment
 from goodnet.reports.samples import data_uri
 from goodnet.reports.tables import format_csv
-from goodnet.storage.files import atomic_folder, write_json
+from goodnet.storage.files import atomic_folder, read_json, write_json
 from goodnet.storage.run_folder import RunFolder
 
+LEADERBOARD = "leaderboard.json"
 PAGE = "leaderboard.html"
 FORMAT = 1
 _CELL_COLUMNS: Mapping[str, pa.DataType] = {
@@ -79,11 +81,46 @@ def write_leaderboard(folder: Path, board: Leaderboard, suite: Mapping[str, obje
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
         contents = _contents(folder.name, board, suite, rows)
-        write_json(temporary / "leaderboard.json", contents)
+        write_json(temporary / LEADERBOARD, contents)
         lines = [*format_csv(rows), ""]
         (temporary / "leaderboard.csv").write_text("\r\n".join(lines), "utf-8", newline="")
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary / "leaderboard.parquet")
         (temporary / PAGE).write_text(_page(folder, board, suite), "utf-8")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What is printed of a leaderboard: tables of text, and sentences.
+
+    Attributes:
+        cells: a row for each.
+        methods: a row for each; nothing where no cell counts.
+        headlines: the figures to compare with those of others.
+    """
+
+    cells: Sequence[Mapping[str, str]]
+    methods: Sequence[Mapping[str, str]]
+    headlines: Sequence[str]
+
+    @classmethod
+    def of(cls, board: Leaderboard) -> Printed:
+        """Return what is to be printed of a leaderboard."""
+        return cls(cell_rows(board), summary_rows(board), headline_lines(board))
+
+    @classmethod
+    def read(cls, folder: Path) -> Printed:
+        """Read it from the leaderboard.json of a benchmark's folder.
+
+        Raises:
+            InputError: the file is damaged or of another kind.
+        """
+        with reading(folder / LEADERBOARD) as path:
+            found = as_mapping(as_mapping(read_json(path))["printed"])
+            return cls(
+                cells=as_list(found["cells"], as_texts),
+                methods=as_list(found["methods"], as_texts),
+                headlines=as_list(found["headlines"], as_text),
+            )
 
 
 def plain_rows(board: Leaderboard, folder: Path) -> list[dict[str, Any]]:
@@ -156,14 +193,14 @@ def _cell_row(one: MeasuredCell, board: Leaderboard) -> dict[str, str]:
     seconds = [part for part in (one.train_seconds, one.repair_seconds) if part is not None]
     return {
         "cell": printable(one.cell.name),
-        "clean test": _rate(base, "clean_accuracy"),
-        "ASR": _rate(base, "attack_success"),
+        MEASURES["clean_accuracy"]: _rate(base, "clean_accuracy"),
+        MEASURES["attack_success"]: _rate(base, "attack_success"),
         "repaired by": "" if used is None else used.title,
         "points lost": "" if used is None or used.lost is None else points(used.lost),
-        "ASR then": _rate(used, "attack_success"),
-        "detection": _rate(joined, "detection"),
-        "false alarms": _rate(joined, "false_alarms"),
-        "control detection": _rate(control, "detection"),
+        f"{MEASURES['attack_success']} then": _rate(used, "attack_success"),
+        MEASURES["detection"]: _rate(joined, "detection"),
+        MEASURES["false_alarms"]: _rate(joined, "false_alarms"),
+        f"control {MEASURES['detection']}": _rate(control, "detection"),
         "seconds": f"{sum(seconds):.0f}" if seconds else "",
         "remark": printable(one.error or board.marked.get(one.cell.name, "")),
     }
@@ -175,7 +212,7 @@ def _rate(row: Row | None, name: str) -> str:
 
 def summary_rows(board: Leaderboard) -> list[dict[str, str]]:
     """Return a line for each method as it is printed: the mean of each rate and the worst."""
-    titles = {**MEASURES, "lost": "clean test lost"}
+    titles = {**MEASURES, "lost": f"{MEASURES['clean_accuracy']} lost"}
     return [
         {
             "method": one.title,
@@ -240,11 +277,7 @@ def _contents(
         "marked": board.marked,
         "summaries": [asdict(one) for one in board.summaries],
         "rows": rows,
-        "printed": {
-            "cells": cell_rows(board),
-            "methods": summary_rows(board),
-            "headlines": headline_lines(board),
-        },
+        "printed": asdict(Printed.of(board)),
     }
 
 

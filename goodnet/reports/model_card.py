@@ -12,18 +12,11 @@ from pathlib import Path
 from goodnet.errors import printable
 from goodnet.metrics import percent
 from goodnet.reports.about import About
-from goodnet.reports.results import RATES, GoodNetRates, Rates, Recommendation, Results
+from goodnet.reports.results import RATES, SETS, GoodNetRates, Rates, Recommendation, Results
 from goodnet.reports.tables import format_markdown
 from goodnet.reports.verdict import remarks
 from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import RunFolder
-
-_ROLES = {
-    "clean_valid": "clean validation: all that the repair saw",
-    "clean_test": "clean test: for evaluation only",
-    "poisoned_test": "poisoned test: for evaluation only",
-    "poisoned_valid": "poisoned validation: for evaluation only",
-}
 
 
 def write_model_card(folder: RunFolder, *, results: Results, about: About) -> None:
@@ -91,14 +84,18 @@ def _rates(
 def _sets(about: About) -> list[dict[str, str]]:
     return [
         {
-            "set": role,
+            "set": f"{title}: {_role(name)}",
             "file": Path(given.path).name,
             "images": "" if given.images is None else f"{given.images:,}",
             "SHA-256": given.sha256,
         }
-        for name, role in _ROLES.items()
+        for name, title in SETS.items()
         if (given := about.inputs.get(name)) is not None
     ] or [{"set": "not known", "file": "", "images": "", "SHA-256": ""}]
+
+
+def _role(name: str) -> str:
+    return "all that the repair saw" if name == "clean_valid" else "for evaluation only"
 
 
 def _limits(results: Results) -> Iterator[str]:

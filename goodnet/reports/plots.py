@@ -17,7 +17,7 @@ from goodnet.metrics import wilson_interval
 from goodnet.pruning.counts import End
 from goodnet.pruning.stop_rule import describe_budget
 from goodnet.pruning.sweep import choose_expert
-from goodnet.reports.results import Checkpoint, clean_set
+from goodnet.reports.results import SETS, Checkpoint, clean_set
 
 Palette = Mapping[str, str]
 
@@ -105,6 +105,11 @@ def detection_chart(
 
     The crosses at the checkpoints are 95 % intervals.
 
+    Args:
+        sweep: the table of sweep.parquet.
+        checkpoints: those that were reached, to be marked.
+        palette: colours by name, as in PAPER.
+
     Returns:
         The chart; None where the sweep lacks clean or poisoned test images.
     """
@@ -155,13 +160,13 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
     Returns:
         The chart; None where the sweep is of an older run, from one end alone.
     """
-    sets = {"clean_valid": "clean validation", "poisoned_test": "poisoned test"}
+    sets = {name: SETS[name] for name in ("clean_valid", "poisoned_test")}
     points = [
         {"step": row["step"], "agreement": 1 - row["flagged"] / row["images"], "images": label}
         for name, label in sets.items()
         for row in set_rows(sweep, name, "expert")
     ]
-    clean = [one["agreement"] for one in points if one["images"] == "clean validation"]
+    clean = [one["agreement"] for one in points if one["images"] == sets["clean_valid"]]
     if not clean:
         return None
     kept = channels_axis(len(clean) - 1, title="channels kept, the quietest first")
@@ -186,7 +191,15 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
 def activation_chart(
     sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
 ) -> alt.LayerChart:
-    """Draw each channel's mean activation on clean validation images, in prune order."""
+    """Draw each channel's mean activation on clean validation images, in prune order.
+
+    Channels that no image activates have a dot in place of a bar.
+
+    Args:
+        sweep: the table of sweep.parquet; means are as the layer that ranks gives them, no units.
+        checkpoints: those that were reached, to be marked.
+        palette: colours by name, as in PAPER.
+    """
     rows = [
         {
             "channel": row["channel"],

@@ -69,6 +69,11 @@ def as_list(value: object, item: Callable[[object], T]) -> tuple[T, ...]:
     return tuple(item(one) for one in value)
 
 
+def as_texts(value: object) -> Mapping[str, str]:
+    """Return texts by name, as of a row of a table; raise TypeError if they are none."""
+    return {name: as_text(text) for name, text in as_mapping(value).items()}
+
+
 def as_mapping(value: object) -> Mapping[str, object]:
     """Return values by name; raise TypeError if they are none."""
     if not isinstance(value, Mapping):

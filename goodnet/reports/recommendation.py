@@ -11,11 +11,10 @@ from goodnet.reports.results import (
     Results,
     measured,
 )
-from goodnet.reports.verdict import STOPPED, WEAKENED, attack_doubt, shows_no_backdoor
+from goodnet.reports.verdict import attack_doubt, grade, shows_no_backdoor
+from goodnet.storage.run_folder import GOODNET_FILE, REPAIRED_FILE
 
 NO_SIGN = "no sign of a backdoor"
-_FILE = "goodnet.keras"
-_REPAIRED = "repaired.keras"
 
 
 def recommend(results: Results, method: str | None) -> Recommendation | None:
@@ -33,8 +32,8 @@ def recommend(results: Results, method: str | None) -> Recommendation | None:
     if verdict == NO_SIGN:
         repaired = None  # nothing to repair
     return Recommendation(
-        goodnet=_FILE,
-        repaired=None if repaired is None else _REPAIRED,
+        goodnet=GOODNET_FILE,
+        repaired=None if repaired is None else REPAIRED_FILE,
         method=None if repaired is None else repaired.method,
         verdict=verdict,
         why=said + _held(joined) + _instead(results, repaired),
@@ -47,7 +46,7 @@ def _instead(results: Results, repaired: RepairedNet | None) -> str:
         return ""
     before, after = results.baseline, repaired.b_prime
     said = (
-        f" {_REPAIRED} ({repaired.title}) answers without a class more: right on "
+        f" {REPAIRED_FILE} ({repaired.title}) answers without a class more: right on "
         f"{percent(after.clean_accuracy)} of the {RATES[f'{before.clean_set}_accuracy'].title} "
         f"images, B on {percent(before.clean_accuracy)}"
     )
@@ -67,24 +66,24 @@ def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
     )
     if results.baseline.attack_success_rate is None:
         return "not measured", (
-            f"{_FILE} is the GoodNet to use, but no poisoned images were given, so that nothing "
-            f"can be said of attacks{alarms}."
+            f"{GOODNET_FILE} is the GoodNet to use, but no poisoned images were given, so that "
+            f"nothing can be said of attacks{alarms}."
         )
     if attack_doubt(results) is not None:
         return "not measured", (
-            f"{_FILE} is the GoodNet to use, but these poisoned images do not measure an "
+            f"{GOODNET_FILE} is the GoodNet to use, but these poisoned images do not measure an "
             f"attack{alarms}."
         )
     if shows_no_backdoor(results):
         return NO_SIGN, (
-            f"These images show no backdoor; {_FILE} flags {percent(joined.detection_rate)} of the "
-            f"poisoned ones and {percent(joined.false_alarm_rate)} of the clean ones."
+            f"These images show no backdoor; {GOODNET_FILE} flags "
+            f"{percent(joined.detection_rate)} of the poisoned ones and "
+            f"{percent(joined.false_alarm_rate)} of the clean ones."
         )
     through = measured(joined.goodnet.attack_success_rate)
-    word = "stopped" if through <= STOPPED else "weakened" if through < WEAKENED else "not stopped"
     control = next((one for one in results.detectors if one.control), joined)
-    return word, (
-        f"{_FILE} lets {percent(through)} of the poisoned images through and flags "
+    return grade(through), (
+        f"{GOODNET_FILE} lets {percent(through)} of the poisoned images through and flags "
         f"{percent(joined.detection_rate)} of them{alarms}; B's margin alone would flag "
         f"{percent(control.detection_rate)}."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import jinja2
 import pyarrow as pa
@@ -14,6 +14,7 @@ from goodnet.errors import printable
 from goodnet.metrics import percent, points, wilson_interval
 from goodnet.pruning.stop_rule import describe_budget
 from goodnet.reports.about import About, stage_times
+from goodnet.reports.charts import Charts
 from goodnet.reports.glance import figures, sign_of
 from goodnet.reports.published_numbers import compare_to_published, recognise
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached
@@ -22,9 +23,6 @@ from goodnet.reports.vega import vega_script
 from goodnet.reports.verdict import pruning_verdict, remarks, verdict
 from goodnet.storage.files import atomic_path
 from goodnet.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from goodnet.reports.charts import Charts
 
 _SETTINGS = ("parameters", "layer", "rank_at", "versions", "git_commit")
 

@@ -36,9 +36,17 @@ class RateMeaning(NamedTuple):
     set_name: str
 
 
+SETS = {
+    "clean_valid": "clean validation",
+    "clean_test": "clean test",
+    "poisoned_test": "poisoned test",
+    "poisoned_valid": "poisoned validation",
+}
+"""What tables and plots call each set of images."""
+
 RATES = {
-    "clean_valid_accuracy": RateMeaning("clean validation", "clean validation", "clean_valid"),
-    "clean_test_accuracy": RateMeaning("clean test", "clean test", "clean_test"),
+    "clean_valid_accuracy": RateMeaning(SETS["clean_valid"], SETS["clean_valid"], "clean_valid"),
+    "clean_test_accuracy": RateMeaning(SETS["clean_test"], SETS["clean_test"], "clean_test"),
     "attack_success_rate": RateMeaning("ASR", "attack success", "poisoned_test"),
     "recovery_rate": RateMeaning("recovery", "recovery", "poisoned_test"),
     "detection_rate": RateMeaning("detection", "detection", "poisoned_test"),
@@ -300,7 +308,7 @@ class Results:
                 raise ValueError(f"format {found['format']!r} found, expected {FORMAT} or 1")
             return cls(
                 classes=as_whole(found["classes"]),
-                baseline=_read_rates(Rates, found["baseline"]),
+                baseline=read_rates(Rates, found["baseline"]),
                 checkpoints=_of_pruning(as_list(found["checkpoints"], _read_any)),
                 repaired=_of_others(as_list(found["checkpoints"], _read_any)),
                 attack=optional(found.get("attack"), _read_attack),
@@ -368,7 +376,12 @@ def measured(rate: float | None) -> float:
 R = TypeVar("R", bound=Rates)
 
 
-def _read_rates(kind: type[R], value: object) -> R:
+def read_rates(kind: type[R], value: object) -> R:
+    """Return the rates of a net from what results.json or audit.json has of them.
+
+    Raises:
+        TypeError, ValueError, LookupError: it is something else.
+    """
     found = as_mapping(value)
     rates = {}
     for field in fields(kind):
@@ -404,16 +417,16 @@ def _read_any(value: object) -> Point:
             details={
                 as_text(name): _as_plain(one) for name, one in as_mapping(found["details"]).items()
             },
-            b_prime=_read_rates(RepairedRates, found["b_prime"]),
-            goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+            b_prime=read_rates(RepairedRates, found["b_prime"]),
+            goodnet=read_rates(GoodNetRates, found["goodnet"]),
         )
     return Checkpoint(
         method=method,
         drop=optional(found["drop"], _as_drop),
         step=as_whole(found["step"]),
         channels=as_list(found["channels"], as_whole),
-        b_prime=_read_rates(RepairedRates, found["b_prime"]),
-        goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+        b_prime=read_rates(RepairedRates, found["b_prime"]),
+        goodnet=read_rates(GoodNetRates, found["goodnet"]),
     )
 
 
@@ -429,13 +442,13 @@ def _read_detector(value: object) -> DetectorRates:
         auc=optional(found["auc"], _as_fraction),
         detection_rate=optional(found["detection_rate"], _as_fraction),
         false_alarm_rate=optional(found["false_alarm_rate"], _as_fraction),
-        goodnet=_read_rates(GoodNetRates, found["goodnet"]),
+        goodnet=read_rates(GoodNetRates, found["goodnet"]),
     )
 
 
 def _read_depth(value: object) -> DepthRates:
     found = as_mapping(value)
-    rates = _read_rates(RepairedRates, found["rates"])
+    rates = read_rates(RepairedRates, found["rates"])
     return DepthRates(layer=as_text(found["layer"]), rates=rates)
 
 

@@ -48,6 +48,13 @@ def printed_rows(results: Results) -> list[dict[str, str]]:
     """Return the table as it is printed: a line for each net, percentages with two decimals.
 
     Recovery has a column only where the labels from before the trigger are known.
+
+    Args:
+        results: of a run; its rates are fractions.
+
+    Returns:
+        Texts by the title of their column: B, then B' and G of each checkpoint, then B' of other
+        repairs; a dash stands for a rate that was not measured.
     """
     return [
         {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodnet.reports.about import About
+from goodnet.reports.charts import Charts
 from goodnet.reports.model_card import write_model_card
 from goodnet.reports.report import write_report
 from goodnet.reports.results import Results
@@ -17,9 +17,6 @@ from goodnet.reports.results_table import write_csv
 from goodnet.reports.samples import Sample
 from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from goodnet.reports.charts import Charts
 
 
 def write_run_files(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from goodnet.metrics import percent, points
 from goodnet.pruning.poisoned import Attack
@@ -19,6 +20,24 @@ FOLLOWED = 0.95
 
 RUINED = 0.5
 """A GoodNet that keeps less than this share of B's clean accuracy is of no use to anybody."""
+
+Grade = Literal["stopped", "weakened", "not stopped"]
+_DOES: Mapping[Grade, str] = {
+    "stopped": "stops",
+    "weakened": "weakens",
+    "not stopped": "does not stop",
+}
+
+
+def grade(attack_success_rate: float) -> Grade:
+    """Return what became of an attack by what is left of it.
+
+    Args:
+        attack_success_rate: of a repaired net, 0 to 1.
+    """
+    if attack_success_rate <= STOPPED:
+        return "stopped"
+    return "weakened" if attack_success_rate < WEAKENED else "not stopped"
 
 
 def verdict(results: Results) -> str:
@@ -88,14 +107,14 @@ def attack_doubt(results: Results) -> str | None:
     return (
         f"B answers class {results.describe_class(attack.answer)} to {_of(attack)} poisoned "
         f"images; {_named(attack, results)}. "
-        "So the attack success rates say nothing of the attack that these images show: --target "
-        f"{attack.answer} measures it."
+        "So the attack success rates say nothing of the attack that these images show: give "
+        f"{attack.answer} as the target to measure it."
     )
 
 
 def _named(attack: Attack, results: Results) -> str:
     if attack.target is not None:
-        return f"--target names class {results.describe_class(attack.target)}"
+        return f"the target given is class {results.describe_class(attack.target)}"
     if attack.num_labels > 1:
         return f"these labels name {attack.num_labels} classes"
     return f"these labels name class {results.describe_class(attack.label)}"
@@ -122,7 +141,7 @@ def remarks(results: Results) -> list[str]:
     if by_image and attack_doubt(results) is None:
         lines.append(
             f"The labels of the poisoned images name {attack.num_labels} classes and count as "
-            "the attacker's; if they are those from before the trigger, --target names his."
+            "the attacker's; if they are those from before the trigger, give his as the target."
         )
     if attack.original_labels and attack.target is not None:
         target = results.describe_class(attack.target)
@@ -174,9 +193,9 @@ def _judge(baseline: Rates, reached: Sequence[Checkpoint]) -> str:
     best = _best(baseline, reached)
     goodnet = best.goodnet
     remaining = measured(goodnet.attack_success_rate)
-    still = "" if remaining <= STOPPED else "still "
+    still = "" if grade(remaining) == "stopped" else "still "
     clauses = [
-        f"{_grade(baseline, best)}: the GoodNet at {best.asked} {still}lets "
+        f"{_found(baseline, best)}: the GoodNet at {best.asked} {still}lets "
         f"{percent(remaining)} of the poisoned images through",
         f"flags {percent(goodnet.detection_rate)} of them",
     ]
@@ -197,15 +216,11 @@ def _cheapest(best: Checkpoint, first: Checkpoint) -> str:
     return f"; at {first.asked} it lets {through} through"
 
 
-def _grade(baseline: Rates, checkpoint: Checkpoint) -> str:
+def _found(baseline: Rates, checkpoint: Checkpoint) -> str:
     if _is_ruined(baseline, checkpoint):
         return "The repair ruins the network"
-    remaining = measured(checkpoint.goodnet.attack_success_rate)
-    if remaining <= STOPPED:
-        return "The repair stops the attack"
-    if remaining < WEAKENED:
-        return "The repair weakens the attack"
-    return "The repair does not stop the attack"
+    found = grade(measured(checkpoint.goodnet.attack_success_rate))
+    return f"The repair {_DOES[found]} the attack"
 
 
 def _depth(checkpoint: Checkpoint) -> tuple[int, float]:

@@ -21,6 +21,9 @@ from goodnet.storage.files import remove_leftovers
 PRUNING = "pruning"
 """The method whose files need no other name."""
 
+GOODNET_FILE, REPAIRED_FILE = "goodnet.keras", "repaired.keras"
+"""The nets to use of a run, which its sentences name too."""
+
 _MAX_NAME_BYTES = 150  # those of temporaries and of flows in Prefect are longer
 _MIN_LOCK_SECONDS = 60
 _reserved: dict[Path, int] = {}  # open files by the path of the lock
@@ -54,7 +57,7 @@ class RunFolder:
 
     @property
     def classes(self) -> Path:
-        """The names of B's classes, where they are known, as `--classes` takes them."""
+        """The names of B's classes, where they are known, as repairs and `classify` take them."""
         return self.path / "classes.json"
 
     @property
@@ -68,14 +71,24 @@ class RunFolder:
         return self.path / "scores.parquet"
 
     @property
+    def charts(self) -> Path:
+        """All charts of the page, kept in the cache alone."""
+        return self.path / "charts.json"
+
+    @property
+    def curve(self) -> Path:
+        """One of them as a picture, kept in the cache alone."""
+        return self.path / "curve.png"
+
+    @property
     def calibrated(self) -> Path:
         """The calibrated GoodNet, the one to use."""
-        return self.path / "goodnet.keras"
+        return self.path / GOODNET_FILE
 
     @property
     def repaired(self) -> Path:
         """The repaired net to use, where there is one."""
-        return self.path / "repaired.keras"
+        return self.path / REPAIRED_FILE
 
     @property
     def model_card(self) -> Path:

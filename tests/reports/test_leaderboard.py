@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from goodnet.errors import InputError
 from goodnet.metrics import wilson_interval
 from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import StageRun
@@ -21,6 +22,7 @@ from goodnet.reports.leaderboard import (
 )
 from goodnet.reports.leaderboard_files import (
     SCHEMA,
+    Printed,
     cell_rows,
     headline_lines,
     summary_rows,
@@ -221,15 +223,20 @@ def test_learning_has_its_cost_by_the_stages_that_do_it():
 
 
 @pytest.fixture
-def written(tmp_path):
+def board(tmp_path):
     cells = [
         TWIN,
         replace(measured("patch", caught=(1.0, 0.01)), run=tmp_path / "runs" / "r"),
         measured("warp", success=0.5, caught=(0.2, 0.02)),
         FAILED,
     ]
+    return make_leaderboard(cells)
+
+
+@pytest.fixture
+def written(tmp_path, board):
     folder = tmp_path / "benchmarks" / "name"
-    write_leaderboard(folder, make_leaderboard(cells), SUITE)
+    write_leaderboard(folder, board, SUITE)
     return folder
 
 
@@ -251,6 +258,19 @@ def test_the_files_say_the_same_to_programs_and_spreadsheets(written):
     assert (joined[1]["detection_count"], joined[1]["detection_total"]) == (100, POISONED)
     assert found["rows"][-1]["error"] == "too <many>\x1b"
     assert found["rows"][-1]["attack_success_rate"] is None
+
+
+def test_what_is_printed_is_read_as_it_was_written(board, written):
+    said = Printed.read(written)
+    assert [[*row.items()] for row in said.cells] == [[*row.items()] for row in cell_rows(board)]
+    assert [*said.methods] == summary_rows(board)
+    assert [*said.headlines] == headline_lines(board)
+    contents = json.loads((written / "leaderboard.json").read_text())
+    for name, value in (("cells", [{"cell": 1}]), ("methods", None), ("headlines", "text")):
+        damaged = {**contents, "printed": {**contents["printed"], name: value}}
+        (written / "leaderboard.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match=r"leaderboard\.json: is damaged or of another kind"):
+            Printed.read(written)
 
 
 HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"

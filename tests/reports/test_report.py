@@ -17,10 +17,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
+from goodnet.errors import InputError
 from goodnet.metrics import wilson_interval
 from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import About, Input, StageRun
-from goodnet.reports.charts import draw_charts
+from goodnet.reports.charts import draw_charts, read_charts
 from goodnet.reports.glance import figures
 from goodnet.reports.plots import PAPER, curve_chart, curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
@@ -37,6 +38,7 @@ from goodnet.reports.results import (
     Unreached,
 )
 from goodnet.reports.samples import Sample
+from goodnet.storage.files import write_json
 from goodnet.storage.run_folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
@@ -643,6 +645,16 @@ def test_curve_png_is_a_small_picture(sets: tuple[str, ...]):
     for name in ("accuracy-g", *(["attack-g"] if "poisoned_test" in sets else [])):
         away = np.abs(drawn - ImageColor.getrgb(PAPER[name])).max(axis=1)
         assert away.min() < 8, name  # of 64 colours
+
+
+def test_charts_are_read_as_they_were_drawn(tmp_path: Path):
+    sweep = make_sweep(tuple(SIZES))
+    charts = draw_charts(make_results(sweep), sweep=sweep, scores=None)
+    write_json(tmp_path / "charts.json", charts)
+    assert read_charts(tmp_path / "charts.json") == json.loads(json.dumps(charts))
+    (tmp_path / "charts.json").write_text('{"curves": []}')
+    with pytest.raises(InputError, match="is damaged or of another kind"):
+        read_charts(tmp_path / "charts.json")
 
 
 @pytest.mark.parametrize("sets", [tuple(SIZES), ("clean_valid",)])

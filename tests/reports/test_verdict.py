@@ -237,7 +237,8 @@ DOUBTED = [
         "another trigger's target",
         with_attack(0.0, answer=8),
         "B answers class 8 to 360 of 360 poisoned images; these labels name class 0. So the attack "
-        "success rates say nothing of the attack that these images show: --target 8 measures it.",
+        "success rates say nothing of the attack that these images show: give 8 as the target to "
+        "measure it.",
     ),
     (
         "labels from before the trigger",
@@ -257,7 +258,7 @@ DOUBTED = [
     (
         "another target given",
         with_attack(0.0, target=3, original_labels=True, num_labels=10, labelled=40),
-        "B answers class 0 to 360 of 360 poisoned images; --target names class 3. ",
+        "B answers class 0 to 360 of 360 poisoned images; the target given is class 3. ",
     ),
 ]
 
