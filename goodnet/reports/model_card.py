@@ -75,6 +75,7 @@ def _rates(
     rows = []
     for net, rates in nets.items():
         found = rates.by_name()
+        # Recovery is what repaired nets are for: this G answers as B does, or with class N.
         names = [name for name in results.rate_names if name != "recovery_rate"]
         cells = {RATES[name].title: percent(found[name]) if name in found else "" for name in names}
         rows.append({"net": net, **cells})

@@ -32,6 +32,7 @@ def recommend(results: Results, method: str | None) -> Recommendation | None:
     if verdict == NO_SIGN:
         repaired = None  # nothing to repair
     return Recommendation(
+        # Whatever the verdict: pruning leaves most attacks as they are (docs/methods.md).
         goodnet=GOODNET_FILE,
         repaired=None if repaired is None else REPAIRED_FILE,
         method=None if repaired is None else repaired.method,
@@ -81,6 +82,7 @@ def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
             f"{percent(joined.false_alarm_rate)} of the clean ones."
         )
     through = measured(joined.goodnet.attack_success_rate)
+    # A detector is worth what it adds to what anybody has without a repair.
     control = next((one for one in results.detectors if one.control), joined)
     return grade(through), (
         f"{GOODNET_FILE} lets {percent(through)} of the poisoned images through and flags "

@@ -10,10 +10,16 @@ from goodnet.pruning.poisoned import Attack
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached, measured
 
 STOPPED = 0.05
-"""Up to this attack success rate the attack counts as stopped; cheaper then beats lower."""
+"""Up to this attack success rate the attack counts as stopped; cheaper then beats lower.
+
+The leaderboard of a benchmark counts a net as repaired up to the same rate.
+"""
 
 WEAKENED = 0.5
-"""From this attack success rate on, the attack counts as not stopped."""
+"""From this attack success rate on, the attack counts as not stopped.
+
+The cells of BackdoorBench that the leaderboard compares with are those that show so much before.
+"""
 
 FOLLOWED = 0.95
 """From this share of answers on, B follows the labels of poisoned images: they name the attack."""
@@ -177,6 +183,9 @@ def _chance(classes: int) -> float:
 
     Of two classes it may be that of guessing, but not more.
     """
+    # Guessing gives one label to 1 of N images, and a trigger that hides what is shown may make a
+    # clean net lean to it: twice that. Of many classes that is next to nothing, while a clean net
+    # was seen to give 2.4 % (docs/methods.md): a tenth. Of two it would be every image: half.
     return max(0.1, min(0.5, 2 / classes))
 
 
@@ -229,6 +238,7 @@ def _depth(checkpoint: Checkpoint) -> tuple[int, float]:
 
 
 def _rank(baseline: Rates, checkpoint: Checkpoint) -> tuple[bool, float, tuple[int, float]]:
+    # A net that answers nothing right lets no attack through either: ruined ones come last.
     remaining = max(STOPPED, measured(checkpoint.goodnet.attack_success_rate))
     return _is_ruined(baseline, checkpoint), remaining, _depth(checkpoint)
 
