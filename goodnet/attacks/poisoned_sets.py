@@ -16,6 +16,7 @@ from goodnet.images.hdf5_sets import write_images
 from goodnet.images.image_folders import write_folders
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import RAW, PixelRange
+from goodnet.storage.files import require_folder
 
 ORIGINAL_LABEL = "original_label"
 """What the labels from before the trigger are called in an HDF5 file."""
@@ -88,8 +89,7 @@ def _require_place(path: Path, source: Path) -> None:
     """Raise InputError unless a set can be written there."""
     if path.exists() or path.is_symlink():
         raise InputError(f"{path}: is there already, expected a new file or folder")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder")
+    require_folder(path.parent)
     if path.suffix.lower() in _OTHER_FILES:
         raise InputError(
             f"{path}: ends in {path.suffix}, expected .h5, or no ending for a folder of classes"

@@ -12,6 +12,7 @@ from goodnet.images.image_folders import require_link_inside
 from goodnet.metrics import percent
 from goodnet.reports.results import RATES, GoodNetRates, Rates, Results
 from goodnet.reports.verdict import attack_doubt, best_checkpoint, verdict
+from goodnet.storage.files import require_folder
 from goodnet.storage.run_folder import RunFolder
 
 State = Literal["repaired", "unchanged", "failed"]
@@ -145,8 +146,7 @@ def find_models(folder: Path) -> list[Path]:
     Raises:
         InputError: there is no such folder, or no model in it.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+    require_folder(folder)
     files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
     # Whatever is no folder: a pipe or a link to nothing is a model that fails, not none.
     models = [path for path in files if path.suffix in _SUFFIXES and not path.is_dir()]

@@ -13,7 +13,7 @@ from goodnet.reports import plots, report
 from goodnet.reports.compare import Run, comparison_rows, find_differences
 from goodnet.reports.results import clean_set
 from goodnet.reports.vega import vega_script
-from goodnet.storage.files import atomic_path
+from goodnet.storage.files import atomic_path, require_folder
 
 ACCURACY, ATTACK = "clean accuracy of G", "attack success of G"
 
@@ -26,8 +26,7 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path}: the plot is a page, expected a name that ends in .html")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder")
+    require_folder(path.parent)
     page = (
         report.page_environment()
         .get_template("comparison.html")

@@ -67,6 +67,12 @@ def require_readable(path: Path, *, expected: str) -> int:
     return size
 
 
+def require_folder(path: Path) -> None:
+    """Raise InputError unless there is such a folder."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Let errors of the system that name no file name this one, such as those of writing."""
