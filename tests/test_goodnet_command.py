@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from goodnet.errors import printable
 from goodnet.images.image_sets import write_images
 from tests.clusters import tiny_case
 
@@ -22,13 +23,36 @@ def run(*arguments, cwd, **options):
 
 @pytest.mark.slow
 def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
+    """The same but for the name that they were called by, and for where their files go."""
+    environment = {**os.environ, "COLUMNS": "9999"}  # so that no line is folded
+    environment.pop("GOODNET_ARTIFACTS", None)
     same = (("audit", "audit"), ("benchmark", "benchmark"), ("serve", "serve"), ("ui", "ui"))
     for name, module in (("repair", "run"), *same):
-        found = run(GOODNET, name, "--help", cwd=tmp_path)
+        found = run(GOODNET, name, "--help", cwd=tmp_path, env=environment)
         assert found.returncode == 0, found.stderr
-        assert (
-            found.stdout == run(sys.executable, "-m", f"flows.{module}", "--help", cwd=ROOT).stdout
-        )
+        assert found.stdout.startswith(f"usage: goodnet {name} [-h] ")
+        assert "flows." not in found.stdout
+        assert (f"(default: {tmp_path / 'artifacts'})" in found.stdout) == (name != "ui")
+        expected = run(sys.executable, "-m", f"flows.{module}", "--help", cwd=ROOT, env=environment)
+        there = expected.stdout.replace(f"python -m flows.{module}", f"goodnet {name}")
+        assert found.stdout == there.replace(f"{ROOT / 'artifacts'})", f"{tmp_path / 'artifacts'})")
+
+
+def test_what_is_mistyped_is_sent_to_the_help_of_the_name_that_was_called(tmp_path):
+    found = run(GOODNET, "repair", "--modle", "x", cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.splitlines()[-1] == "See goodnet repair --help."
+
+
+@pytest.mark.parametrize("name", ["a%(x)s", "a\x1b[31m"])
+def test_the_help_shows_a_default_path_as_it_is_and_escaped(tmp_path, name):
+    (tmp_path / name).mkdir()
+    environment = {**os.environ, "COLUMNS": "9999"}
+    environment.pop("GOODNET_ARTIFACTS", None)
+    found = run(GOODNET, "audit", "--help", cwd=tmp_path / name, env=environment)
+    assert found.returncode == 0, found.stderr
+    assert f"(default: {printable(str(tmp_path / name / 'artifacts'))})" in found.stdout
+    assert "\x1b" not in found.stdout
 
 
 @pytest.mark.server
