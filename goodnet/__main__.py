@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,9 +48,11 @@ def _run_flow(name: str, arguments: Sequence[str]) -> int:
     def command() -> int:
         if not (checkout / "flows").is_dir():
             raise InputError(
-                f"`goodnet {name}` needs goodnet's checkout, which has the flows; this is the "
-                "library alone, as installed from a wheel"
+                f"`goodnet {name}` needs goodnet's checkout, which has the flows, installed by "
+                "`pip install -e .[flows]` in it; this is the library alone, as a wheel has it"
             )
+        if find_spec("prefect") is None:
+            raise InputError(f"`goodnet {name}` needs Prefect: pip install goodnet[flows]")
         os.environ.setdefault("GOODNET_ARTIFACTS", str(Path.cwd() / "artifacts"))
         sys.path.insert(0, str(checkout))
         # For the processes that it starts: its server, and the repairs of an audit.

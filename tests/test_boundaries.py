@@ -22,8 +22,10 @@ from tasks.records import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+FLOWS_ALONE = {"prefect", "fastapi", "sqlalchemy", "psutil", "pydantic", "rich", "uvicorn"}
+"""What the extra `flows` of pyproject.toml installs."""
 FORBIDDEN = {
-    "goodnet": {"prefect", "tasks", "flows"},
+    "goodnet": {"tasks", "flows", *FLOWS_ALONE},
     "tasks": {"flows"},
     "flows": {"keras", "h5py", "tensorflow"},
 }
