@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from goodnet.errors import InputError
 from goodnet.model_files.config_json import children, require_list, require_object
+from goodnet.networks.traits import Traits, traits_of
 
 Call = tuple[str, int]
 """A layer's name and which of its calls is meant."""
@@ -47,6 +48,11 @@ class LayerDescription:
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     module: str | None = field(default=None, compare=False)
     num_calls: int = 1
+
+    @property
+    def traits(self) -> Traits:
+        """What layers of its class do with channels and shapes."""
+        return traits_of(self.class_name)
 
 
 @dataclass(frozen=True)
