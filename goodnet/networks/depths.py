@@ -139,8 +139,8 @@ def _bottlenecks(model: keras.Model) -> Iterator[Any]:
 
 def _mixes_nothing(node: Any) -> bool:
     name, traits = type(node.operation).__name__, operation_traits(node.operation)
-    # Behind what prepares or augments images there are still pixels. A softmax makes no features of
-    # its own: what stands behind it is the same depth.
+    # Behind what prepares or augments images there are still pixels, and an activation belongs to
+    # the depth that it closes, whatever it does with channels.
     if traits.copies or traits.prepares or traits.augments or name in ("Activation", "Softmax"):
         return True
     if traits.prunable or not hasattr(node.operation, "get_config"):

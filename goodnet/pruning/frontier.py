@@ -91,11 +91,6 @@ class Frontier:
         """Channels of the pruned layer."""
         return int(self.start.shape[-1])
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether every channel reaches the head through linear layers alone."""
-        return all(head_input.layer is not None for head_input in self.head_inputs)
-
     @cached_property
     def depths(self) -> tuple[Depth, ...]:
         """The depths of B, whose features the first pass keeps too."""
@@ -265,8 +260,10 @@ def _suffices(
     model: keras.Model, pruned: Any, ranking: Any, head_inputs: tuple[HeadInput, ...]
 ) -> bool:
     """Return whether `ranking` follows from `pruned` alone, and every input of the head from it."""
+    # A skip connection may join the channels before they are ranked.
     if id(ranking) not in computable(model, pruned):
         return False
+    # A branch that leaves before `ranking`, which is pooled, cannot be computed from it.
     around = dependents(model, pruned, except_through=ranking)
     return not any(id(head_input.source) in around for head_input in head_inputs)
 

@@ -117,6 +117,7 @@ def _default_layer(description: ModelDescription, spatial: list[str]) -> str:
             f"{description.path}: has no layer that gives spatial features, expected a 2-D "
             "convolution"
         )
+    # Where the channels of all are classes, as in a net of one convolution, none is better.
     return ([name for name in convolutions if name in read] or convolutions)[-1]
 
 
@@ -127,11 +128,13 @@ def _maker(
 
     There a channel that clean images leave quiet is zero, and to prune it changes nothing.
     """
+    # The last tensor on all paths may be what pooling or dropout made of the one looked for.
     chain = [last]
     while _is_channelwise(chain[-1]) and chain[-1].inputs[0] in spatial:
         chain.append(by_name[chain[-1].inputs[0]])
     before = list(takewhile(lambda item: not item.traits.pools, reversed(chain)))
     ranking = [item for item in before if item.traits.ranks]
+    # Nothing is before pooling that reads what cannot be pruned, as a layer that is called twice.
     return (ranking or before or chain)[-1]
 
 
