@@ -50,4 +50,4 @@ ui: .venv/installed
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --group dev pyproject.toml -o requirements.lock
+		--no-header --extra flows --group dev pyproject.toml -o requirements.lock

@@ -24,9 +24,9 @@ from goodnet.heavy_imports import importing
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows.audit") -> int:
     """Run the command; return 0, 1 if a net failed or is over a limit, 2 for what can be mended."""
-    parameters = vars(_parser().parse_args(arguments))
+    parameters = vars(_parser(prog).parse_args(arguments))
     quiet = parameters.pop("quiet")
 
     def command() -> int:
@@ -63,9 +63,9 @@ def _audit(
     return run_to_its_end(audit, parameters, result, shown=shown, show=print_audit, begun=begun)
 
 
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="python -m flows.audit",
+        prog=prog,
         description="Repair every net in a folder against the same images. A net that fails does "
         "not end the audit, and one that was repaired before with the same images and options "
         "is not repaired again.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.checks import check_dask
-from flows.command import RESUMABLE, add_allowance, add_dask, add_place
+from flows.command import RESUMABLE, add_allowance, add_dask, add_place, default
 from flows.page import Page, StageLines
 from flows.server_child import ServerChild, begun_server
 from flows.settings import DEFAULT_SUITE
@@ -20,8 +20,8 @@ from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
 from goodnet.suites import ImageSets, read_suite
 
 _DESCRIPTION = """\
-Train the nets of a suite with each of its attacks and without, repair each as
-`flows.run` does, and measure repairs and detectors on all of them. The
+Train the nets of a suite with each of its attacks and without, repair each
+as a net alone, and measure repairs and detectors on all of them. The
 leaderboard has a row for each net and detector with counts and intervals,
 means, medians and the worst row of each method, and the control beside every
 detector. Nets whose attack hardly succeeds, or that are worse than their clean
@@ -31,24 +31,24 @@ What is finished is taken from the cache: a benchmark that was stopped goes on,
 and one with an attack more trains what is new.
 """
 _EPILOG = """\
-A suite is a TOML file: suites/faces.toml says how. The run ends with tables
-and leaves leaderboard.json, .csv, .parquet and .html in
-<DIR>/benchmarks/<NAME>/.
+A suite is a TOML file, like those in suites/ of goodnet's checkout: faces.toml
+there says how. The run ends with tables and leaves leaderboard.json, .csv,
+.parquet and .html in <DIR>/benchmarks/<NAME>/.
 
 Examples:
-  python -m flows.benchmark
+  %(prog)s
       the default suite: rendered faces, some minutes
-  python -m flows.benchmark --suite suites/cifar10.toml --images cifar10/
+  %(prog)s --suite suites/cifar10.toml --images cifar10/
       CIFAR-10, from train.zip, valid.zip and test.zip in that folder
-  python -m flows.benchmark --suite mine.toml --benchmark-name monday
+  %(prog)s --suite mine.toml --benchmark-name monday
 
 Exit code: 0 done, 1 a cell failed, 2 something to mend in what was given.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows.benchmark") -> int:
     """Run the command; return 0, 1 if a cell failed, 2 for what the user can mend."""
-    parameters = vars(_parser().parse_args(arguments))
+    parameters = vars(_parser(prog).parse_args(arguments))
     quiet = parameters.pop("quiet")
 
     def command() -> int:
@@ -91,9 +91,9 @@ def _benchmark(
     )
 
 
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="python -m flows.benchmark",
+        prog=prog,
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -104,7 +104,7 @@ def _parser() -> Parser:
         type=Path,
         default=DEFAULT_SUITE,
         metavar="FILE",
-        help="nets, attacks, images, seeds and repairs (default: suites/faces.toml)",
+        help=f"nets, attacks, images, seeds and repairs {default(DEFAULT_SUITE)}",
     )
     what.add_argument(
         "--images",

@@ -9,6 +9,7 @@ from typing import Any
 from flows.settings import DEFAULT_ARTIFACTS, DEFAULT_DASK
 from goodnet.choices import ALL_REPAIRS, MOST_FALSE_ALARMS
 from goodnet.command import Parser, Several, add_preprocessing, fraction, positive, whole
+from goodnet.errors import printable
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.reports import audits
 
@@ -226,15 +227,25 @@ def add_dask(group: Any) -> None:
     )
 
 
-def add_place(group: Any) -> None:
-    """Add the options that say where files go and how much is printed."""
+def add_artifacts(group: Any) -> None:
+    """Add the option that says where files go."""
     group.add_argument(
         "--artifacts",
         type=Path,
         default=DEFAULT_ARTIFACTS,
         metavar="DIR",
-        help="folder for runs and cache (default: artifacts/ of this project)",
+        help=f"folder for runs and cache {default(DEFAULT_ARTIFACTS)}",
     )
+
+
+def default(path: Path) -> str:
+    """Return what the help of an option says of the path that is its default."""
+    return f"(default: {printable(str(path))})".replace("%", "%%")  # which argparse would fill in
+
+
+def add_place(group: Any) -> None:
+    """Add the options that say where files go and how much is printed."""
+    add_artifacts(group)
     group.add_argument(
         "--quiet",
         action="store_true",

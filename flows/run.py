@@ -41,22 +41,28 @@ The run ends with a table and leaves its files, report.html among them, in
 <DIR>/runs/<NAME>/.
 
 Examples:
-  python -m flows.run
-  python -m flows.run --model bd_net.h5 --clean-valid valid.h5 \\
+  %(prog)s
+  %(prog)s --model bd_net.h5 --clean-valid valid.h5 \\
       --clean-test test.h5 --poisoned-test bd_test.h5 --drops 2 4 10
 
 Exit code: 0 done, 2 something to mend in what was given, 1 goodnet's fault.
 """
 
 
-def main(arguments: Sequence[str] | None = None, *, default_case: DefaultCase | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    prog: str = "python -m flows.run",
+    default_case: DefaultCase | None = None,
+) -> int:
     """Run the command; return 0, 2 for what the user can mend, 1 for a fault of goodnet's.
 
     Args:
         arguments: of the command line.
+        prog: the name that it was called by.
         default_case: another size of the embedded default.
     """
-    parameters = vars(_parser().parse_args(arguments))
+    parameters = vars(_parser(prog).parse_args(arguments))
     quiet = parameters.pop("quiet")
     if default_case is not None:
         parameters["default_case"] = default_case
@@ -118,9 +124,9 @@ def _repair(
         print_run(Page(), run.folder, run.verdict)
 
 
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="python -m flows.run",
+        prog=prog,
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.checks import check_audit, check_repair
-from flows.command import add_allowance, add_dask, add_limits, add_method, add_sets
-from flows.settings import DEFAULT_ARTIFACTS, ROOT, configure_run
+from flows.command import add_allowance, add_artifacts, add_dask, add_limits, add_method, add_sets
+from flows.settings import ROOT, configure_run
 from goodnet.command import DONE, Parser, exit_code
 from goodnet.errors import InputError, given_without
 
@@ -29,22 +29,22 @@ _ONLY_AUDITS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows.serve") -> int:
     """Run what is due, one run at a time, until Ctrl-C; return 2 for what can be mended."""
-    parameters = vars(_parser().parse_args(arguments))
+    parameters = vars(_parser(prog).parse_args(arguments))
     return exit_code(lambda: _serve(parameters))
 
 
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="python -m flows.serve",
+        prog=prog,
         description="Repair a net, or every net in a folder, on a schedule on this machine,\n"
         "without a work pool. Needs a Prefect server: PREFECT_API_URL, or the one of `make ui`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Examples:\n"
-        "  python -m flows.serve --models models --clean-valid valid.h5 \\\n"
+        "  %(prog)s --models models --clean-valid valid.h5 \\\n"
         "      --clean-test test.h5 --cron '0 */6 * * *'\n"
-        "  python -m flows.serve --model net.keras --clean-valid valid.h5 \\\n"
+        "  %(prog)s --model net.keras --clean-valid valid.h5 \\\n"
         "      --clean-test test.h5\n",
     )
     files = parser.add_argument_group("what to repair", "One of the first two.")
@@ -63,13 +63,7 @@ def _parser() -> Parser:
     add_method(parser.add_argument_group("how"))
     add_allowance(parser)
     add_dask(parser)
-    parser.add_argument(
-        "--artifacts",
-        type=Path,
-        default=DEFAULT_ARTIFACTS,
-        metavar="DIR",
-        help="folder for runs and cache (default: artifacts/ of this project)",
-    )
+    add_artifacts(parser)
     return parser
 
 

@@ -22,9 +22,9 @@ _DEFAULT_PORT = 4200
 _GOODBYE_SECONDS = 3
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows.ui") -> int:
     """Serve until Ctrl-C; return 0, or 2 for what the user can mend."""
-    port = vars(_parser().parse_args(arguments))["port"]
+    port = vars(_parser(prog).parse_args(arguments))["port"]
     return exit_code(lambda: _run(port))
 
 
@@ -117,9 +117,9 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="python -m flows.ui",
+        prog=prog,
         description="Start a Prefect server with its UI on this machine's loopback address. Runs "
         "that start while it is up use it.",
     )

@@ -9,7 +9,9 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from goodnet.attack_command import add_attack, attack
 from goodnet.command import DONE, Parser, add_preprocessing, exit_code
@@ -46,18 +48,28 @@ def _run_flow(name: str, arguments: Sequence[str]) -> int:
     def command() -> int:
         if not (checkout / "flows").is_dir():
             raise InputError(
-                f"`goodnet {name}` needs goodnet's checkout, which has the flows; this is the "
-                "library alone, as installed from a wheel"
+                f"`goodnet {name}` needs goodnet's checkout, which has the flows, installed by "
+                "`pip install -e .[flows]` in it; this is the library alone, as a wheel has it"
             )
+        if find_spec("prefect") is None:
+            raise InputError(f"`goodnet {name}` needs Prefect: pip install goodnet[flows]")
         os.environ.setdefault("GOODNET_ARTIFACTS", str(Path.cwd() / "artifacts"))
         sys.path.insert(0, str(checkout))
         # For the processes that it starts: its server, and the repairs of an audit.
         path = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(path)
-        code: int = import_module(f"flows.{_FLOWS[name]}").main(arguments)
+        flow = import_module(f"flows.{_FLOWS[name].module}")
+        code: int = flow.main(arguments, prog=f"goodnet {name}")
         return code
 
     return exit_code(command)
+
+
+class _Flow(NamedTuple):
+    """The module of `flows` that a command is in, and what the command does."""
+
+    module: str
+    what: str
 
 
 def _classify(given: argparse.Namespace) -> list[str]:
@@ -108,13 +120,13 @@ def _fitted(line: str) -> list[str]:
 
 
 _FLOWS = {
-    "repair": "run",
-    "audit": "audit",
-    "benchmark": "benchmark",
-    "serve": "serve",
-    "ui": "ui",
+    "repair": _Flow("run", "repair a net, or a BadNet of rendered faces"),
+    "audit": _Flow("audit", "repair every net in a folder"),
+    "benchmark": _Flow("benchmark", "measure repairs and detectors on the nets of a suite"),
+    "serve": _Flow("serve", "repair or audit on a schedule, on this machine"),
+    "ui": _Flow("ui", "start a Prefect server with its UI, for this machine alone"),
 }
-"""Commands that are those of `flows`, by the module there."""
+"""Commands that are those of `flows`."""
 
 _COMMANDS = {"attack": attack, "classify": _classify, "compare": _compare}
 
@@ -127,8 +139,8 @@ def _parser() -> Parser:
         "what was given, 1 a fault of goodnet's.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in _FLOWS.items():  # They have parsers of their own, which come first.
-        commands.add_parser(name, help=f"python -m flows.{module}", add_help=False)
+    for name, flow in _FLOWS.items():  # They have parsers of their own, which come first.
+        commands.add_parser(name, help=flow.what, add_help=False)
     _add_classify(commands)
     _add_compare(commands)
     add_attack(commands)

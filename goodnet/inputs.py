@@ -32,7 +32,6 @@ hundred. Where validation and test differ by ten points of accuracy, one in twen
 test by half a point, a quarter of the smallest usual drop.
 """
 
-EVALUATION_SETS: tuple[SetName, ...] = ("clean_test", "poisoned_test", "poisoned_valid")
 POISONED_SETS: tuple[SetName, ...] = ("poisoned_test", "poisoned_valid")
 
 

@@ -1,8 +1,10 @@
 """Who may import what, and when: read from the source, and seen in a fresh process."""
 
 import ast
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,10 @@ from tasks.records import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+FLOWS_ALONE = {"prefect", "fastapi", "sqlalchemy", "psutil", "pydantic", "rich", "uvicorn"}
+"""What the extra `flows` of pyproject.toml installs."""
 FORBIDDEN = {
-    "goodnet": {"prefect", "tasks", "flows"},
+    "goodnet": {"tasks", "flows", *FLOWS_ALONE},
     "tasks": {"flows"},
     "flows": {"keras", "h5py", "tensorflow"},
 }
@@ -86,6 +90,21 @@ def test_rooms_import_from_the_floors_below():
                 if FLOOR.get(name, len(FLOOR)) >= FLOOR[room]
             }
             assert not above, f"{room}/{module.name} imports {above}"
+
+
+def test_the_picture_of_the_rooms_is_true():
+    """Its arrows lead to floors below, and to everything that a room imports."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    picture = re.sub(r'\[".*?"\]', "", page.split("```mermaid")[1].split("```")[0])
+    arrows = {pair for line in picture.splitlines() for pair in pairwise(line.split(" --> "))}
+    arrows = {(above.strip(), below.strip()) for above, below in arrows}
+    reached = {room: {below for above, below in arrows if above == room} for room in FLOOR}
+    for room in sorted(FLOOR, key=FLOOR.get):
+        reached[room] |= {far for near in reached[room] & set(FLOOR) for far in reached[near]}
+    for room, found in reached.items():
+        assert found - {"ground"} <= {below for below in FLOOR if FLOOR[below] < FLOOR[room]}
+        for module in (ROOT / "goodnet" / room).glob("*.py"):
+            assert set(rooms_in(module)) - GROUND - {room} <= found, module
 
 
 def test_the_ground_imports_no_room():

@@ -495,8 +495,8 @@ def test_all_that_is_missing_is_named_at_once(capsys, tmp_path):
 def test_channels_have_spaces_or_commas_between_them(channels):
     from flows.run import _parser
 
-    assert _parser().parse_args([]).channels == []
-    assert _parser().parse_args(["--channels", *channels]).channels == [40, 45]
+    assert _parser("goodnet").parse_args([]).channels == []
+    assert _parser("goodnet").parse_args(["--channels", *channels]).channels == [40, 45]
 
 
 @pytest.mark.parametrize("channels", ["0", "-1", "4.5", "x"])
@@ -509,7 +509,7 @@ def test_channels_are_whole_numbers_above_zero(channels, capsys):
 def test_drops_have_spaces_or_commas_between_them(drops):
     from flows.run import _parser
 
-    assert _parser().parse_args(["--drops", *drops]).drops == [2.0, 4.0, 10.0]
+    assert _parser("goodnet").parse_args(["--drops", *drops]).drops == [2.0, 4.0, 10.0]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_commands_of_the_manifest_take_what_they_are_given():
         if kind in ("Deployment", "Job")
     ]
     (audit,) = [one["args"] for one in containers if one["name"] == "audit"]
-    assert Cluster.parse(_parser().parse_args(audit[1:]).dask).host == "goodnet-dask"
+    assert Cluster.parse(_parser("goodnet").parse_args(audit[1:]).dask).host == "goodnet-dask"
     for one in containers:
         if "command" in one:
             command, *given = [*one["command"][2:], *one.get("args", [])]

@@ -1,15 +1,22 @@
 """The command on the PATH, and the wheel that a stranger installs."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from goodnet.__main__ import main
+from goodnet.errors import printable
 from goodnet.images.image_sets import write_images
 from tests.clusters import tiny_case
+from tests.test_boundaries import FLOWS_ALONE, imports_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GOODNET = Path(sys.executable).with_name("goodnet")
@@ -22,13 +29,36 @@ def run(*arguments, cwd, **options):
 
 @pytest.mark.slow
 def test_flows_are_commands_of_goodnet_from_any_folder(tmp_path):
+    """The same but for the name that they were called by, and for where their files go."""
+    environment = {**os.environ, "COLUMNS": "9999"}  # so that no line is folded
+    environment.pop("GOODNET_ARTIFACTS", None)
     same = (("audit", "audit"), ("benchmark", "benchmark"), ("serve", "serve"), ("ui", "ui"))
     for name, module in (("repair", "run"), *same):
-        found = run(GOODNET, name, "--help", cwd=tmp_path)
+        found = run(GOODNET, name, "--help", cwd=tmp_path, env=environment)
         assert found.returncode == 0, found.stderr
-        assert (
-            found.stdout == run(sys.executable, "-m", f"flows.{module}", "--help", cwd=ROOT).stdout
-        )
+        assert found.stdout.startswith(f"usage: goodnet {name} [-h] ")
+        assert "flows." not in found.stdout
+        assert (f"(default: {tmp_path / 'artifacts'})" in found.stdout) == (name != "ui")
+        expected = run(sys.executable, "-m", f"flows.{module}", "--help", cwd=ROOT, env=environment)
+        there = expected.stdout.replace(f"python -m flows.{module}", f"goodnet {name}")
+        assert found.stdout == there.replace(f"{ROOT / 'artifacts'})", f"{tmp_path / 'artifacts'})")
+
+
+def test_what_is_mistyped_is_sent_to_the_help_of_the_name_that_was_called(tmp_path):
+    found = run(GOODNET, "repair", "--modle", "x", cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.splitlines()[-1] == "See goodnet repair --help."
+
+
+@pytest.mark.parametrize("name", ["a%(x)s", "a\x1b[31m"])
+def test_the_help_shows_a_default_path_as_it_is_and_escaped(tmp_path, name):
+    (tmp_path / name).mkdir()
+    environment = {**os.environ, "COLUMNS": "9999"}
+    environment.pop("GOODNET_ARTIFACTS", None)
+    found = run(GOODNET, "audit", "--help", cwd=tmp_path / name, env=environment)
+    assert found.returncode == 0, found.stderr
+    assert f"(default: {printable(str(tmp_path / name / 'artifacts'))})" in found.stdout
+    assert "\x1b" not in found.stdout
 
 
 @pytest.mark.server
@@ -56,26 +86,89 @@ def test_bad_input_is_one_line_there_too(tmp_path):
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "artifacts"])
 
 
-def test_the_wheel_holds_the_library_and_its_command_alone(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """What a stranger installs, built from the files that git knows."""
+    place = tmp_path_factory.mktemp("wheel")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-    copied = tmp_path / "source"
     names = run("git", "ls-files", "goodnet", "pyproject.toml", "README.md", "LICENSE", cwd=ROOT)
     for name in names.stdout.splitlines():
-        (copied / name).parent.mkdir(parents=True, exist_ok=True)
-        (copied / name).write_bytes((ROOT / name).read_bytes())
-    built = run(sys.executable, "-m", "pip", "wheel", *options, "-w", tmp_path, ".", cwd=copied)
+        (place / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "source" / name).write_bytes((ROOT / name).read_bytes())
+    built = run(
+        sys.executable, "-m", "pip", "wheel", *options, "-w", place, ".", cwd=place / "source"
+    )
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (found,) = place.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_the_library_and_its_command_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         files = archive.namelist()
         scripts = next(name for name in files if name.endswith("entry_points.txt"))
         assert b"goodnet = goodnet.__main__:main" in archive.read(scripts)
-        archive.extractall(tmp_path / "installed")
     assert {name.split("/")[0].partition("-")[0] for name in files} == {"goodnet"}
     assert {"goodnet/py.typed", "goodnet/reports/templates/report.html"} <= set(files)
-    alone = [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); "
-             "from goodnet.__main__ import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
-    found = run(*alone, "repair", cwd=tmp_path / "installed")
-    assert found.returncode == 2
-    assert "`goodnet repair` needs goodnet's checkout" in found.stderr
-    assert run(*alone, "compare", "--help", cwd=tmp_path / "installed").returncode == 0
+
+
+def test_the_wheel_asks_for_what_the_library_imports(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+        said = archive.read(metadata).decode()
+    needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*)$", said, re.M)]
+    always = {one.name for one in needed if one.marker is None}
+    flows = {one.name for one in needed if one.marker and one.marker.evaluate({"extra": "flows"})}
+    assert flows == FLOWS_ALONE
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "goodnet").rglob("*.py")]
+    found = {name for tree in trees for name in imports_of(ast.walk(tree))}
+    packages = {
+        package.lower().replace("_", "-")
+        for name in found - set(sys.stdlib_module_names) - {"goodnet"}
+        for package in packages_distributions()[name]
+    }
+    assert packages == always
+
+
+@pytest.mark.slow
+def test_the_library_alone_repairs_and_answers_its_commands_without_prefect(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    net, images, labels = tiny_case(120)
+    net.save(tmp_path / "net.keras")
+    write_images(tmp_path / "valid.h5", images[:60], labels[:60])
+    write_images(tmp_path / "test.h5", images[60:], labels[60:])
+    absent = sorted(FLOWS_ALONE - {"rich"})  # which Keras needs itself
+
+    def alone(source, *arguments):
+        start = f"import sys; sys.modules.update(dict.fromkeys({absent})); "
+        start += "sys.path.insert(0, 'installed')\n"
+        return run(sys.executable, "-c", start + source, *arguments, cwd=tmp_path)
+
+    repaired = alone(
+        "import goodnet\n"
+        "sets = 'valid.h5', 'test.h5'\n"
+        "found = goodnet.repair('net.keras', sets[0], clean_test=sets[1], repairs=['pruning'])\n"
+        "found.save('monday'); found.save('tuesday')\n"
+    )
+    assert repaired.returncode == 0, repaired.stderr
+    command = "from goodnet.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    for arguments, said in (
+        (["--help"], "classify"),
+        (["classify", "monday/goodnet.keras", "test.h5"], "threshold"),
+        (["compare", "monday", "tuesday"], "tuesday"),
+    ):
+        found = alone(command, *arguments)
+        assert found.returncode == 0, found.stderr
+        assert said in found.stdout
+    refused = alone(command, "repair")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: `goodnet repair` needs goodnet's checkout")
+    assert "`pip install -e .[flows]`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_without_prefect_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("goodnet.__main__.find_spec", lambda name: None)
+    assert main(["repair", "--help"]) == 2
+    assert capsys.readouterr().err.endswith("needs Prefect: pip install goodnet[flows]\n")

@@ -39,7 +39,8 @@ class Discriminant:
         kernel: (F, p), from features to whitened components.
         bias: (p,), added to them; the mean of all images becomes 0.
         means: (N, p), of the classes; 0 for a class without images, or where classes are pooled.
-        seen: (N,), 1.0 for classes that have a mean of their own, else 0.
+        seen: (N,), 1.0 for classes that have a mean of their own, else 0; all 0 where there were
+            too few images for means of classes, which then share one distance.
     """
 
     depth: int
@@ -48,11 +49,6 @@ class Discriminant:
     bias: FloatArray
     means: FloatArray
     seen: FloatArray
-
-    @property
-    def is_pooled(self) -> bool:
-        """Whether there were too few images for means of classes: all share one distance."""
-        return not self.seen.any()
 
     @property
     def tells_classes_apart(self) -> bool:

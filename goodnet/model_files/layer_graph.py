@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from goodnet.errors import InputError
 from goodnet.model_files.config_json import children, require_list, require_object
+from goodnet.networks.traits import Traits, traits_of
 
 Call = tuple[str, int]
 """A layer's name and which of its calls is meant."""
@@ -47,6 +48,11 @@ class LayerDescription:
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     module: str | None = field(default=None, compare=False)
     num_calls: int = 1
+
+    @property
+    def traits(self) -> Traits:
+        """What layers of its class do with channels and shapes."""
+        return traits_of(self.class_name)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ def _read_functional(
     calls, sources = {}, {}
     for name, item in by_name.items():
         nodes = require_list(item.get("inbound_nodes"), f"{where}: inbound_nodes of `{name}`")
+        # An input is called nowhere in the file, but others are fed by its call 0.
         for index, node in enumerate(nodes or [[]]):
             calls[name, index] = node
             sources[name, index] = [source[:2] for source in iterate_references(node)]
@@ -220,23 +227,27 @@ def _describe_layer(name: str, item: dict[str, Any], nodes: list[Any]) -> LayerD
 
 
 def _sort_calls(calls: dict[Call, list[Call]], where: str) -> list[Call]:
-    """Return the calls, each after those that feed it, else in the file's order."""
+    """Return the calls, each after those that feed it, else in the file's order.
+
+    Without recursion, whose depth the file would choose.
+    """
     position = {call: number for number, call in enumerate(calls)}
+    # Each source once: a call may read one tensor twice, as `add([x, x])` does.
     waiting = {call: len(set(sources)) for call, sources in calls.items()}
-    consumers: dict[Call, list[Call]] = {call: [] for call in calls}
+    readers: dict[Call, list[Call]] = {call: [] for call in calls}
     for call, sources in calls.items():
         for source in set(sources):
-            consumers[source].append(call)
+            readers[source].append(call)
     ready = [(position[call], call) for call, count in waiting.items() if count == 0]
     heapq.heapify(ready)
     order = []
     while ready:
         call = heapq.heappop(ready)[1]
         order.append(call)
-        for consumer in consumers[call]:
-            waiting[consumer] -= 1
-            if waiting[consumer] == 0:
-                heapq.heappush(ready, (position[consumer], consumer))
+        for reader in readers[call]:
+            waiting[reader] -= 1
+            if waiting[reader] == 0:
+                heapq.heappush(ready, (position[reader], reader))
     if len(order) < len(calls):
         stuck = next(call[0] for call, count in waiting.items() if count)
         raise InputError(f"{where}: layer `{stuck}` waits for its own output")

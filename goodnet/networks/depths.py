@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goodnet.networks.graph import Namer, calls, dependents
-from goodnet.networks.traits import acts_on_each_channel_alone, traits_of
+from goodnet.networks.traits import acts_on_each_channel_alone, operation_traits
 
 if TYPE_CHECKING:
     import keras
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 MAX_DEPTHS = 6
 MAX_FEATURES = 1600
 """Of one depth: second moments of so many numbers are 20 MB, and made in a second or two."""
-
-_PREPARES = {"CenterCrop", "Normalization", "Resizing"}
-"""Layers that prepare images; behind them, as behind augmentation, there are still pixels."""
-
-_SHAPE_ONLY = {"Flatten", "Reshape", "Identity", "ActivityRegularization"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,28 +138,22 @@ def _bottlenecks(model: keras.Model) -> Iterator[Any]:
 
 
 def _mixes_nothing(node: Any) -> bool:
-    name = type(node.operation).__name__
-    if name in _SHAPE_ONLY or name in ("Softmax", *_PREPARES) or traits_of(name).augments:
+    name, traits = type(node.operation).__name__, operation_traits(node.operation)
+    # Behind what prepares or augments images there are still pixels, and an activation belongs to
+    # the depth that it closes, whatever it does with channels.
+    if traits.copies or traits.prepares or traits.augments or name in ("Activation", "Softmax"):
         return True
-    if not hasattr(node.operation, "get_config"):
+    if traits.prunable or not hasattr(node.operation, "get_config"):
         return False
-    if name == "Activation":
-        return True
-    return (
-        acts_on_each_channel_alone(name, node.operation.get_config())
-        and not traits_of(name).prunable
-    )
+    return acts_on_each_channel_alone(name, node.operation.get_config())
 
 
 def _deepest(stretch: list[Any]) -> Depth | None:
     """Return the last tensor of a stretch that is more than another shape of the one before."""
-    made = [
-        node
-        for node in stretch
-        if type(node.operation).__name__ not in _SHAPE_ONLY
-        and not traits_of(type(node.operation).__name__).drops
-    ]
-    for node in reversed(made):
+    for node in reversed(stretch):
+        traits = operation_traits(node.operation)
+        if traits.copies or traits.drops:
+            continue
         tensor = node.outputs[0]
         sizes = tensor.shape[1:]
         # Of what has no fixed size, or one more axis than an image, no grid can be made.

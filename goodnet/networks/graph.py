@@ -41,6 +41,7 @@ def in_float32(model: keras.Model) -> keras.Model:
         return model
     for layer in layers:
         layer.dtype_policy = "float32"
+    # The graph's tensors keep the type that they were made with; a copy makes them anew.
     return copy_model(model)
 
 
@@ -206,6 +207,7 @@ def pre_activation(layer: Any, tensor: Any) -> Any:
     """Return what a Dense or Conv2D layer computes before its activation."""
     import keras
 
+    # A call of the layer would go on to its activation.
     if isinstance(layer, keras.layers.Dense):
         result = keras.ops.matmul(tensor, layer.kernel)
     else:

@@ -27,6 +27,8 @@ class Traits:
         pools: whether it pools the image.
         augments: whether it changes images at random, in training or unless told otherwise.
         drops: whether it is random in training, and only there.
+        prepares: whether it prepares images without training, so that pixels come out.
+        copies: whether it gives the numbers of its one input, in another shape at most.
     """
 
     gives: Gives = "unknown"
@@ -38,6 +40,8 @@ class Traits:
     pools: bool = False
     augments: bool = False
     drops: bool = False
+    prepares: bool = False
+    copies: bool = False
 
 
 _SAME: Gives = "its input's shape"
@@ -50,13 +54,14 @@ _GROUPS: tuple[tuple[str, Traits], ...] = (
     ("DepthwiseConv2D", Traits("other sizes", prunable=True)),
     ("Dense", Traits("units", mixes=True)),
     (
-        "Conv1D Conv1DTranspose EinsumDense GroupQueryAttention MultiHeadAttention SeparableConv1D",
+        "Conv1D Conv1DTranspose Conv3D Conv3DTranspose EinsumDense GroupQueryAttention "
+        "MultiHeadAttention SeparableConv1D",
         Traits(mixes=True),
     ),
     ("MaxPooling2D AveragePooling2D", Traits("other sizes", channelwise=True, pools=True)),
     ("GlobalMaxPooling2D GlobalAveragePooling2D", Traits("pooled", channelwise=True, pools=True)),
     ("ZeroPadding2D Cropping2D UpSampling2D", Traits("other sizes", channelwise=True)),
-    ("CenterCrop Resizing", Traits("other sizes")),
+    ("CenterCrop Resizing", Traits("other sizes", prepares=True)),
     ("ReLU LeakyReLU ELU PReLU", Traits(_SAME, channelwise=True, ranks=True)),
     # Whether these two keep channels apart is up to their configuration.
     ("Activation BatchNormalization", Traits(_SAME, ranks=True)),
@@ -66,9 +71,11 @@ _GROUPS: tuple[tuple[str, Traits], ...] = (
     ),
     ("StochasticDepth", Traits(_SAME, channelwise=True, drops=True)),
     ("SpatialDropout1D SpatialDropout3D", Traits(_SAME, drops=True)),
-    ("ActivityRegularization Identity LayerScale Rescaling", Traits(_SAME, channelwise=True)),
+    ("ActivityRegularization Identity", Traits(_SAME, channelwise=True, copies=True)),
+    ("LayerScale Rescaling", Traits(_SAME, channelwise=True)),
+    ("Normalization", Traits(_SAME, prepares=True)),
     (
-        "GroupNormalization InputLayer LayerNormalization Normalization RMSNormalization Softmax "
+        "GroupNormalization InputLayer LayerNormalization RMSNormalization Softmax "
         "UnitNormalization",
         Traits(_SAME),
     ),
@@ -78,8 +85,8 @@ _GROUPS: tuple[tuple[str, Traits], ...] = (
         Traits("merged", merges=True),
     ),
     ("Concatenate", Traits("joined")),
-    ("Flatten", Traits("flat")),
-    ("Reshape", Traits("target")),
+    ("Flatten", Traits("flat", copies=True)),
+    ("Reshape", Traits("target", copies=True)),
     (
         "AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration "
         "RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip "
@@ -93,11 +100,10 @@ _GROUPS: tuple[tuple[str, Traits], ...] = (
         "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
         "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention "
         "Attention AutoContrast AveragePooling1D AveragePooling3D "
-        "ContrastLimitedAdaptiveHistogramEqualization Conv3D Conv3DTranspose Cropping1D "
-        "Cropping3D DepthwiseConv1D Dot Embedding Equalization GlobalAveragePooling1D "
-        "GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling3D MaxPooling1D MaxPooling3D "
-        "Permute RepeatVector ReversibleEmbedding Solarization SpectralNormalization "
-        "UpSampling1D UpSampling3D ZeroPadding1D ZeroPadding3D",
+        "ContrastLimitedAdaptiveHistogramEqualization Cropping1D Cropping3D DepthwiseConv1D Dot "
+        "Embedding Equalization GlobalAveragePooling1D GlobalAveragePooling3D GlobalMaxPooling1D "
+        "GlobalMaxPooling3D MaxPooling1D MaxPooling3D Permute RepeatVector ReversibleEmbedding "
+        "Solarization SpectralNormalization UpSampling1D UpSampling3D ZeroPadding1D ZeroPadding3D",
         Traits(),
     ),
 )
@@ -122,6 +128,11 @@ _ELEMENTWISE_ACTIVATIONS = (
 def traits_of(class_name: str) -> Traits:
     """Return the traits of a class of layers; of an op, or an unknown class, nothing is known."""
     return TRAITS.get(class_name, Traits())
+
+
+def operation_traits(operation: Any) -> Traits:
+    """Return the traits of a layer, or of an op that is called as one."""
+    return traits_of(type(operation).__name__)
 
 
 def acts_on_each_channel_alone(class_name: str, config: Mapping[str, Any]) -> bool:

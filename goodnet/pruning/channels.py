@@ -15,7 +15,7 @@ from goodnet.networks.graph import (
     free_names,
     output_of,
 )
-from goodnet.networks.traits import traits_of
+from goodnet.networks.traits import operation_traits
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +39,7 @@ def prune_channels(model: keras.Model, layer: str, channels: Sequence[int]) -> k
     functional = as_functional(pruned)
     activation = output_of(functional, layer)
     operation = activation._keras_history.operation
-    if not _is_convolution(operation):
+    if not operation_traits(operation).prunable:
         return _masked(functional, activation, channels)
     for variable in (_mixing_kernel(operation), operation.bias):
         if variable is not None:
@@ -55,7 +55,7 @@ def removed_value(operation: Any) -> float:
     A convolution whose kernel and bias are zero gives its activation of 0, which is 0.5 where that
     is a sigmoid.
     """
-    if not _is_convolution(operation):
+    if not operation_traits(operation).prunable:
         return 0.0
     return float(np.asarray(operation.activation(np.zeros(1, np.float32)))[0])
 
@@ -91,17 +91,6 @@ def _masked(model: keras.Model, activation: Any, channels: Sequence[int]) -> ker
 
     masked = without_channels(activation, channels, free_names(model))
     return keras.Model(model.inputs[0], answer_with(model, activation, masked), name=model.name)
-
-
-def _is_convolution(operation: Any) -> bool:
-    return traits_of(type(operation).__name__).prunable
-
-
-def zeroed_channels(convolution: Any) -> list[int]:
-    """Return the output channels of a convolution whose kernel and bias are all zero."""
-    parts = [v for v in (_mixing_kernel(convolution), convolution.bias) if v is not None]
-    by_channel = [_by_channel(convolution, np.asarray(part)) for part in parts]
-    return [c for c in range(len(by_channel[0])) if not any(part[c].any() for part in by_channel)]
 
 
 def _mixing_kernel(convolution: Any) -> Any:

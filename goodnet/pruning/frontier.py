@@ -29,7 +29,7 @@ from goodnet.networks.graph import (
     pre_activation,
     replay,
 )
-from goodnet.networks.traits import acts_on_each_channel_alone, is_elementwise, traits_of
+from goodnet.networks.traits import acts_on_each_channel_alone, is_elementwise, operation_traits
 from goodnet.pruning.channels import removed_value
 from goodnet.pruning.head import build_head
 from goodnet.pruning.head_inputs import HeadInput
@@ -90,11 +90,6 @@ class Frontier:
     def num_channels(self) -> int:
         """Channels of the pruned layer."""
         return int(self.start.shape[-1])
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether every channel reaches the head through linear layers alone."""
-        return all(head_input.layer is not None for head_input in self.head_inputs)
 
     @cached_property
     def depths(self) -> tuple[Depth, ...]:
@@ -197,7 +192,9 @@ def find_frontier(model: keras.Model, *, layer: str, rank_at: str) -> Frontier:
     """
     pruned, ranking = output_of(model, layer), output_of(model, rank_at)
     operation = pruned._keras_history.operation
-    activation = operation.get_config().get("activation") if _is_convolution(operation) else None
+    activation = (
+        operation.get_config().get("activation") if operation_traits(operation).prunable else None
+    )
     if not is_elementwise(activation):
         raise InputError(f"layer {layer} has the activation {activation}, which mixes channels")
     alone, head_inputs = _walk(model, pruned)
@@ -221,7 +218,7 @@ def _walk(model: keras.Model, pruned: Any) -> tuple[dict[int, Any], tuple[HeadIn
         output = node.outputs[0]
         if not mixes and _keeps_channels_apart(node):
             alone[id(output)] = output
-        elif not mixes and type(node.operation).__name__ == "Flatten":
+        elif not mixes and operation_traits(node.operation).gives == "flat":
             # Channels stay apart but lose their axis; what reads this finds them in its source.
             alone[id(output)] = alone[id(reads[0])]
         else:
@@ -242,11 +239,13 @@ def _walk(model: keras.Model, pruned: Any) -> tuple[dict[int, Any], tuple[HeadIn
 
 
 def _keeps_channels_apart(node: Any) -> bool:
-    name = type(node.operation).__name__
-    if traits_of(name).merges:  # or an operation of that name, which may broadcast or reduce
+    if operation_traits(
+        node.operation
+    ).merges:  # or an operation of that name, which may broadcast or reduce
         return len({tuple(x.shape) for x in (*node.input_tensors, *node.outputs)}) == 1
     if len(node.input_tensors) != 1 or not hasattr(node.operation, "get_config"):
         return False
+    name = type(node.operation).__name__
     return acts_on_each_channel_alone(name, node.operation.get_config())
 
 
@@ -261,14 +260,12 @@ def _suffices(
     model: keras.Model, pruned: Any, ranking: Any, head_inputs: tuple[HeadInput, ...]
 ) -> bool:
     """Return whether `ranking` follows from `pruned` alone, and every input of the head from it."""
+    # A skip connection may join the channels before they are ranked.
     if id(ranking) not in computable(model, pruned):
         return False
+    # A branch that leaves before `ranking`, which is pooled, cannot be computed from it.
     around = dependents(model, pruned, except_through=ranking)
     return not any(id(head_input.source) in around for head_input in head_inputs)
-
-
-def _is_convolution(operation: Any) -> bool:
-    return traits_of(type(operation).__name__).prunable
 
 
 def _skips(model: keras.Model, start: Any) -> tuple[Any, ...]:

@@ -142,10 +142,13 @@ def _same(x: FloatArray) -> FloatArray:
 
 
 def _relu(x: FloatArray) -> FloatArray:
+    # With both bounds given it takes a third of the time of np.maximum.
     return x.clip(np.float32(0), np.float32(np.inf))
 
 
+# Other ReLUs leak, are capped or begin later; they run in TensorFlow.
 _PLAIN_RELU = {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}
+# What stands between the dense layers of such a head; with anything else TensorFlow runs all of it.
 _SIMPLE: dict[str, Operation] = {
     "plain ReLU": _relu,
     "Add": lambda *terms: reduce(np.add, terms),

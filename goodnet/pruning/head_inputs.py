@@ -16,11 +16,11 @@ class HeadInput:
     """One tensor behind the pruned layer through which its channels reach the head.
 
     Attributes:
-        tensor: the consumed activation, or the output of a linear layer that consumes it.
+        tensor: the activation, or the output of a linear layer that reads it.
         source: the activation that is read, its channels on the last axis or flattened.
         read: the activation as the linear layer reads it, possibly flattened.
         num_channels: C.
-        layer: the linear layer, or None where the activation itself is consumed.
+        layer: the linear layer, or None where the head reads the activation itself.
     """
 
     tensor: Any
@@ -33,6 +33,8 @@ class HeadInput:
     def _kernels(self) -> FloatArray:
         """The layer's kernel, a matrix for each channel: (C, inputs, outputs)."""
         kernel = np.asarray(self.layer.kernel, np.float32)
+        # Channels come last in what the layer reads, flattened or not, so that every C-th of the
+        # kernel's rows is one channel's. Put together they are one block of memory for `term`.
         by_channel = np.moveaxis(kernel.reshape(-1, self.num_channels, kernel.shape[-1]), 1, 0)
         return np.ascontiguousarray(by_channel)
 
@@ -70,10 +72,10 @@ def _patches(channel: FloatArray, layer: Any) -> FloatArray:
         reach = (layer.kernel_size[axis] - 1) * layer.dilation_rate[axis] + 1
         count = -(-length // stride) if layer.padding == "same" else (length - reach) // stride + 1
         missing = max((count - 1) * stride + reach - length, 0) if layer.padding == "same" else 0
-        padding.append((missing // 2, missing - missing // 2))
+        padding.append((missing // 2, missing - missing // 2))  # as TensorFlow, the odd one behind
         sizes.append((count - 1) * stride + 1)
         starts.append([tap * layer.dilation_rate[axis] for tap in range(layer.kernel_size[axis])])
-    if any(sum(pair) for pair in padding):
+    if any(sum(pair) for pair in padding):  # np.pad copies even where it adds nothing
         channel = np.pad(channel, padding)
     windows = [
         channel[

@@ -9,7 +9,7 @@ from itertools import takewhile
 from goodnet.errors import InputError
 from goodnet.model_files.describe import ModelDescription
 from goodnet.model_files.layer_graph import LayerDescription
-from goodnet.networks.traits import acts_on_each_channel_alone, traits_of
+from goodnet.networks.traits import acts_on_each_channel_alone
 
 _MOST_NAMED = 12
 """Layers that a message names, the last of those that there are: nets have hundreds."""
@@ -85,12 +85,11 @@ def _find_spatial(description: ModelDescription) -> list[str]:
     """
     found, behind = [], set[str]()
     for item in description.layers:
-        traits = traits_of(item.class_name)
-        if traits.mixes or traits.prunable or not behind.isdisjoint(item.inputs):
+        if item.traits.mixes or item.traits.prunable or not behind.isdisjoint(item.inputs):
             behind.add(item.name)
             shape = description.shapes.get(item.name)
             # The shape of a convolution's output needs no knowledge of what it reads.
-            known = traits.prunable or (shape is not None and len(shape) == 3)
+            known = item.traits.prunable or (shape is not None and len(shape) == 3)
             if known and item.num_calls == 1:
                 found.append(item.name)
     return found
@@ -104,7 +103,7 @@ def _default_layer(description: ModelDescription, spatial: list[str]) -> str:
     through = [name for name in hidden if name in bottlenecks]
     if through:
         last = by_name[through[-1]]
-        convolutions = [name for name in through if _is_convolution(by_name[name])]
+        convolutions = [name for name in through if by_name[name].traits.prunable]
         # Of a convolution nothing has to be masked: zeros in its weights do the same. If another
         # one before it reached as far, it would go through the last.
         if convolutions:
@@ -112,12 +111,13 @@ def _default_layer(description: ModelDescription, spatial: list[str]) -> str:
             if last in (nearest, *_iterate_channelwise(description, nearest)):
                 return nearest.name
         return _maker(last, by_name, set(spatial)).name
-    convolutions = [name for name in spatial if _is_convolution(by_name[name])]
+    convolutions = [name for name in spatial if by_name[name].traits.prunable]
     if not convolutions:
         raise InputError(
             f"{description.path}: has no layer that gives spatial features, expected a 2-D "
             "convolution"
         )
+    # Where the channels of all are classes, as in a net of one convolution, none is better.
     return ([name for name in convolutions if name in read] or convolutions)[-1]
 
 
@@ -128,16 +128,14 @@ def _maker(
 
     There a channel that clean images leave quiet is zero, and to prune it changes nothing.
     """
+    # The last tensor on all paths may be what pooling or dropout made of the one looked for.
     chain = [last]
     while _is_channelwise(chain[-1]) and chain[-1].inputs[0] in spatial:
         chain.append(by_name[chain[-1].inputs[0]])
-    before = list(takewhile(lambda item: not traits_of(item.class_name).pools, reversed(chain)))
-    ranking = [item for item in before if traits_of(item.class_name).ranks]
+    before = list(takewhile(lambda item: not item.traits.pools, reversed(chain)))
+    ranking = [item for item in before if item.traits.ranks]
+    # Nothing is before pooling that reads what cannot be pruned, as a layer that is called twice.
     return (ranking or before or chain)[-1]
-
-
-def _is_convolution(item: LayerDescription) -> bool:
-    return traits_of(item.class_name).prunable
 
 
 def _find_read_on(description: ModelDescription) -> set[str]:
@@ -148,7 +146,7 @@ def _find_read_on(description: ModelDescription) -> set[str]:
     """
     read: set[str] = set()
     for item in reversed(description.layers):
-        if item.name in read or traits_of(item.class_name).mixes:
+        if item.name in read or item.traits.mixes:
             read.update(item.inputs)
     return read
 
@@ -181,7 +179,7 @@ def _iterate_channelwise(
     """Yield, in graph order, the layers behind `start` that keep its channels apart."""
     apart = {start.name}
     for item in description.layers:
-        keeps = _is_channelwise(item) or traits_of(item.class_name).merges
+        keeps = _is_channelwise(item) or item.traits.merges
         if keeps and item.num_calls == 1 and item.inputs and apart.issuperset(item.inputs):
             apart.add(item.name)
             yield item
@@ -195,9 +193,9 @@ def _is_channelwise(item: LayerDescription) -> bool:
 def _default_rank_at(chosen: LayerDescription, behind: list[LayerDescription]) -> str:
     # The lab ranks behind pooling, which gives another order than before it. Pooling behind the
     # next convolution, even one that keeps channels apart, ranks that one's features.
-    near = list(takewhile(lambda item: not _is_convolution(item), behind))
+    near = list(takewhile(lambda item: not item.traits.prunable, behind))
     for item in near:
-        if traits_of(item.class_name).pools:
+        if item.traits.pools:
             return item.name
-    ranking = [item for item in near if traits_of(item.class_name).ranks]
+    ranking = [item for item in near if item.traits.ranks]
     return (ranking or [chosen])[-1].name

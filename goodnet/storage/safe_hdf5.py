@@ -162,8 +162,8 @@ def _require_hard_link(group: h5py.Group, name: str, path: Path) -> None:
         return
     kinds = {h5py.SoftLink: "a soft", h5py.ExternalLink: "an external"}
     kind = kinds.get(type(link), "a user-defined")
-    where = f"{group.name.rstrip('/')}/{name}"
-    raise InputError(f"{path}: `{where}` is {kind} link, expected data inside the file")
+    link_name = f"{group.name.rstrip('/')}/{name}"
+    raise InputError(f"{path}: `{link_name}` is {kind} link, expected data inside the file")
 
 
 def _check_storage(dataset: h5py.Dataset, path: Path) -> None:

@@ -828,6 +828,15 @@ CLASSIFIERS = {
 }
 
 
+@pytest.mark.parametrize("class_name", ["Conv1D", "Conv3D", "Conv3DTranspose"])
+def test_a_convolution_that_another_one_of_any_rank_reads_is_hidden(tmp_path, class_name):
+    behind = [("Reshape", "grid"), (class_name, "classes"), ("Reshape", "z")]
+    net = make_chain(("Conv2D", "early"), ("Conv2D", "conv"), ("MaxPooling2D", "pool"), *behind)
+    del net["config"]["layers"][-2:]
+    net["config"]["output_layers"] = ["z", 0, 0]
+    assert choose(tmp_path, net) == ("conv", "pool")
+
+
 @pytest.mark.parametrize("closing", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
 def test_default_is_no_convolution_whose_channels_are_the_classes(tmp_path, closing):
     net = make_chain(("Conv2D", "early"), ("Conv2D", "conv"), ("MaxPooling2D", "pool"), *closing)

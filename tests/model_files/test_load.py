@@ -503,8 +503,10 @@ def test_what_is_saved_loads_where_channels_come_first(channels_first_keras, tmp
 def test_every_class_that_may_be_named_is_one_of_keras():
     import keras
 
-    from goodnet.model_files.stock_keras import _BY_MODULE
+    from goodnet.model_files.stock_keras import _APPLICATION_LAYERS, _BY_MODULE
+    from goodnet.networks.traits import TRAITS
 
+    assert set().union(*_APPLICATION_LAYERS.values()) <= set(TRAITS)
     assert keras.layers.Dense  # Keras resolves the modules below when it is imported.
     for module, names in _BY_MODULE.items():
         known = dir(importlib.import_module(module))

@@ -18,14 +18,13 @@ def test_frontier_of_each_architecture(network):
     linear = {c.layer.name for c in frontier.head_inputs if c.layer is not None}
     activations = {name_of(c.tensor) for c in frontier.head_inputs if c.layer is None}
     assert (linear, activations) == (network.linear, network.activations)
-    assert frontier.is_linear == (not activations)
     assert name_of(frontier.ranking) == network.rank_at
     assert name_of(frontier.start) == network.start
     assert {name_of(skip) for skip in frontier.skips} == network.skips
     assert frontier.num_channels == model.get_layer(network.layer).output.shape[-1]
 
 
-def test_deepid_has_one_source_for_both_consumers(faces_net):
+def test_deepid_has_one_source_for_both_readers(faces_net):
     from goodnet.pruning.frontier import find_frontier
 
     frontier = find_frontier(faces_net, layer="conv_3", rank_at="pool_3")
