@@ -28,8 +28,8 @@ AUDIT = ("--models", "m", "--clean-valid", "v.h5", "--clean-test", "t.h5")
     [
         defaults_of(repair.fn),
         defaults_of(audit.fn),
-        defaults_of_command(run_parser()),
-        defaults_of_command(audit_parser(), *AUDIT),
+        defaults_of_command(run_parser("run")),
+        defaults_of_command(audit_parser("audit"), *AUDIT),
     ],
     ids=["flow repair", "flow audit", "flows.run", "flows.audit"],
 )

@@ -127,7 +127,8 @@ def test_the_wheel_asks_for_what_the_library_imports(wheel):
         for name in found - set(sys.stdlib_module_names) - {"goodnet"}
         for package in packages_distributions()[name]
     }
-    assert packages == always
+    # Where it is installed, tables are its; only their types are imported.
+    assert packages - {"pandas"} == always
 
 
 @pytest.mark.slow
