@@ -9,7 +9,7 @@ from tasks.caching import cached
 from tasks.records import CleanValidationActivations, PruneOrder, require_clean_validation
 
 
-@task(name="prune order", **cached(version=1))
+@task(name="prune order", **cached(version=2))
 def rank_channels(activations: CleanValidationActivations) -> PruneOrder:
     """Order the channels by mean activation, the quietest first."""
     require_clean_validation(activations, CleanValidationActivations)
