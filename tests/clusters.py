@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 60
+SECONDS = 150
 
 
 def tiny_case(num_images: int, *, hidden: int = 0) -> tuple[Any, np.ndarray, np.ndarray]:

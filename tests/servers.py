@@ -82,7 +82,7 @@ class PatientTransport(httpx.HTTPTransport):
     """Asks again while SQLite is busy, as Prefect's own client does."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while (answer := super().handle_request(request)).status_code == 503:
             assert time.monotonic() < deadline
             answer.close()
@@ -93,7 +93,8 @@ class PatientTransport(httpx.HTTPTransport):
 def api_client(api: str, password: str) -> httpx.Client:
     """Return a client of a Prefect API that has the password, `user:password`."""
     auth = httpx.BasicAuth(*password.split(":"))
-    return httpx.Client(base_url=api, auth=auth, timeout=30, transport=PatientTransport())
+    # A connection of Prefect's waits a minute for SQLite's lock, and others wait for it.
+    return httpx.Client(base_url=api, auth=auth, timeout=120, transport=PatientTransport())
 
 
 def query(server: dict[str, str], kind: str, **body: Any) -> Any:
