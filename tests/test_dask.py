@@ -160,9 +160,10 @@ def test_workers_of_this_machine_let_nobody_else_in(tmp_path):
 
 def listening():
     """The addresses at which this process and its children listen."""
-    ours = psutil.Process()
-    every = (ours, *ours.children(recursive=True))
-    ports = [port for one in every for port in one.net_connections("inet")]
+    ours, ports = psutil.Process(), []
+    for one in (ours, *ours.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # It may just have ended.
+            ports += one.net_connections("inet")
     return {port.laddr for port in ports if port.status == psutil.CONN_LISTEN}
 
 
