@@ -131,7 +131,9 @@ class Evidence:
 
 
 Detector = Callable[[Evidence], dict[str, Value]]
-"""Gives its scores by name, none where what it needs is not there; larger for more suspicious.
+"""Gives its scores by name, none where what it needs is not there.
+
+Each is larger for more suspicious images, with no NaN or infinity where the evidence has none.
 
 It computes with operators that arrays and tensors share, as the same function finds the numbers
 that calibrate and becomes a part of the GoodNet.
