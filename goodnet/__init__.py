@@ -18,9 +18,15 @@ goes through a whole repair with these names. Each is imported when it is first 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import lazy_loader
+
+# OpenBLAS's threads wait for their next product at full speed, by default for 2^26 ticks of the
+# processor, and what comes between two products does without that core: TensorFlow, files, other
+# nets of an audit. They sleep after 2^18, 0.1 ms. OpenBLAS asks for it when NumPy is imported.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
 _import_name, _list_names, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -7,6 +7,8 @@ import gc
 
 import pytest
 
+import goodnet  # noqa: F401 - what it sets counts only before anything imports NumPy
+
 pytest_plugins = [
     "tests.zoo",
     "tests.badnets",

@@ -142,3 +142,29 @@ for libraries in (1, 2):
         [sys.executable, "-c", source], env=os.environ | environment, stderr=subprocess.PIPE
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_threads_of_products_sleep_soon_when_there_is_no_more_to_do():
+    source = """
+import os
+import time
+import goodnet
+import numpy
+
+def used():
+    return sum(os.times()[:2])
+
+many, idly = numpy.ones((800, 800)), 0
+for _ in range(5):
+    many @ many
+    before = used()
+    time.sleep(0.1)
+    idly += used() - before
+print(idly)
+"""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    environment.pop("OPENBLAS_THREAD_TIMEOUT", None)
+    done = subprocess.run(
+        [sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 0.05
