@@ -9,7 +9,7 @@ What a notebook needs, in the order in which it is needed:
                ActivationCache, block_means, mean_activations, prune_order
     pruning    sweep, find_checkpoint, prune_channels, build_goodnet
     results    write_curves, make_results, printed_rows, wilson_interval
-    plots      curve_chart, detection_chart, activation_chart
+    plots      curve_chart, detection_chart, activation_chart, as Vega-Lite
 
 `InputError` is what all of them raise for something that its user can mend. examples/lab.ipynb
 goes through a whole repair with these names. Each is imported when it is first used, so that

@@ -220,9 +220,16 @@ class Repair:
 
     def plot(self) -> altair.LayerChart:
         """Draw clean accuracy and attack success of B' and G against the channels pruned."""
-        from goodnet.reports.plots import PAPER, curve_chart
+        import altair
 
-        return curve_chart(self.sweep, self.results.reached, palette=PAPER)
+        from goodnet.reports.plots import curve_chart
+        from goodnet.reports.vega_lite import PAPER
+
+        spec = curve_chart(self.sweep, self.results.reached, palette=PAPER)
+        chart = altair.LayerChart.from_dict(spec)
+        # Charts too, which `from_dict` does not make of layers: methods of the whole call theirs.
+        chart.layer = [altair.Chart.from_dict(layer) for layer in spec["layer"]]
+        return chart
 
     def b_prime(self, drop: float | None = None, *, channels: int | None = None) -> keras.Model:
         """Return B' of the checkpoint at a budget of `drop` points, or with any channels pruned.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from goodnet.reports.detection import ScoredSet
 
 
-# All that the imports below are for, 1.5 s of charts among it, is spared where nothing has changed.
+# All that the imports below are for is spared where nothing has changed.
 @task(name="measure", **cached(version=1))
 def measure_results(
     activations: CleanValidationActivations,

@@ -75,7 +75,7 @@ from goodnet.heavy_imports import importing
 with importing():
     from goodnet.tensorflow_start import import_tensorflow
     import_tensorflow()
-    import altair, prefect, scipy.stats
+    import prefect, scipy.stats
 """
 """Start of a source whose commands fork: what takes long, and holds no state of theirs."""
 

@@ -8,6 +8,7 @@ import goodnet
 from goodnet.defenses import fine_tuning
 from goodnet.errors import InputError
 from goodnet.reports.results import Results
+from goodnet.reports.vega_lite import PAPER
 from goodnet.storage.run_folder import RunFolder
 
 
@@ -184,7 +185,9 @@ def test_a_notebook_shows_verdict_and_table(found):
     nets = 1 + 2 * len(found.results.reached) + len(found.results.repaired_nets)
     assert page.count("<tr>") == 1 + nets + 1 + len(detectors)
     assert found.results.recommended.why.replace("'", "&#x27;") in page
-    assert found.plot().to_dict()["layer"]
+    drawn = found.plot().properties(width=300).interactive().to_dict()
+    assert {"hover"} < {one["name"] for one in drawn["params"]}
+    assert PAPER["attack-g"] in drawn["encoding"]["color"]["scale"]["range"]
     assert len(found.curve) == 2 * 3 * (len(found.order) + 1)  # both ends of three sets
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from goodnet.reports import detector_plots, plots
 from goodnet.reports.reading import as_mapping, reading
 from goodnet.reports.results import Results
 from goodnet.storage.files import read_json
@@ -24,9 +25,6 @@ def draw_charts(results: Results, *, sweep: pa.Table, scores: pa.Table | None) -
         sweep: the table of sweep.parquet.
         scores: the table of scores.parquet; None in runs from before there were scores.
     """
-    # What draws takes 1.5 s to import, which whoever reads charts alone is spared.
-    from goodnet.reports import detector_plots, plots
-
     reached = results.reached
     charts = {
         "detectors": None if scores is None else detector_plots.detectors_chart(results, scores),
@@ -37,10 +35,7 @@ def draw_charts(results: Results, *, sweep: pa.Table, scores: pa.Table | None) -
         "activations": plots.activation_chart(sweep, reached),
         "expert": plots.expert_chart(sweep),
     }
-    # The schema is the same for every run, and comparing with it takes half of the time.
-    return {
-        name: chart.to_dict(validate=False) for name, chart in charts.items() if chart is not None
-    }
+    return {name: chart for name, chart in charts.items() if chart is not None}
 
 
 def read_charts(path: Path) -> Charts:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-
 from goodnet.errors import InputError
-from goodnet.reports import plots, report
+from goodnet.reports import report
 from goodnet.reports.compare import Run, comparison_rows, find_differences
 from goodnet.reports.results import clean_set
 from goodnet.reports.vega import vega_script
+from goodnet.reports.vega_lite import (
+    PAGE,
+    PERCENT,
+    Chart,
+    category,
+    layer,
+    layered_chart,
+    number,
+    percent,
+    rate,
+)
 from goodnet.storage.files import atomic_path, require_folder
 
 ACCURACY, ATTACK = "clean accuracy of G", "attack success of G"
@@ -43,36 +52,36 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
     return path
 
 
-def _charts(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def _charts(runs: Sequence[Run]) -> dict[str, Chart]:
     charts = {"chart": comparison_chart(runs), "detection": detection_chart(runs)}
-    return {name: chart.to_dict() for name, chart in charts.items() if chart is not None}
+    return {name: chart for name, chart in charts.items() if chart is not None}
 
 
-def comparison_chart(runs: Sequence[Run]) -> alt.LayerChart:
+def comparison_chart(runs: Sequence[Run]) -> Chart:
     """Draw clean accuracy and attack success of G against the share of channels pruned.
 
     Nets of any width have the same share. Accuracy is on clean test images, or validation where a
     run has no others. A click in the legend fades the other runs, which may hide one.
     """
     points = [point for run in runs for point in _points(run)]
-    share = alt.X("share:Q", title="channels pruned", axis=_percentages(grid=False))
-    base = _base(points, runs, share.scale(domain=[0, 1], nice=False)).encode(
-        y=alt.Y("rate:Q", title=None, axis=_percentages()).scale(domain=[0, 1]),
-        tooltip=[
-            alt.Tooltip("run:N"),
-            alt.Tooltip("measure:N"),
-            alt.Tooltip("step:Q", title="channels pruned"),
-            alt.Tooltip("rate:Q", format=".2%"),
+    base = _coloured(runs) | {
+        "x": _share("share", title="channels pruned"),
+        "y": rate("rate"),
+        "tooltip": [
+            category("run"),
+            category("measure"),
+            number("step", title="channels pruned"),
+            percent("rate"),
         ],
-    )
-    dash = alt.StrokeDash("measure:N", legend=None).scale(
-        domain=[ACCURACY, ATTACK], range=[[1, 0], [5, 4]]
-    )
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
-    return _finished(lines, base.mark_circle(size=70).transform_filter("datum.checkpoint"))
+    }
+    dashes = {"domain": [ACCURACY, ATTACK], "range": [[1, 0], [5, 4]]}
+    dash = category("measure", legend=None, scale=dashes)
+    lines = layer(points, "line", base | {"strokeDash": dash}, strokeWidth=2)
+    marks = layer(points, "circle", base, size=70) | _only("datum.checkpoint")
+    return _finished(lines, marks)
 
 
-def detection_chart(runs: Sequence[Run]) -> alt.LayerChart | None:
+def detection_chart(runs: Sequence[Run]) -> Chart | None:
     """Draw detection against false alarms of all G of each run, and of the one to use.
 
     Returns:
@@ -81,40 +90,46 @@ def detection_chart(runs: Sequence[Run]) -> alt.LayerChart | None:
     points = [point for run in runs for point in _detections(run)]
     if not points:
         return None
-    alarms = alt.X("alarms:Q", title="false alarms", axis=_percentages(grid=False))
-    base = _base(points, runs, alarms.scale(domain=[0, 1], nice=False)).encode(
-        y=alt.Y("detection:Q", title=None, axis=_percentages()).scale(domain=[0, 1]),
-        tooltip=[
-            alt.Tooltip("run:N"),
-            alt.Tooltip("net:N"),
-            alt.Tooltip("detection:Q", format=".2%"),
-            alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
+    base = _coloured(runs) | {
+        "x": _share("alarms", title="false alarms"),
+        "y": rate("detection"),
+        "tooltip": [
+            category("run"),
+            category("net"),
+            percent("detection"),
+            percent("alarms", title="false alarms"),
         ],
-    )
+    }
     # In the order of the steps: neither rate need rise with each.
-    lines = base.mark_line(strokeWidth=2).encode(order="step:Q").transform_filter("datum.swept")
-    marks = base.mark_point(size=110, shape="diamond", filled=True)
-    return _finished(lines, marks.transform_filter("!datum.swept"))
+    lines = layer(points, "line", base | {"order": number("step")}, strokeWidth=2)
+    marks = layer(points, "point", base, size=110, shape="diamond", filled=True)
+    return _finished(lines | _only("datum.swept"), marks | _only("!datum.swept"))
 
 
-def _base(points: Sequence[Mapping[str, Any]], runs: Sequence[Run], x: alt.X) -> alt.Chart:
-    """Return what lines and marks of a chart share, a colour for each run among it."""
-    names = [run.name for run in runs]
-    color = alt.Color("run:N", title=None, legend=alt.Legend(columns=1, labelLimit=0))
-    return alt.Chart(alt.InlineData([*points])).encode(
-        x=x, color=color.scale(domain=names, scheme="tableau10")
+def _coloured(runs: Sequence[Run]) -> Chart:
+    """Return a colour for each run, which is faded while others are clicked in the legend."""
+    colour = category(
+        "run",
+        title=None,
+        legend={"columns": 1, "labelLimit": 0},
+        scale={"domain": [run.name for run in runs], "scheme": "tableau10"},
     )
+    opacity = {"condition": {"param": "clicked", "value": 1}, "value": 0.15}
+    return {"color": colour, "opacity": opacity}
 
 
-def _finished(lines: alt.Chart, marks: alt.Chart) -> alt.LayerChart:
-    clicked = alt.selection_point(fields=["run"], bind="legend")
-    faded = alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.15))
-    layers = [lines.encode(opacity=faded).add_params(clicked), marks.encode(opacity=faded)]
-    return plots.finish_chart(alt.LayerChart(layer=layers), plots.PAGE, height=380)
+def _finished(lines: Chart, marks: Chart) -> Chart:
+    clicked = {"name": "clicked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend"}
+    return layered_chart([lines | {"params": [clicked]}, marks], PAGE, height=380)
 
 
-def _percentages(*, grid: bool = True) -> alt.Axis:
-    return alt.Axis(format=".0%", grid=grid)
+def _share(field: str, *, title: str) -> Chart:
+    scale = {"domain": [0, 1], "nice": False}
+    return number(field, title=title, scale=scale, axis=PERCENT | {"grid": False})
+
+
+def _only(condition: str) -> Chart:
+    return {"transform": [{"filter": condition}]}
 
 
 def _points(run: Run) -> Iterator[dict[str, Any]]:

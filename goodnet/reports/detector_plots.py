@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pyarrow as pa
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray
-from goodnet.reports.plots import (
-    HIGH,
-    LOW,
-    PAGE,
-    Palette,
-    finish_chart,
-    inline,
-    set_rows,
-    with_interval,
-)
+from goodnet.reports.plots import crosses, set_rows, with_interval
 from goodnet.reports.results import Results
+from goodnet.reports.vega_lite import (
+    PAGE,
+    PERCENT,
+    Chart,
+    Palette,
+    category,
+    coloured,
+    dashed_rule,
+    layer,
+    layered_chart,
+    number,
+    percent,
+    rate,
+)
 
 _POINTS = 120
 """Of a curve: more would not show, and each is written into the page."""
@@ -28,9 +32,7 @@ _BINS = 50
 _OTHERS = "single scores"
 
 
-def detectors_chart(
-    results: Results, scores: pa.Table, *, palette: Palette = PAGE
-) -> alt.LayerChart | None:
+def detectors_chart(results: Results, scores: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
     """Draw detection against false alarms for all thresholds of each detector, and where they are.
 
     The axis of false alarms is stretched at its beginning, where detectors are used.
@@ -52,50 +54,48 @@ def detectors_chart(
     rows, marks = [], []
     for one in results.detectors:
         clean, poisoned = (part[one.name] for part in columns)
-        place: dict[str, str | float] = {"detector": one.name, "kind": kinds[one.name]}
+        its: dict[str, str | float] = {"detector": one.name, "kind": kinds[one.name]}
         rows += [
-            place | {"alarms": x, "detection": y}
+            its | {"alarms": x, "detection": y}
             for x, y in zip(*_curve(clean, poisoned), strict=True)
         ]
         if one.false_alarm_rate is not None and one.detection_rate is not None:
             alarms, caught = round(one.false_alarm_rate * len(clean)), one.detection_rate
             marks.append(
                 {
-                    **place,
+                    **its,
                     **with_interval("alarms", alarms, len(clean)),
                     **with_interval("detection", round(caught * len(poisoned)), len(poisoned)),
                 }
             )
-    names = [joined.name, *(kind for kind in dict.fromkeys(kinds.values()) if kind != joined.name)]
-    colours = {_OTHERS: palette["accuracy-b"], joined.name: palette["attack-g"]}
-    colour = alt.Color("kind:N", title=None).scale(
-        domain=names, range=[colours.get(name, palette["muted"]) for name in names]
+    # The joined score is the first in the legend.
+    colours = {joined.name: palette["attack-g"]}
+    for kind in kinds.values():
+        colours.setdefault(kind, palette["accuracy-b" if kind == _OTHERS else "muted"])
+    stretched = {"type": "pow", "exponent": 0.35, "domain": [0, 1]}
+    alarms_axis = number(
+        "alarms",
+        title="false alarms on clean test images",
+        scale=stretched,
+        axis=PERCENT | {"values": [0, 0.01, 0.03, 0.1, 0.3, 1]},
     )
-    stretched = alt.Scale(type="pow", exponent=0.35, domain=[0, 1])
-    axis = alt.Axis(format=".0%", values=[0, 0.01, 0.03, 0.1, 0.3, 1])
-    x = alt.X("alarms:Q", title="false alarms on clean test images", scale=stretched).axis(axis)
-    y = alt.Y("detection:Q", title="poisoned images detected").axis(format=".0%")
-    tooltip = [
-        alt.Tooltip("detector:N"),
-        alt.Tooltip("detection:Q", format=".2%"),
-        alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
-    ]
-    lines = alt.Chart(inline(rows)).encode(x=x, y=y, color=colour, detail="detector:N")
-    points = alt.Chart(inline(marks)).encode(x=x, y=y, color=colour, tooltip=tooltip)
-    budget = alt.Chart(inline([{"alarms": joined.false_alarm_budget}])).encode(x=x)
+    place = {
+        "x": alarms_axis,
+        "y": number("detection", title="poisoned images detected", axis=PERCENT),
+        "color": coloured("kind", colours),
+    }
+    told = [category("detector"), percent("detection"), percent("alarms", title="false alarms")]
+    lines, points = place | {"detail": category("detector")}, place | {"tooltip": told}
     layers = [
-        budget.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
-        lines.mark_line(strokeWidth=1.6, interpolate="step-after"),
-        points.mark_rule().encode(x=f"alarms{LOW}:Q", x2=f"alarms{HIGH}"),
-        points.mark_rule().encode(y=f"detection{LOW}:Q", y2=f"detection{HIGH}"),
-        points.mark_circle(size=70, opacity=1),
+        dashed_rule([{"alarms": joined.false_alarm_budget}], {"x": alarms_axis}, palette),
+        layer(rows, "line", lines, strokeWidth=1.6, interpolate="step-after"),
+        *crosses(marks, points),
+        layer(marks, "circle", points, size=70, opacity=1),
     ]
-    return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
+    return layered_chart(layers, palette, height=320)
 
 
-def scores_chart(
-    results: Results, scores: pa.Table, *, palette: Palette = PAGE
-) -> alt.LayerChart | None:
+def scores_chart(results: Results, scores: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
     """Draw how the joined score is spread over clean and poisoned test images, and its threshold.
 
     Args:
@@ -130,37 +130,32 @@ def scores_chart(
             {"images": name, "from": float(a), "to": float(b), "share": float(n / len(part))}
             for a, b, n in zip(edges, edges[1:], counts, strict=False)
         ]
-    colour = alt.Color("images:N", title=None).scale(
-        domain=[*values], range=[palette["accuracy-g"], palette["attack-g"]][: len(values)]
-    )
-    bars = alt.Chart(inline(rows)).encode(
-        x=alt.X("from:Q", title="joined score; the last bar holds all above").scale(
-            domain=[low, high], nice=False
+    colours = dict(zip(values, (palette["accuracy-g"], palette["attack-g"]), strict=False))
+    bars = {
+        "x": number(
+            "from",
+            title="joined score; the last bar holds all above",
+            scale={"domain": [low, high], "nice": False},
         ),
-        x2="to",
-        y=alt.Y("share:Q", title="share of images", stack=None).axis(format=".0%"),
-        y2=alt.datum(0),
-        color=colour,
-        tooltip=[
-            "images:N",
-            alt.Tooltip("share:Q", format=".2%"),
-            alt.Tooltip("from:Q", format=".3g"),
-        ],
-    )
-    rule = alt.Chart(inline([{"from": joined.threshold, "label": "threshold"}])).encode(x="from:Q")
+        "x2": {"field": "to"},
+        "y": number("share", title="share of images", stack=None, axis=PERCENT),
+        "y2": {"datum": 0},
+        "color": coloured("images", colours),
+        "tooltip": [category("images"), percent("share"), number("from", format=".3g")],
+    }
+    threshold = [{"from": joined.threshold, "label": "threshold"}]
+    at = {"x": number("from")}
+    label = at | {"y": {"value": 2}, "text": category("label")}
+    look = {"color": palette["muted"], "align": "left", "dx": 5, "baseline": "top"}
     layers = [
-        bars.mark_rect(opacity=0.6),
-        rule.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
-        rule.mark_text(color=palette["muted"], align="left", dx=5, baseline="top").encode(
-            y=alt.value(2), text="label:N"
-        ),
+        layer(rows, "rect", bars, opacity=0.6),
+        dashed_rule(threshold, at, palette),
+        layer(threshold, "text", label, **look),
     ]
-    return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
+    return layered_chart(layers, palette, height=220)
 
 
-def depths_chart(
-    results: Results, sweep: pa.Table, *, palette: Palette = PAGE
-) -> alt.LayerChart | None:
+def depths_chart(results: Results, sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
     """Draw clean accuracy against attack success of B' at each depth, and of pruning at each step.
 
     Args:
@@ -185,36 +180,25 @@ def depths_chart(
         | {"depth": one.layer, "kind": "nearest class at a depth"}
         for one in depths
     ]
-    colour = alt.Color("kind:N", title=None).scale(
-        domain=["pruning, step by step", "nearest class at a depth"],
-        range=[palette["accuracy-b"], palette["attack-g"]],
-    )
-    rate = alt.Scale(domain=[0, 1])
-    x = alt.X("attack:Q", title="attack success", scale=rate).axis(format=".0%")
-    y = alt.Y("clean:Q", title="clean accuracy", scale=rate).axis(format=".0%")
-    steps = alt.Chart(inline(curve)).encode(
-        x=x, y=y, color=colour, tooltip=["step:Q", _percent("clean"), _percent("attack")]
-    )
-    chosen = alt.Chart(inline(points)).encode(
-        x=x, y=y, color=colour, tooltip=["depth:N", _percent("clean"), _percent("attack")]
-    )
+    colours = {curve[0]["kind"]: palette["accuracy-b"], points[0]["kind"]: palette["attack-g"]}
+    place = {
+        "x": rate("attack", title="attack success"),
+        "y": rate("clean", title="clean accuracy"),
+    }
+    kind, told = coloured("kind", colours), [percent("clean"), percent("attack")]
+    steps = place | {"color": kind, "tooltip": [number("step"), *told]}
+    chosen = place | {"color": kind, "tooltip": [category("depth"), *told]}
     layers = [
-        steps.mark_line(strokeWidth=2).encode(order="step:Q"),
-        steps.mark_circle(size=22),
-        chosen.mark_circle(size=110, opacity=1),
-        # Depths often lie close together, so each has its name lower than the one before.
-        *(
-            alt.Chart(inline([point]))
-            .mark_text(align="left", dx=9, dy=14 * number + 4, color=palette["ink"])
-            .encode(x=x, y=y, text="depth:N")
-            for number, point in enumerate(points)
-        ),
+        layer(curve, "line", steps | {"order": number("step")}, strokeWidth=2),
+        layer(curve, "circle", steps, size=22),
+        layer(points, "circle", chosen, size=110, opacity=1),
     ]
-    return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
-
-
-def _percent(field: str) -> alt.Tooltip:
-    return alt.Tooltip(f"{field}:Q", format=".2%")
+    name = place | {"text": category("depth")}
+    for index, point in enumerate(points):
+        # Depths often lie close together, so each has its name lower than the one before.
+        look = {"align": "left", "dx": 9, "dy": 14 * index + 4, "color": palette["ink"]}
+        layers.append(layer([point], "text", name, **look))
+    return layered_chart(layers, palette, height=320)
 
 
 def _test_scores(

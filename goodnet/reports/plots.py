@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pyarrow as pa
 from PIL import Image
@@ -18,22 +17,22 @@ from goodnet.pruning.counts import End
 from goodnet.pruning.stop_rule import describe_budget
 from goodnet.pruning.sweep import choose_expert
 from goodnet.reports.results import SETS, Checkpoint, clean_set
-
-Palette = Mapping[str, str]
-
-PAPER: Palette = {
-    "ink": "#1b1f24",
-    "muted": "#5b6470",
-    "grid": "#e4e8ed",
-    "accuracy-b": "#a9cbef",
-    "accuracy-g": "#1d5fa8",
-    "attack-b": "#f6bfa6",
-    "attack-g": "#c2371d",
-}
-"""Colours for a picture that stands alone."""
-
-PAGE: Palette = {name: f"var(--{name})" for name in PAPER}
-"""Colours left to the page's style sheet, which knows light, dark and print."""
+from goodnet.reports.vega_lite import (
+    PAGE,
+    PAPER,
+    Chart,
+    Palette,
+    Rows,
+    category,
+    colour_scale,
+    coloured,
+    dashed_rule,
+    layer,
+    layered_chart,
+    number,
+    percent,
+    rate,
+)
 
 CURVES = (
     ("B' clean accuracy", "accuracy-b", 6),
@@ -49,7 +48,7 @@ LOW, HIGH = " at least", " at most"
 
 def curve_chart(
     sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
-) -> alt.LayerChart:
+) -> Chart:
     """Draw clean accuracy and attack success of B' and G against the channels pruned.
 
     The shade around G is the 95 % interval, which shows where a set has few images.
@@ -60,47 +59,49 @@ def curve_chart(
         palette: colours by name, as in PAPER.
     """
     rows = _curve_rows(sweep)
-    hover = alt.selection_point(nearest=True, on="pointerover", encodings=["x"], empty=False)
-    base = alt.Chart(inline(rows)).encode(x=channels_axis(len(rows) - 1))
+    x = channels_axis(len(rows) - 1)
     drawn = [curve for curve in CURVES if curve[0] in rows[0]]
-    lines = [
-        base.mark_line(strokeWidth=width).encode(
-            y=alt.Y(f"{_field(label)}:Q", title=None, axis=alt.Axis(format=".0%")).scale(
-                domain=[0, 1]
-            ),
-            color=alt.datum(label, title=None),
-        )
-        for label, _, width in drawn
-    ]
     shades = [
-        base.mark_area(color=palette[colour], opacity=0.13).encode(
-            y=alt.Y(f"{label}{LOW}:Q", title=None), y2=f"{label}{HIGH}"
+        layer(
+            rows,
+            "area",
+            {"x": x, **_interval("y", label, title=None)},
+            color=palette[colour],
+            opacity=0.13,
         )
         for label, colour, _ in drawn
         if f"{label}{LOW}" in rows[0]
     ]
-    pointer = (
-        base.mark_rule(color=palette["muted"])
-        .encode(
-            opacity=alt.when(hover).then(alt.value(0.8)).otherwise(alt.value(0)),
-            tooltip=[
-                alt.Tooltip("step:Q", title="channels pruned"),
-                *(alt.Tooltip(f"{_field(c[0])}:Q", title=c[0], format=".2%") for c in drawn),
-            ],
+    lines = [
+        layer(
+            rows,
+            "line",
+            {"x": x, "y": rate(_field(label)), "color": {"datum": label, "title": None}},
+            strokeWidth=width,
         )
-        .add_params(hover)
+        for label, _, width in drawn
+    ]
+    told = [
+        number("step", title="channels pruned"),
+        *(percent(_field(label), title=label) for label, _, _ in drawn),
+    ]
+    seen = {"condition": {"param": "hover", "empty": False, "value": 0.8}, "value": 0}
+    pointer = layer(
+        rows, "rule", {"x": x, "opacity": seen, "tooltip": told}, color=palette["muted"]
     )
-    colours = alt.Scale(
-        domain=[curve[0] for curve in drawn], range=[palette[curve[1]] for curve in drawn]
-    )
+    nearest = {"type": "point", "encodings": ["x"], "nearest": True, "on": "pointerover"}
+    # Not in the layer: Altair, which shows this chart in notebooks, would have it there twice.
+    hover = {"name": "hover", "select": nearest, "views": ["pointer"]}
     marks = _checkpoint_marks(checkpoints, palette, len(rows) - 1)
-    chart = alt.LayerChart(layer=[*shades, *marks, *lines, pointer])
-    return finish_chart(chart.encode(color=alt.Color(scale=colours)), palette, height=300)
+    layers = [*shades, *marks, *lines, pointer | {"name": "pointer"}]
+    colours = colour_scale({label: palette[colour] for label, colour, _ in drawn})
+    chart = layered_chart(layers, palette, height=300)
+    return chart | {"encoding": {"color": {"scale": colours}}, "params": [hover]}
 
 
 def detection_chart(
     sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
-) -> alt.LayerChart | None:
+) -> Chart | None:
     """Draw G's detection rate against its false-alarm rate over all steps.
 
     The crosses at the checkpoints are 95 % intervals.
@@ -122,36 +123,33 @@ def detection_chart(
     ]
     labels = _labels_by_step(checkpoints)
     reached = [{**p, "label": labels[p["step"]]} for p in points if p["step"] in labels]
-    rate = alt.Scale(domain=[0, 1])
-    x = alt.X("alarms:Q", title="false alarms on clean test images", scale=rate).axis(format=".0%")
-    y = alt.Y("detection:Q", title="poisoned images detected", scale=rate).axis(format=".0%")
-    tooltip = [
-        alt.Tooltip("step:Q", title="channels pruned"),
-        alt.Tooltip("detection:Q", format=".2%"),
-        alt.Tooltip("alarms:Q", title="false alarms", format=".2%"),
-    ]
-    steps = alt.Chart(inline(points)).encode(x=x, y=y, tooltip=tooltip)
-    chosen = alt.Chart(inline(reached)).encode(x=x, y=y, tooltip=tooltip)
-    chance = (
-        alt.Chart(inline([{"alarms": 0, "detection": 0}, {"alarms": 1, "detection": 1}]))
-        .mark_line(color=palette["muted"], strokeDash=[4, 4], strokeWidth=1)
-        .encode(x=x, y=y)
-    )
-    cross = chosen.mark_rule(color=palette["attack-g"])
+    place = {
+        "x": rate("alarms", title="false alarms on clean test images"),
+        "y": rate("detection", title="poisoned images detected"),
+    }
+    shown = place | {
+        "tooltip": [
+            number("step", title="channels pruned"),
+            percent("detection"),
+            percent("alarms", title="false alarms"),
+        ]
+    }
+    label = category("label", title=None, sort=None, legend={"columns": 2})
+    chance = [{"alarms": 0, "detection": 0}, {"alarms": 1, "detection": 1}]
+    red, pale, dark = (palette[name] for name in ("attack-g", "accuracy-b", "accuracy-g"))
     layers = [
-        chance,
-        cross.encode(x=f"alarms{LOW}:Q", x2=f"alarms{HIGH}"),
-        cross.encode(y=f"detection{LOW}:Q", y2=f"detection{HIGH}"),
-        steps.mark_line(color=palette["accuracy-b"], strokeWidth=2).encode(order="step:Q"),
-        steps.mark_circle(color=palette["accuracy-g"], size=26, opacity=1),
-        chosen.mark_point(color=palette["attack-g"], filled=True, size=130, opacity=1).encode(
-            shape=alt.Shape("label:N", title=None, sort=None, legend=alt.Legend(columns=2))
+        layer(chance, "line", place, color=palette["muted"], strokeDash=[4, 4], strokeWidth=1),
+        *crosses(reached, shown, color=red),
+        layer(points, "line", shown | {"order": number("step")}, color=pale, strokeWidth=2),
+        layer(points, "circle", shown, color=dark, size=26, opacity=1),
+        layer(
+            reached, "point", shown | {"shape": label}, color=red, filled=True, size=130, opacity=1
         ),
     ]
-    return finish_chart(alt.LayerChart(layer=layers), palette, height=320)
+    return layered_chart(layers, palette, height=320)
 
 
-def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart | None:
+def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
     """Draw how often the net with the first k channels alone answers as B does, over all k.
 
     A trigger that lives in channels that clean images leave quiet shows as a gap between the lines.
@@ -170,27 +168,24 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> alt.LayerChart 
     if not clean:
         return None
     kept = channels_axis(len(clean) - 1, title="channels kept, the quietest first")
-    lines = alt.Chart(inline(points)).encode(
-        x=kept,
-        y=alt.Y("agreement:Q", title=None, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
-        color=alt.Color("images:N", title=None).scale(
-            domain=list(sets.values()), range=[palette["accuracy-g"], palette["attack-g"]]
-        ),
-        tooltip=["images:N", "step:Q", alt.Tooltip("agreement:Q", format=".2%")],
-    )
-    expert = choose_expert(np.array(clean))
-    mark = alt.Chart(inline([{"step": expert}])).encode(x=kept)
+    colours = zip(sets.values(), (palette["accuracy-g"], palette["attack-g"]), strict=True)
+    lines = {
+        "x": kept,
+        "y": rate("agreement"),
+        "color": coloured("images", dict(colours)),
+        "tooltip": [category("images"), number("step"), percent("agreement")],
+    }
     layers = [
-        mark.mark_rule(color=palette["muted"], strokeDash=[3, 3]),
-        lines.mark_line(strokeWidth=2),
-        lines.mark_circle(size=26, opacity=1),
+        dashed_rule([{"step": choose_expert(np.array(clean))}], {"x": kept}, palette),
+        layer(points, "line", lines, strokeWidth=2),
+        layer(points, "circle", lines, size=26, opacity=1),
     ]
-    return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
+    return layered_chart(layers, palette, height=220)
 
 
 def activation_chart(
     sweep: pa.Table, checkpoints: Sequence[Checkpoint], *, palette: Palette = PAGE
-) -> alt.LayerChart:
+) -> Chart:
     """Draw each channel's mean activation on clean validation images, in prune order.
 
     Channels that no image activates have a dot in place of a bar.
@@ -213,30 +208,24 @@ def activation_chart(
         if row["step"] > 0
     ]
     last = len(rows)
-    base = alt.Chart(inline(rows)).encode(
-        color=alt.Color("kind:N", title=None).scale(
-            domain=["mean activation", "silent"],
-            range=[palette["accuracy-g"], palette["attack-g"]],
-        ),
-        tooltip=[
-            alt.Tooltip("channel:N"),
-            alt.Tooltip("step:Q", title="pruned at step"),
-            alt.Tooltip("mean:Q", title="mean activation", format=".4g"),
+    colours = {"mean activation": palette["accuracy-g"], "silent": palette["attack-g"]}
+    shown = {
+        "color": coloured("kind", colours),
+        "tooltip": [
+            category("channel"),
+            number("step", title="pruned at step"),
+            number("mean", title="mean activation", format=".4g"),
         ],
-    )
-    bars = base.mark_rect().encode(
-        x=channels_axis(last, "left"), x2="right", y=alt.Y("mean:Q", title=None), y2=alt.datum(0)
-    )
-    silent = (
-        base.mark_circle(size=22, opacity=1)
-        .encode(x=channels_axis(last, "middle"), y=alt.Y("mean:Q"))
-        .transform_filter("datum.mean === 0")
-        .transform_calculate(middle="datum.step - 0.5")
-    )
-    layers = [*_checkpoint_marks(checkpoints, palette, last), bars]
+    }
+    bars = {"x": channels_axis(last, "left"), "x2": {"field": "right"}}
+    bars |= {"y": number("mean", title=None), "y2": {"datum": 0}}
+    layers = [*_checkpoint_marks(checkpoints, palette, last), layer(rows, "rect", shown | bars)]
     if any(row["mean"] == 0 for row in rows):  # Vega warns of an axis without data
-        layers.append(silent)
-    return finish_chart(alt.LayerChart(layer=layers), palette, height=220)
+        dots = {"x": channels_axis(last, "middle"), "y": number("mean")}
+        silent = layer(rows, "circle", shown | dots, size=22, opacity=1)
+        middle = {"calculate": "datum.step - 0.5", "as": "middle"}
+        layers.append(silent | {"transform": [{"filter": "datum.mean === 0"}, middle]})
+    return layered_chart(layers, palette, height=220)
 
 
 def curve_png(curves: Mapping[str, Any]) -> bytes:
@@ -284,12 +273,16 @@ def with_interval(name: str, count: int, images: int) -> dict[str, float]:
     return {name: count / images, f"{name}{LOW}": low, f"{name}{HIGH}": high}
 
 
-def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Return rows as data of a chart, which each layer shares.
+def crosses(rows: Rows, encoding: Chart, **look: Any) -> list[Chart]:
+    """Return layers with the 95 % intervals of false alarms and of detection."""
+    intervals = _interval("x", "alarms"), _interval("y", "detection")
+    return [layer(rows, "rule", encoding | interval, **look) for interval in intervals]
 
-    Altair copies what a chart has at each method that is called on it, but for tuples.
-    """
-    return alt.InlineData(tuple(rows))
+
+def _interval(axis: str, name: str, **details: Any) -> Chart:
+    """Return what draws from one end of a rate's 95 % interval to the other, along x or y."""
+    low, high = f"{name}{LOW}", f"{name}{HIGH}"
+    return {axis: number(low, **details), f"{axis}2": {"field": high}}
 
 
 def set_rows(sweep: pa.Table, name: str, end: End = "pruned") -> list[dict[str, Any]]:
@@ -303,32 +296,32 @@ def _field(label: str) -> str:
     return label.replace("'", "\\'")
 
 
-def channels_axis(last: int, field: str = "step", title: str = "channels pruned") -> alt.X:
+def channels_axis(last: int, field: str = "step", title: str = "channels pruned") -> Chart:
     """Return the x axis that all curves share, up to the step `last`."""
-    scale = alt.Scale(domain=[0, last], nice=False)
-    axis = alt.Axis(title=title, tickMinStep=1, grid=False)
-    return alt.X(f"{field}:Q", scale=scale, axis=axis)
+    axis = {"title": title, "tickMinStep": 1, "grid": False}
+    return number(field, scale={"domain": [0, last], "nice": False}, axis=axis)
 
 
 def _checkpoint_marks(
     checkpoints: Sequence[Checkpoint], palette: Palette, last: int
-) -> list[alt.Chart]:
+) -> list[Chart]:
     """Return a dashed line and a label for each step that a checkpoint chose."""
-    marks = []
+    marks: list[Chart] = []
     for level, (step, label) in enumerate(sorted(_labels_by_step(checkpoints).items())):
-        at = alt.Chart(inline([{"step": step, "label": label}])).encode(x="step:Q")
-        top = alt.value(-18 - 14 * level)
-        rule = at.mark_rule(color=palette["muted"], strokeDash=[3, 3])
+        rows = [{"step": step, "label": label}]
+        top = {"x": number("step"), "y": {"value": -18 - 14 * level}}
         # A label is on the side where there is room for it, on a telephone too.
         late = 2 * step > last
-        text = at.mark_text(
+        text = layer(
+            rows,
+            "text",
+            top | {"text": category("label")},
             color=palette["muted"],
             align="right" if late else "left",
             dx=-4 if late else 4,
             baseline="top",
         )
-        marks.append(rule.encode(y=top, y2=alt.value("height")))
-        marks.append(text.encode(y=top, text="label:N"))
+        marks += [dashed_rule(rows, top | {"y2": {"value": "height"}}, palette), text]
     return marks
 
 
@@ -344,25 +337,3 @@ def _label(checkpoints: Sequence[Checkpoint]) -> str:
     drops = [checkpoint.drop for checkpoint in checkpoints if checkpoint.drop is not None]
     others = [checkpoint.asked for checkpoint in checkpoints if checkpoint.drop is None]
     return ", ".join([describe_budget(*drops), *others] if drops else others)
-
-
-def finish_chart(chart: alt.LayerChart, palette: Palette, *, height: int) -> alt.LayerChart:
-    """Give a chart its size and the colours of everything that is not data."""
-    label = {"labelColor": palette["muted"], "labelFontSize": 12}
-    title = {"titleColor": palette["ink"], "titleFontSize": 12, "titleFontWeight": 500}
-    return (
-        chart.properties(width="container", height=height, background="transparent")
-        .configure(font="system-ui, sans-serif")
-        .configure_axis(
-            **label,
-            **title,
-            gridColor=palette["grid"],
-            domainColor=palette["muted"],
-            tickColor=palette["muted"],
-            labelFlush=False,
-            labelSeparation=4,
-        )
-        .configure_legend(orient="bottom", columns=2, symbolStrokeWidth=4, **label)
-        .configure_view(stroke=None)
-        .configure_text(fontSize=12)
-    )

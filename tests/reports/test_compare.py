@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -395,7 +396,8 @@ def test_control_characters_are_never_printed(capsys: pytest.CaptureFixture[str]
 
 def test_chart_has_a_point_for_every_measured_step(tmp_path: Path):
     runs = [make_run(tmp_path / "all"), make_run(tmp_path / "some", sets=("clean_valid",))]
-    chart = comparison_chart(read_runs(runs)).to_dict()
+    chart = comparison_chart(read_runs(runs))
+    alt.LayerChart.from_dict(chart)
     (points,) = chart["datasets"].values()
     drawn: dict = {}
     for point in points:
@@ -411,7 +413,8 @@ def test_chart_has_a_point_for_every_measured_step(tmp_path: Path):
 
 def test_detection_is_drawn_against_false_alarms_where_both_are_known(tmp_path: Path):
     runs = [make_run(tmp_path / "all"), make_run(tmp_path / "some", sets=("clean_valid",))]
-    chart = detection_chart(read_runs(runs)).to_dict()
+    chart = detection_chart(read_runs(runs))
+    alt.LayerChart.from_dict(chart)
     (points,) = chart["datasets"].values()
     assert {point["run"] for point in points} == {"all"}
     assert [(point["alarms"], point["detection"]) for point in points] == [

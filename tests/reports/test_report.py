@@ -1,6 +1,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import altair as alt
 import jsonschema
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageColor
 from selenium.webdriver.common.action_chains import ActionChains
@@ -23,7 +26,7 @@ from goodnet.pruning.poisoned import Attack
 from goodnet.reports.about import About, Input, StageRun
 from goodnet.reports.charts import draw_charts, read_charts
 from goodnet.reports.glance import figures
-from goodnet.reports.plots import PAPER, curve_chart, curve_png
+from goodnet.reports.plots import curve_chart, curve_png
 from goodnet.reports.published_numbers import OFFICIAL_FILES, compare_to_published
 from goodnet.reports.recommendation import recommend
 from goodnet.reports.report import write_report
@@ -38,9 +41,11 @@ from goodnet.reports.results import (
     Unreached,
 )
 from goodnet.reports.samples import Sample
+from goodnet.reports.vega_lite import PAPER
 from goodnet.storage.files import write_json
 from goodnet.storage.run_folder import RunFolder
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
 SIZES = {"clean_valid": 11_547, "clean_test": 12_830, "poisoned_test": 12_830}
 CHANNELS = 60
@@ -560,7 +565,7 @@ def test_a_step_is_labelled_with_all_that_was_asked_for():
     sweep = make_sweep()
     first, second, third = make_results(sweep).reached
     points = [first, replace(second, step=45), replace(first, drop=None), replace(third, drop=None)]
-    texts = re.findall(r'"label": "([^"]*)"', json.dumps(curve_chart(sweep, points).to_dict()))
+    texts = re.findall(r'"label": "([^"]*)"', json.dumps(curve_chart(sweep, points)))
     assert set(texts) == {"budget 2, 4 points, 45 channels", "52 channels"}
 
 
@@ -659,11 +664,44 @@ def test_charts_are_read_as_they_were_drawn(tmp_path: Path):
 
 @pytest.mark.parametrize("sets", [tuple(SIZES), ("clean_valid",)])
 def test_every_chart_is_what_vega_lite_takes(sets: tuple[str, ...]):
-    """As the drawing itself does not ask."""
     sweep = make_sweep(sets)
     charts = draw_charts(make_results(sweep), sweep=sweep, scores=None)
     assert {"curves", "activations"} <= charts.keys()
     for chart in json.loads(json.dumps(charts)).values():
         alt.LayerChart.from_dict(chart)
-    with pytest.raises(jsonschema.ValidationError):
-        alt.LayerChart.from_dict({**chart, "height": "high"})
+        chart["layer"][0]["encoding"]["x"]["type"] = "quantity"
+        with pytest.raises(jsonschema.ValidationError):
+            alt.LayerChart.from_dict(chart)
+
+
+def test_layers_share_their_rows():
+    sweep = make_sweep()
+    chart = draw_charts(make_results(sweep), sweep=sweep, scores=None)["curves"]
+    drawn = [layer["data"]["name"] for layer in chart["layer"]]
+    assert len(chart["datasets"]) == len(set(drawn)) == 1 + len(CHOSEN)
+    assert sorted(map(len, chart["datasets"].values())) == [1, 1, 1, CHANNELS + 1]
+    assert json.dumps(chart).count("G clean accuracy at least") == CHANNELS + 1 + 1
+
+
+@pytest.mark.slow
+def test_a_command_draws_without_altair(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    run.results.write(run.folder)
+    pq.write_table(run.sweep, run.folder.sweep)
+    code = (
+        "import sys, flows.repair, tasks.measuring, pyarrow.parquet as pq\n"
+        "from pathlib import Path\n"
+        "from goodnet.reports.charts import draw_charts\n"
+        "from goodnet.reports.plots import curve_png\n"
+        "from goodnet.reports.results import Results\n"
+        "from goodnet.storage.run_folder import RunFolder\n"
+        "folder = RunFolder(Path(sys.argv[1]))\n"
+        "sweep = pq.read_table(folder.sweep)\n"
+        "charts = draw_charts(Results.read(folder), sweep=sweep, scores=None)\n"
+        "print(len(curve_png(charts['curves'])) > 1000, *charts, 'altair' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, run.folder.path],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "curves", "detection", "activations", "False"]
