@@ -11,14 +11,14 @@ from goodnet.choices import Choices
 from goodnet.images.class_names import read_class_names
 from goodnet.images.image_sets import open_sets
 from goodnet.images.preprocessing import chosen_preprocessing
-from goodnet.inputs import SetName, check_inputs, require_complete
+from goodnet.inputs import Role, check_inputs, require_complete
 from goodnet.reports.audits import find_models, require_measurable
 from tasks.cluster import Cluster
 
-_SETS: tuple[SetName, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
+_SETS: tuple[Role, ...] = ("clean_valid", "clean_test", "poisoned_test", "poisoned_valid")
 
 
-def given_sets(parameters: Mapping[str, Any]) -> dict[SetName, Path | None]:
+def given_sets(parameters: Mapping[str, Any]) -> dict[Role, Path | None]:
     """Return the image sets among the parameters of a flow."""
     return {name: parameters[name] for name in _SETS}
 

@@ -24,7 +24,7 @@ from goodnet.images.preprocessing import (
     ChannelOrder,
     PreprocessingName,
 )
-from goodnet.inputs import POISONED_SETS, SetName, require_complete
+from goodnet.inputs import POISONED_SETS, Role, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.pruning.stop_rule import describe_checkpoint
 from goodnet.reports.about import net_name
@@ -151,7 +151,7 @@ def repair(
     name_run(net, folder.name)
     tag_run(model=net)
     clean_up(artifacts)
-    sets: dict[SetName, Path | None] = {
+    sets: dict[Role, Path | None] = {
         "clean_valid": clean_valid,
         "clean_test": clean_test,
         "poisoned_test": poisoned_test,

@@ -26,7 +26,7 @@ from goodnet.images.preprocessing import (
 from goodnet.inputs import (
     POISONED_SETS,
     CheckedInputs,
-    SetName,
+    Role,
     check_inputs,
     compare_images,
     require_different_data,
@@ -141,7 +141,7 @@ def repair(
         target=target,
         min_clean_accuracy=min_clean_accuracy,
     )
-    given: dict[SetName, Images | None] = {
+    given: dict[Role, Images | None] = {
         "clean_valid": clean_valid,
         "clean_test": clean_test,
         "poisoned_test": poisoned_test,
@@ -177,7 +177,7 @@ class Repair:
     scores: pa.Table
     _learnt: Learnt
     _kept: Sequence[Kept]
-    _seen: Mapping[SetName, Seen]
+    _seen: Mapping[Role, Seen]
     _passed: _Passed
 
     @property
@@ -385,23 +385,23 @@ class _Passed:
     checked: CheckedInputs
     file: Path
     model: FileDigest
-    digests: Mapping[SetName, FileDigest]
+    digests: Mapping[Role, FileDigest]
     frontier: Frontier
-    caches: Mapping[SetName, ActivationCache]
+    caches: Mapping[Role, ActivationCache]
     holder: _Holder
 
     @property
     def num_classes(self) -> int:
         return int(self.frontier.model.output_shape[-1])
 
-    def target_of(self, name: SetName) -> int | None:
+    def target_of(self, role: Role) -> int | None:
         """Return the attacker's label for a poisoned set."""
-        return self.choices.target if name in POISONED_SETS else None
+        return self.choices.target if role in POISONED_SETS else None
 
 
 def _first_passes(
     model: keras.Model | str | Path,
-    given: Mapping[SetName, Images | None],
+    given: Mapping[Role, Images | None],
     choices: Choices,
     holder: _Holder,
 ) -> _Passed:
@@ -412,12 +412,12 @@ def _first_passes(
 
     folder = holder.folder
     file = as_model_file(model, folder)
-    sets = {name: as_path(name, one, folder) for name, one in given.items() if one is not None}
+    sets = {role: as_path(role, one, folder) for role, one in given.items() if one is not None}
     checked = check_inputs(file, sets, choices)
     memory = DigestMemory(folder / "digests.json")
-    digests = {name: memory.digest_opened(images) for name, images in checked.sets.items()}
+    digests = {role: memory.digest_opened(images) for role, images in checked.sets.items()}
     if not choices.allow_same_data:
-        require_different_data({name: digest.sha256 for name, digest in digests.items()})
+        require_different_data({role: digest.sha256 for role, digest in digests.items()})
     b = memory.digest(file)
     frontier = open_frontier(
         file,
@@ -427,20 +427,20 @@ def _first_passes(
         architecture=choices.architecture,
     )
     caches = {
-        name: write_activations(
-            folder / f"{name}.parquet",
+        role: write_activations(
+            folder / f"{role}.parquet",
             frontier=frontier,
             images=images,
             provenance=Provenance(
                 model=b.sha256,
-                images=digests[name].sha256,
+                images=digests[role].sha256,
                 layer=checked.layer,
                 rank_at=checked.rank_at,
                 preprocessing=choices.preprocessing,
                 num_classes=frontier.model.output_shape[-1],
             ),
         )
-        for name, images in checked.sets.items()
+        for role, images in checked.sets.items()
     }
     return _Passed(choices, checked, file, b, digests, frontier, caches, holder)
 
@@ -459,18 +459,18 @@ def _check_answers(passed: _Passed) -> Iterator[str]:
     )
 
     answers: dict[str, tuple[IntArray, IntArray]] = {
-        name: cache.answers() for name, cache in passed.caches.items()
+        role: cache.answers() for role, cache in passed.caches.items()
     }
     sets = passed.checked.sets.items()
-    clean = {name: images for name, images in sets if name not in POISONED_SETS}
-    poisoned: dict[str, ImageSet] = {name: images for name, images in sets if name in POISONED_SETS}
-    for name, images in clean.items():
+    clean = {role: images for role, images in sets if role not in POISONED_SETS}
+    poisoned: dict[str, ImageSet] = {role: images for role, images in sets if role in POISONED_SETS}
+    for role, images in clean.items():
         opened = Opened(passed.frontier.model, images, poisoned)
         remark = require_clean_accuracy(
             Answered(
-                name,
+                role,
                 images.path,
-                *answers[name],
+                *answers[role],
                 passed.choices.preprocessing,
                 images.classes is not None,
             ),
@@ -481,12 +481,12 @@ def _check_answers(passed: _Passed) -> Iterator[str]:
         if remark is not None:
             yield remark
     require_not_exchanged(
-        {name: answers[name] for name in clean},
-        {name: answers[name] for name in poisoned},
+        {role: answers[role] for role in clean},
+        {role: answers[role] for role in poisoned},
         num_classes=passed.num_classes,
     )
     yield from compare_images(
-        {name: cache.image_digests() for name, cache in passed.caches.items()},
+        {role: cache.image_digests() for role, cache in passed.caches.items()},
         allow_same_data=passed.choices.allow_same_data,
     )
 
@@ -513,13 +513,13 @@ def _measure(passed: _Passed, remarks: Sequence[str]) -> Repair:
 
     order = prune_order(mean_activations(block_means(passed.caches["clean_valid"])))
     swept = {
-        name: sweep_both_ends(
+        role: sweep_both_ends(
             cache,
             frontier=passed.frontier,
             order=order,
-            count=attack_counter(cache, passed.target_of(name)),
+            count=attack_counter(cache, passed.target_of(role)),
         )
-        for name, cache in passed.caches.items()
+        for role, cache in passed.caches.items()
     }
     valid, attacked = swept["clean_valid"].counts["pruned"], passed.caches.get("poisoned_test")
     checkpoints = find_checkpoints(
@@ -530,19 +530,19 @@ def _measure(passed: _Passed, remarks: Sequence[str]) -> Repair:
     )
     learnt = _learn(passed, order, swept["clean_valid"].counts["expert"])
     calibrations = calibrate_all(learnt.held.scores, budget=passed.choices.false_alarm_budget)
-    seen: dict[SetName, Seen] = {name: _look(passed, name, learnt) for name in passed.caches}
+    seen: dict[Role, Seen] = {role: _look(passed, role, learnt) for role in passed.caches}
     scored: dict[str, ScoredSet] = {
-        name: ScoredSet(cache, seen[name], passed.target_of(name))
-        for name, cache in passed.caches.items()
+        role: ScoredSet(cache, seen[role], passed.target_of(role))
+        for role, cache in passed.caches.items()
     }
     kept = choose_repaired(learnt, passed.choices.repairs, passed.choices.drops)
     candidates = [find_candidate(learnt, one) for one in kept]
     answers: dict[str, list[IntArray]] = {
-        name: [one.answers(cache, seen[name]) for one in candidates]
-        for name, cache in passed.caches.items()
+        role: [one.answers(cache, seen[role]) for one in candidates]
+        for role, cache in passed.caches.items()
     }
     results = make_results(
-        {name: one.counts["pruned"] for name, one in swept.items()},
+        {role: one.counts["pruned"] for role, one in swept.items()},
         checkpoints,
         order=order,
         num_classes=passed.num_classes,
@@ -555,8 +555,8 @@ def _measure(passed: _Passed, remarks: Sequence[str]) -> Repair:
         class_names=() if passed.checked.classes is None else passed.checked.classes.names,
     )
     curve = pa.concat_tables(
-        curves_table(name, one.counts, order=order, means=mean_activations(one.shares))
-        for name, one in swept.items()
+        curves_table(role, one.counts, order=order, means=mean_activations(one.shares))
+        for role, one in swept.items()
     )
     scores = scores_table(scored, calibrations)
     return Repair(results, order, curve, scores, learnt, kept, seen, passed)
@@ -581,26 +581,26 @@ def _verify(found: Repair, point: Checkpoint, b_prime: Path, goodnet: Path) -> N
     from goodnet.pruning.verification import check_saved, load_saved
 
     nets = load_saved(b_prime), load_saved(goodnet)
-    for name, images in found._passed.checked.sets.items():
+    for role, images in found._passed.checked.sets.items():
         agreement = check_saved(
             *nets,
-            cache=found._passed.caches[name],
+            cache=found._passed.caches[role],
             images=images,
             frontier=found._passed.frontier,
             order=found.order,
             step=point.step,
             full=False,
         )
-        agreement.remark(name, step=point.step)  # raises if they disagree
+        agreement.remark(role, step=point.step)  # raises if they disagree
 
 
-def _look(passed: _Passed, name: SetName, learnt: Learnt) -> Seen:
+def _look(passed: _Passed, role: Role, learnt: Learnt) -> Seen:
     """Score the images of a set."""
     from goodnet.defenses.fine_tuning import answer_images
 
-    cache, by_tuned = passed.caches[name], None
+    cache, by_tuned = passed.caches[role], None
     if learnt.tuned is not None:
-        images, preprocessing = passed.checked.sets[name], passed.choices.preprocessing
+        images, preprocessing = passed.checked.sets[role], passed.choices.preprocessing
         by_tuned = answer_images(learnt.tuned, images, preprocessing, cache.answers()[1])
     return learnt.guard.look(cache, passed.frontier, by_tuned)
 
@@ -614,8 +614,8 @@ def _verify_learnt(found: Repair, paths: Sequence[Path]) -> None:
     passed, learnt = found._passed, found._learnt
     candidates = [find_candidate(learnt, kept) for kept in found._kept]
     nets = [load_saved(path) for path in paths]
-    for name, images in passed.checked.sets.items():
-        cache, seen = passed.caches[name], found._seen[name]
+    for role, images in passed.checked.sets.items():
+        cache, seen = passed.caches[role], found._seen[role]
         answers = [(one.method, one.answers(cache, seen)) for one in candidates]
         expected = expected_answers(cache, seen, learnt.calibration, answers)
         for net, one in zip(nets, expected, strict=True):
@@ -630,18 +630,18 @@ def _pick_samples(found: Repair) -> Iterator[Sample]:
 
     passed = found._passed
     for point in sorted(found.results.reached, key=lambda point: point.step)[-1:]:
-        for name in ("clean_test", "poisoned_test"):
-            if name in passed.caches:
-                cache = passed.caches[name]
+        for role in ("clean_test", "poisoned_test"):
+            if role in passed.caches:
+                cache = passed.caches[role]
                 attack = describe_attack(cache, passed.choices.target)
                 yield from pick_samples(
                     cache,
-                    passed.checked.sets[name],
+                    passed.checked.sets[role],
                     frontier=passed.frontier,
                     order=found.order,
                     step=point.step,
                     checkpoint=point.asked,
-                    attack=attack if name in POISONED_SETS else None,
+                    attack=attack if role in POISONED_SETS else None,
                 )
 
 
@@ -662,13 +662,13 @@ def _about(passed: _Passed, name: str) -> About:
         inputs={
             "model": Input(str(passed.file), sha256=passed.model.sha256, size=passed.model.size),
             **{
-                name: Input(
-                    str(sets[name].path),
+                role: Input(
+                    str(sets[role].path),
                     sha256=digest.sha256,
                     size=digest.size,
-                    images=sets[name].num_images,
+                    images=sets[role].num_images,
                 )
-                for name, digest in passed.digests.items()
+                for role, digest in passed.digests.items()
             },
         },
         versions=software_versions(),

@@ -20,8 +20,10 @@ from goodnet.model_files.describe import ModelDescription, describe_model
 from goodnet.pruning.layer_choice import choose_layers
 from goodnet.pruning.stop_rule import require_channels
 
-SetName = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
-_COUNTERPARTS: dict[SetName, SetName] = {
+Role = Literal["clean_valid", "clean_test", "poisoned_valid", "poisoned_test"]
+"""What a set of images is for."""
+
+_COUNTERPARTS: dict[Role, Role] = {
     "clean_test": "poisoned_test",
     "clean_valid": "poisoned_valid",
 }
@@ -32,7 +34,7 @@ hundred. Where validation and test differ by ten points of accuracy, one in twen
 test by half a point, a quarter of the smallest usual drop.
 """
 
-POISONED_SETS: tuple[SetName, ...] = ("poisoned_test", "poisoned_valid")
+POISONED_SETS: tuple[Role, ...] = ("poisoned_test", "poisoned_valid")
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,14 @@ class CheckedInputs:
 
     layer: str
     rank_at: str
-    sets: Mapping[SetName, ImageSet]
+    sets: Mapping[Role, ImageSet]
     classes: ClassNames | None
     remarks: tuple[str, ...]
 
 
 def check_inputs(
     model: Path,
-    sets: Mapping[SetName, Path | None],
+    sets: Mapping[Role, Path | None],
     choices: Choices,
 ) -> CheckedInputs:
     """Check all that can be checked without running the net and return what was found.
@@ -106,38 +108,38 @@ def _require_channels(description: ModelDescription, layer: str, asked: Sequence
         require_channels(asked, channels=shape[-1], layer=where)
 
 
-def label_limit(name: SetName, num_classes: int | None) -> int | None:
+def label_limit(role: Role, num_classes: int | None) -> int | None:
     """Return what the labels of a set must be below: of poisoned images, class N is one too."""
-    return num_classes + 1 if num_classes is not None and name in POISONED_SETS else num_classes
+    return num_classes + 1 if num_classes is not None and role in POISONED_SETS else num_classes
 
 
-def require_complete(model: Path | None, sets: Mapping[SetName, Path | None]) -> None:
+def require_complete(model: Path | None, sets: Mapping[Role, Path | None]) -> None:
     """Raise InputError unless a net comes with both clean sets, or nothing is given at all."""
-    given = [name for name, path in sets.items() if path is not None]
+    given = [role for role, path in sets.items() if path is not None]
     if model is None and given:
         raise given_without(given[0], "model")
-    missing = [name for name in ("clean_valid", "clean_test") if name not in given]
+    missing = [role for role in ("clean_valid", "clean_test") if role not in given]
     if model is not None and missing:
         raise given_without("model", *missing)
 
 
-def require_different_data(digests: Mapping[SetName, str]) -> None:
+def require_different_data(digests: Mapping[Role, str]) -> None:
     """Raise InputError if a clean set has the content of another, so that a table would lie.
 
     Args:
         digests: SHA-256 of each set.
     """
-    names: dict[str, SetName] = {}
-    for name, digest in digests.items():
-        if digest in names:
+    roles: dict[str, Role] = {}
+    for role, digest in digests.items():
+        if digest in roles:
             raise InputError(
-                f"{name} and {names[digest]} are the same data, expected different sets; "
+                f"{role} and {roles[digest]} are the same data, expected different sets; "
                 "allow it with allow_same_data=True"
             )
-        names[digest] = name
+        roles[digest] = role
 
 
-def remark_labels(sets: Mapping[SetName, ImageSet]) -> list[str]:
+def remark_labels(sets: Mapping[Role, ImageSet]) -> list[str]:
     """Return a sentence on each clean set all of whose images have one label.
 
     Raises:
@@ -160,7 +162,7 @@ def remark_labels(sets: Mapping[SetName, ImageSet]) -> list[str]:
 
 
 def compare_images(
-    digests: Mapping[SetName, DigestArray], *, allow_same_data: bool = False
+    digests: Mapping[Role, DigestArray], *, allow_same_data: bool = False
 ) -> list[str]:
     """Return a sentence on each two sets that share images.
 
@@ -174,8 +176,8 @@ def compare_images(
     remarks = []
     for first, second in combinations(digests, 2):
         shared = {
-            name: int(np.isin(digests[name], digests[other]).sum())
-            for name, other in ((first, second), (second, first))
+            role: int(np.isin(digests[role], digests[other]).sum())
+            for role, other in ((first, second), (second, first))
         }
         if not shared[first]:
             continue
@@ -183,7 +185,7 @@ def compare_images(
             f"{shared[second]} of {len(digests[second])} images of {second} are also in {first}, "
             "pixel for pixel"
         )
-        most = max(count / len(digests[name]) for name, count in shared.items())
+        most = max(count / len(digests[role]) for role, count in shared.items())
         if most > _MOST_SHARED and not allow_same_data:
             raise InputError(
                 f"{found}, expected different images; allow it with allow_same_data=True"
@@ -192,6 +194,6 @@ def compare_images(
     return remarks
 
 
-def _require_different_files(paths: Mapping[SetName, Path]) -> None:
+def _require_different_files(paths: Mapping[Role, Path]) -> None:
     existing = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
     require_different_data(existing)

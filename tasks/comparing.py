@@ -7,7 +7,7 @@ import logging
 from prefect import task
 
 from goodnet.arrays import DigestArray
-from goodnet.inputs import SetName, compare_images
+from goodnet.inputs import Role, compare_images
 from tasks.caching import cached
 from tasks.records import (
     ActivationsRecord,
@@ -28,7 +28,7 @@ def compare_sets(
 ) -> Remarks:
     """Find images that are in two sets; their digests are kept with the activations."""
     sets: tuple[ActivationsRecord, ...] = (clean_valid, *evaluation)
-    digests: dict[SetName, DigestArray] = {
+    digests: dict[Role, DigestArray] = {
         one.images.role: one.cache().image_digests() for one in sets
     }
     remarks = compare_images(digests, allow_same_data=allow_same_data)

@@ -13,7 +13,7 @@ from prefect import task
 from goodnet.choices import Choices
 from goodnet.errors import printable
 from goodnet.images.class_names import ClassNames
-from goodnet.inputs import SetName, check_inputs, require_different_data
+from goodnet.inputs import Role, check_inputs, require_different_data
 from goodnet.storage.disk import require_space
 from tasks.activations import open_frontier
 from tasks.caching import activations_files, always_run, digest_memory
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 @task(name="load", **always_run())
 def load_inputs(
     model: Path,
-    sets: dict[SetName, Path | None],
+    sets: dict[Role, Path | None],
     choices: Choices,
     *,
     refresh: bool,
@@ -35,18 +35,18 @@ def load_inputs(
     checked = check_inputs(model, sets, choices)
     memory = digest_memory(artifacts, refresh=refresh)
     files = {
-        name: StoredFile.of(images.path, memory.digest_opened(images))
-        for name, images in checked.sets.items()
+        role: StoredFile.of(images.path, memory.digest_opened(images))
+        for role, images in checked.sets.items()
     }
     if not choices.allow_same_data:
-        require_different_data({name: file.sha256 for name, file in files.items()})
-    records: dict[SetName, dict[str, Any]] = {
-        name: {
-            "file": files[name],
+        require_different_data({role: file.sha256 for role, file in files.items()})
+    records: dict[Role, dict[str, Any]] = {
+        role: {
+            "file": files[role],
             "num_images": images.num_images,
             "classes": _names(images.classes),
         }
-        for name, images in checked.sets.items()
+        for role, images in checked.sets.items()
     }
     inputs = Inputs(
         network=Network(
@@ -59,7 +59,7 @@ def load_inputs(
         ),
         clean_valid=CleanValidation(**records["clean_valid"]),
         evaluation=tuple(
-            EvaluationSet(role=name, **records[name]) for name in records if name != "clean_valid"
+            EvaluationSet(role=role, **records[role]) for role in records if role != "clean_valid"
         ),
         classes=_names(checked.classes),
         remarks=checked.remarks,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodnet.choices import Choices
-from goodnet.inputs import SetName
+from goodnet.inputs import Role
 from tasks.loading import load_inputs
 
 
 def preload(
     model: Path | None,
-    sets: dict[SetName, Path | None],
+    sets: dict[Role, Path | None],
     choices: Choices,
     *,
     artifacts: Path,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from goodnet.defenses.choice import Kept
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.preprocessing import Preprocessing
-from goodnet.inputs import SetName
+from goodnet.inputs import Role
 from goodnet.model_files.limits import ModelLimits
 from goodnet.pruning.activation_cache import ActivationCache
 
@@ -61,7 +61,7 @@ class DefaultFaces(Record):
     clean_test: StoredFile
     poisoned_test: StoredFile
 
-    def sets(self) -> dict[SetName, Path | None]:
+    def sets(self) -> dict[Role, Path | None]:
         """Return the files as a repair takes them."""
         return {
             "clean_valid": self.clean_valid.path,

@@ -86,7 +86,7 @@ def _add_known(mine: IntArray | None, others: IntArray | None) -> IntArray | Non
 
 def write_curves(
     path: Path,
-    set_name: str,
+    role: str,
     counts: Mapping[End, Counts],
     *,
     order: Sequence[int],
@@ -96,38 +96,36 @@ def write_curves(
 
     Args:
         path: of the file, which appears once it is complete; one that is there is replaced.
-        set_name: what the column `set` says.
+        role: of the set; what the column `set` says.
         counts: of images at steps 0 … C, from each end.
         order: the channels in prune order, C of them.
         means: (C,), the mean activation of each channel, by channel number.
     """
     with atomic_path(path) as temporary:
-        pq.write_table(curves_table(set_name, counts, order=order, means=means), temporary)
+        pq.write_table(curves_table(role, counts, order=order, means=means), temporary)
 
 
 def curves_table(
-    set_name: str, counts: Mapping[End, Counts], *, order: Sequence[int], means: DoubleArray
+    role: str, counts: Mapping[End, Counts], *, order: Sequence[int], means: DoubleArray
 ) -> pa.Table:
     """Return the curves of one set under `SCHEMA`.
 
     Args:
-        set_name: what the column `set` says.
+        role: of the set; what the column `set` says.
         counts: of steps 0 … C from each end.
         order: the channels in prune order, C of them.
         means: (C,), the mean activation of each channel, by channel number.
     """
-    return pa.concat_tables(
-        [_curve(set_name, end, one, order, means) for end, one in counts.items()]
-    )
+    return pa.concat_tables([_curve(role, end, one, order, means) for end, one in counts.items()])
 
 
 def _curve(
-    set_name: str, end: End, counts: Counts, order: Sequence[int], means: DoubleArray
+    role: str, end: End, counts: Counts, order: Sequence[int], means: DoubleArray
 ) -> pa.Table:
     steps = len(order) + 1
     unknown = [None] * steps
     columns = [
-        [set_name] * steps,
+        [role] * steps,
         [end] * steps,
         np.arange(steps),
         [None, *order],

@@ -41,11 +41,11 @@ class Agreement:
     near_ties: int
     wrong: int
 
-    def remark(self, set_name: str, *, step: int) -> str | None:
+    def remark(self, role: str, *, step: int) -> str | None:
         """Return what is to be said of near-ties, if there are any.
 
         Args:
-            set_name: the set that the images are from.
+            role: of the set that the images are from.
             step: how many channels are pruned.
 
         Raises:
@@ -54,13 +54,13 @@ class Agreement:
         if self.wrong:
             raise RuntimeError(
                 f"the saved nets with {step} channels pruned disagree with the sweep on "
-                f"{self.wrong} of {self.images} images of {set_name}"
+                f"{self.wrong} of {self.images} images of {role}"
             )
         if not self.near_ties:
             return None
         return (
             f"With {step} channels pruned, two classes have the same score but for rounding on "
-            f"{self.near_ties} of {self.images} images of {set_name} that were checked: there the "
+            f"{self.near_ties} of {self.images} images of {role} that were checked: there the "
             "saved nets may answer either."
         )
 

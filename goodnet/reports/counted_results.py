@@ -99,6 +99,6 @@ def _accuracies(curves: Mapping[str, Counts], count: str, step: int) -> Rates:
 
 
 def _rate(curves: Mapping[str, Counts], rate: str, count: str, step: int) -> float | None:
-    curve = curves.get(RATES[rate].set_name)
+    curve = curves.get(RATES[rate].role)
     counted = None if curve is None else getattr(curve, count)
     return None if curve is None or counted is None else int(counted[step]) / curve.images

@@ -83,7 +83,7 @@ def compare_to_published(results: Results, inputs: Mapping[str, Input]) -> list[
             continue
         for (net, rate, file), published in zip(MEASURES, percentages, strict=True):
             measured = nets[net].by_name()[rate] if net in nets else None
-            if official.get(RATES[rate].set_name) == file and measured is not None:
+            if official.get(RATES[rate].role) == file and measured is not None:
                 title = f"{net} {RATES[rate].heading}"
                 comparisons.append(
                     Comparison(drop, step, published_step, title, published / 100, measured)

@@ -168,7 +168,7 @@ def _cells(rates: Rates, sizes: Mapping[str, int], names: Sequence[str]) -> list
     cells = []
     found = rates.by_name()
     for name in names:
-        rate, size = found.get(name), sizes.get(RATES[name].set_name)
+        rate, size = found.get(name), sizes.get(RATES[name].role)
         interval = wilson_interval(round(rate * size), size) if size and rate is not None else None
         cells.append(Cell(name, RATES[name].heading, name in found, rate, interval))
     return cells

@@ -33,7 +33,7 @@ class RateMeaning(NamedTuple):
 
     title: str
     heading: str
-    set_name: str
+    role: str
 
 
 SETS = {

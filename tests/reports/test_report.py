@@ -92,8 +92,8 @@ def make_sweep(sets: tuple[str, ...] = tuple(SIZES)) -> pa.Table:
 def make_results(sweep: pa.Table, *, unreached: float | None = None) -> Results:
     counts = {(row["set"], row["step"]): row for row in sweep.to_pylist()}
 
-    def rate(set_name: str, step: int, column: str) -> float | None:
-        row = counts.get((set_name, step))
+    def rate(role: str, step: int, column: str) -> float | None:
+        row = counts.get((role, step))
         return row and row[column] / row["images"]
 
     def rates(step: int, column: str) -> dict[str, float | None]:
