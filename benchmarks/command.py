@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -54,8 +55,10 @@ def compare_command(folder: Path, badnet: Path, timeline: Path) -> Iterator[Comp
     pruning = _run(folder / "pruning", badnet, sets, "--repairs", "pruning")
     cold = _run(folder / "cold", badnet, sets, "--quick")
     warm = _median_run(folder / "cold", badnet, sets, "--quick")
+    prefect = _median_empty(folder, len(warm.stages))
     with running_server() as server:
         served = _median_run(folder / "cold", badnet, sets, "--quick", server=server)
+        prefect_served = _median_empty(folder, len(warm.stages), server=server)
     trained = _run(folder / "cold", badnet, sets)
     loop = _time_lab_loop(badnet, sets)
     yield Comparison(
@@ -76,6 +79,11 @@ def compare_command(folder: Path, badnet: Path, timeline: Path) -> Iterator[Comp
     yield Comparison("fine-tuning on top", f"{trained.seconds:.0f} s", "at most 4 minutes")
     yield Comparison("without training, all cached", f"{warm.seconds:.1f} s", "at most 2.5 s")
     yield Comparison("... with a server up", f"{served.seconds:.1f} s", "at most 2 s")
+    yield Comparison(
+        "... of which Prefect takes as many empty tasks; with a server up",
+        f"{prefect:.1f} s; {prefect_served:.1f} s",
+        "",
+    )
     yield Comparison(
         "peak memory, children too: without training; with",
         f"{cold.watched.megabytes:,.0f}; {trained.watched.megabytes:,.0f} MB",
@@ -133,10 +141,7 @@ def _run(
 ) -> Run:
     options = [f"--{name.replace('_', '-')}={path}" for name, path in sets.items()]
     command = [sys.executable, "-m", "flows.run", f"--model={badnet}", f"--artifacts={artifacts}"]
-    environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
-    if server:
-        environment |= server.environment()
-    watched = watch([*command, *options, *others], environment)
+    watched = watch([*command, *options, *others], _environment(server))
     newest = max((artifacts / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
     return Run(watched, About.read(RunFolder(newest)).stages)
 
@@ -152,6 +157,18 @@ def _median_run(
     """Run a command of a few seconds three times: the first finds a server that has just begun."""
     runs = [_run(artifacts, badnet, sets, option, server=server) for _ in range(3)]
     return sorted(runs, key=lambda run: run.seconds)[1]
+
+
+def _median_empty(folder: Path, num_tasks: int, *, server: Server | None = None) -> float:
+    """Return the seconds of a flow whose tasks do nothing: no run of so many takes less."""
+    command = [sys.executable, "-m", "benchmarks.empty_flow", str(folder / "empty"), str(num_tasks)]
+    return median(watch(command, _environment(server)).seconds for _ in range(3))
+
+
+def _environment(server: Server | None) -> dict[str, str]:
+    """Return the environment of a process that is to use a server, or to start its own."""
+    found = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+    return found | (server.environment() if server else {})
 
 
 def _time_lab_loop(badnet: Path, sets: dict[str, Path]) -> float:

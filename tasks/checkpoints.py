@@ -19,9 +19,9 @@ from tasks.records import (
     CleanValidationSweep,
     Network,
     PruneOrder,
+    Remarks,
     SavedCheckpoint,
     StoredFile,
-    Verification,
     require_clean_validation,
 )
 
@@ -61,7 +61,7 @@ def save_checkpoint(
     return SavedCheckpoint(step=len(channels), **files)
 
 
-@task(name="verify checkpoint", **cached(version=6))
+@task(name="verify checkpoint", **cached(version=7))
 def verify_checkpoint(
     network: Network,
     activations: tuple[ActivationsRecord, ...],
@@ -70,19 +70,18 @@ def verify_checkpoint(
     *,
     full: bool,
     artifacts: Path,
-) -> Verification:
+) -> Remarks:
     """Load B' and G again and compare what they answer on every set with what the sweep counted.
 
     Raises:
         RuntimeError: they disagree on more images of a set than rounding explains.
     """
-    from goodnet.pruning.verification import Agreement, check_saved, load_saved
+    from goodnet.pruning.verification import check_saved, load_saved
 
     for file in (saved.b_prime, saved.goodnet):
         require_digest(file.path, digest_file(file.path), file.sha256)
     frontier = open_frontier(network)  # which also starts TensorFlow
     b_prime, goodnet = load_saved(saved.b_prime.path), load_saved(saved.goodnet.path)
-    found: list[Agreement] = []
     remarks: list[str] = []
     for one in activations:
         with progress(f"check of saved nets on {one.images.role}") as advance:
@@ -99,9 +98,4 @@ def verify_checkpoint(
             )
         remark = agreement.remark(one.images.role, step=saved.step)
         remarks += [] if remark is None else [remark]
-        found.append(agreement)
-    return Verification(
-        images=sum(agreement.images for agreement in found),
-        near_ties=sum(agreement.near_ties for agreement in found),
-        remarks=tuple(remarks),
-    )
+    return Remarks(remarks=tuple(remarks))

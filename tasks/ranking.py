@@ -9,9 +9,9 @@ from tasks.caching import cached
 from tasks.records import CleanValidationActivations, PruneOrder, require_clean_validation
 
 
-@task(name="prune order", **cached(version=2))
+@task(name="prune order", **cached(version=3))
 def rank_channels(activations: CleanValidationActivations) -> PruneOrder:
     """Order the channels by mean activation, the quietest first."""
     require_clean_validation(activations, CleanValidationActivations)
     means = mean_activations(block_means(activations.cache()))
-    return PruneOrder(channels=tuple(prune_order(means)), num_silent=int((means == 0).sum()))
+    return PruneOrder(channels=tuple(prune_order(means)))

@@ -160,7 +160,6 @@ class PruneOrder(Record):
     """All channels of the pruned layer in the order in which they are removed."""
 
     channels: tuple[int, ...]
-    num_silent: int
 
 
 class CleanValidationSweep(Record):
@@ -233,14 +232,6 @@ class RepairedAnswers(Record):
     """What those nets answer to the images of a set, (nets, images)."""
 
     file: StoredFile
-
-
-class Verification(Record):
-    """How many images the saved files answered, and on how many rounding decides the answer."""
-
-    images: int
-    near_ties: int
-    remarks: tuple[str, ...]
 
 
 class Samples(Record):

@@ -316,11 +316,13 @@ def options(folder, **changes):
         "clean_valid": folder / "clean_valid.h5",
         "clean_test": folder / "clean_test.h5",
         "artifacts": folder / "artifacts",
+        "drops": "10",
         "channels": "3",
+        "repairs": "pruning",
         **changes,
     }
     named = [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", path)]
-    return [*named, "--quick"]
+    return named
 
 
 AUDIT = """

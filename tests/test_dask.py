@@ -197,6 +197,10 @@ def given(tmp_path_factory):
     return folder
 
 
+CHOICES = ("--drops", "10", "--repairs", "pruning")
+"""Of repairs whose results are not what a test is about."""
+
+
 def options(folder, name, **changes):
     chosen = {
         "models": folder / "models",
@@ -207,7 +211,7 @@ def options(folder, name, **changes):
         **changes,
     }
     named = [(f"--{option.replace('_', '-')}", str(value)) for option, value in chosen.items()]
-    return [*(part for pair in named for part in pair), "--quick"]
+    return [*(part for pair in named for part in pair), *CHOICES]
 
 
 def start_audit(arguments, environment):
@@ -387,10 +391,10 @@ def many(given):
 
 def repair(given, many, name, model, *more):
     """The arguments of a repair whose large set has parts, and where its results will be."""
-    sets = ["--clean-valid", many, "--clean-test", given / "few.h5", "--quick", "--quiet"]
+    sets = ["--clean-valid", many, "--clean-test", given / "few.h5", "--quiet"]
     where = ["--artifacts", given / "artifacts", "--run-name", name]
     found = given / "artifacts" / "runs" / name / "results.json"
-    return ["flows.run", "--model", model, *sets, *where, *more], found
+    return ["flows.run", "--model", model, *sets, *where, *CHOICES, *more], found
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +433,7 @@ def test_a_served_run_has_workers_of_its_machine(given, many, repaired, prefect_
     model, valid, test = arguments[1:3], arguments[3:5], arguments[5:7]
     served = start(
         "serve",
-        map(str, [*model, *valid, *test, "--quick", "--artifacts", given / "served"]),
+        map(str, [*model, *valid, *test, *CHOICES, "--artifacts", given / "served"]),
         prefect_server | {"GOODNET_DASK": "local:1"},
     )
     try:

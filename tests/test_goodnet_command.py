@@ -69,11 +69,11 @@ def test_a_net_is_repaired_and_audited_from_any_folder(server_home, tmp_path):
     net.save(tmp_path / "models" / "net.keras")
     write_images(tmp_path / "valid.h5", images[:60], labels[:60])
     write_images(tmp_path / "test.h5", images[60:], labels[60:])
-    sets = ["--clean-valid", "valid.h5", "--clean-test", "test.h5"]
+    sets = ["--clean-valid", "valid.h5", "--clean-test", "test.h5", "--repairs", "pruning"]
     environment = {**os.environ, "PREFECT_HOME": str(server_home)}
     environment.pop("GOODNET_ARTIFACTS", None)
     for which in (["repair", "--model", "models/net.keras"], ["audit", "--models", "models"]):
-        found = run(GOODNET, *which, *sets, "--quick", "--quiet", cwd=tmp_path, env=environment)
+        found = run(GOODNET, *which, *sets, "--quiet", cwd=tmp_path, env=environment)
         assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     assert len(list((tmp_path / "artifacts" / "runs").glob("[!.]*"))) == 2
     assert len(list((tmp_path / "artifacts" / "audits").glob("[!.]*"))) == 1

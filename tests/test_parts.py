@@ -111,7 +111,7 @@ def first_pass(inputs, artifacts) -> CleanValidationActivations:
 
 def sweep_and_score(inputs, found, artifacts) -> list[StoredFile]:
     means = mean_activations(block_means(found.cache()))
-    order = PruneOrder(channels=tuple(prune_order(means)), num_silent=0)
+    order = PruneOrder(channels=tuple(prune_order(means)))
     net, none = inputs.network, FineTuned(net=None, held=None)
     swept = sweep_validation.fn(net, found, order, artifacts=artifacts)
     fitted = fit_scores.fn(net, found, order=order, sweep=swept, tuned=none, artifacts=artifacts)

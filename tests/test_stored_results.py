@@ -128,7 +128,7 @@ def test_planted_results_run_nothing_and_do_not_exist(store, tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "attack", raising=False)
     attack = next(attack for attack in planted(marker) if attack.name == name)
-    store.write(PruneOrder(channels=(1, 0), num_silent=0), KEY)
+    store.write(PruneOrder(channels=(1, 0)), KEY)
     path = tmp_path / "cache" / KEY
     record = json.loads(path.read_text())
     record["result"] = attack.result

@@ -112,7 +112,8 @@ def repaired(place, prefect_server):
     artifacts = place.parent / TEXT
     sets = ["--clean-valid", place / f"{NAME}.h5", "--clean-test", place / "set"]
     where = ["--artifacts", artifacts]
-    repair = ["flows.run", "--model", place / f"{NAME}.keras", *sets, *where, "--run-name", ":bug:"]
+    repair = ["flows.run", "--model", place / f"{NAME}.keras", *sets, *where, "--quick"]
+    repair += ["--run-name", ":bug:"]
     audit = ["flows.audit", "--models", place / "models", *sets, *where]
     said = shown(place.parent, [repair, audit], **prefect_server)
     shutil.copytree(artifacts / "runs" / ":bug:", artifacts / "runs" / TEXT)

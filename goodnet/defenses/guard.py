@@ -82,7 +82,12 @@ class Guard:
         """
         blocks = range(cache.num_blocks) if blocks is None else blocks
         margins = both_margins(
-            cache, frontier, self.order, self.expert, blocks=blocks, num_threads=num_threads
+            cache,
+            frontier,
+            order=self.order,
+            expert=self.expert,
+            blocks=blocks,
+            num_threads=num_threads,
         )
         _, every = cache.answers()
         rows = cache.rows_of(blocks)
@@ -140,7 +145,7 @@ def fit_guard(
     expert = choose_expert(1 - experts.flagged / experts.images)
     labels, _ = clean.cache.answers()
     calibrating = share_out(labels).calibrating
-    every = both_margins(clean.cache, clean.frontier, order, expert)
+    every = both_margins(clean.cache, clean.frontier, order=order, expert=expert)
     held = Margins(every.whole[calibrating], every.expert[calibrating])
     if depths is None:
         layers = enumerate(depth.layer for depth in clean.frontier.depths)
@@ -231,9 +236,9 @@ class Margins(NamedTuple):
 def both_margins(
     cache: ActivationCache,
     frontier: Frontier,
+    *,
     order: Sequence[int],
     expert: int,
-    *,
     blocks: range | None = None,
     num_threads: int = 2,
 ) -> Margins:
