@@ -20,6 +20,8 @@ from tests.badnets import shared_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFECT = Path(sys.executable).with_name("prefect")
+SERVED_SOON = {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+"""For a process that serves: it asks for runs that are due each second instead of each tenth."""
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +73,16 @@ def server_home(empty_database, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server_settings(prefect_server) -> dict[Any, str]:
-    """The settings under which this process uses that server."""
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+def server_settings(prefect_server) -> dict[Any, str | None]:
+    """The settings under which flows of this process use that server, as commands use theirs."""
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    )
 
-    return {one: prefect_server[one.name] for one in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+    server = {one: prefect_server[one.name] for one in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+    return server | {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
 
 
 class PatientTransport(httpx.HTTPTransport):

@@ -24,7 +24,7 @@ from goodnet.images.image_sets import write_images
 from tasks.cluster import Cluster, connect
 from tests.clusters import ROOT, SECONDS, children, running, tiny_case, wait_for
 from tests.commands import one_process
-from tests.servers import post, query
+from tests.servers import SERVED_SOON, post, query
 
 COMMANDS = """
 from importlib import import_module
@@ -434,7 +434,7 @@ def test_a_served_run_has_workers_of_its_machine(given, many, repaired, prefect_
     served = start(
         "serve",
         map(str, [*model, *valid, *test, *CHOICES, "--artifacts", given / "served"]),
-        prefect_server | {"GOODNET_DASK": "local:1"},
+        prefect_server | SERVED_SOON | {"GOODNET_DASK": "local:1"},
     )
     try:
         assert served.stdout.readline() == "serving repair/a-served: 0 2 * * * UTC\n"

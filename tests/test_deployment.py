@@ -17,6 +17,7 @@ import pytest
 from flows.processes import is_gone, name_process
 from flows.serve import main as serve_main
 from goodnet.images.hdf5_sets import write_images
+from tests.servers import SERVED_SOON
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -291,7 +292,7 @@ def test_one_machine_serves_what_its_command_says(deployed, ui_server, audited, 
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.serve", *options(audited), "--cron", "30 4 * * 1"],
             cwd=ROOT,
-            env=environment | {"PREFECT_HOME": str(ui_server.home)},
+            env=environment | SERVED_SOON | {"PREFECT_HOME": str(ui_server.home)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
