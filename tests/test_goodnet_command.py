@@ -62,7 +62,7 @@ def test_the_help_shows_a_default_path_as_it_is_and_escaped(tmp_path, name):
 
 
 @pytest.mark.server
-def test_a_net_is_repaired_and_audited_from_any_folder(server_home, tmp_path):
+def test_a_net_is_repaired_and_audited_from_any_folder(server_home, prefect_server, tmp_path):
     """Also by the processes that the commands start: a server, and the repair of each net."""
     (tmp_path / "models").mkdir()
     net, images, labels = tiny_case(120)
@@ -70,10 +70,11 @@ def test_a_net_is_repaired_and_audited_from_any_folder(server_home, tmp_path):
     write_images(tmp_path / "valid.h5", images[:60], labels[:60])
     write_images(tmp_path / "test.h5", images[60:], labels[60:])
     sets = ["--clean-valid", "valid.h5", "--clean-test", "test.h5", "--repairs", "pruning"]
-    environment = {**os.environ, "PREFECT_HOME": str(server_home)}
-    environment.pop("GOODNET_ARTIFACTS", None)
-    for which in (["repair", "--model", "models/net.keras"], ["audit", "--models", "models"]):
-        found = run(GOODNET, *which, *sets, "--quiet", cwd=tmp_path, env=environment)
+    environment = {k: v for k, v in os.environ.items() if k != "GOODNET_ARTIFACTS"}
+    repair = ["repair", "--model", "models/net.keras"], {"PREFECT_HOME": str(server_home)}
+    audit = ["audit", "--models", "models"], prefect_server
+    for which, server in (repair, audit):
+        found = run(GOODNET, *which, *sets, "--quiet", cwd=tmp_path, env=environment | server)
         assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     assert len(list((tmp_path / "artifacts" / "runs").glob("[!.]*"))) == 2
     assert len(list((tmp_path / "artifacts" / "audits").glob("[!.]*"))) == 1

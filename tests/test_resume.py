@@ -21,10 +21,6 @@ from functools import partial
 {IMPORTED}
 from flows.run import main
 from goodnet.attacks.default_case import DefaultCase
-from goodnet.defenses import fine_tuning
-
-# Of so few images each is shown forty times in each of five trainings, which shows nothing more.
-fine_tuning.FEWEST_EPOCHS = fine_tuning.MOST_EPOCHS = 2
 
 stage = ""
 repair = partial(main, default_case=DefaultCase(10, 12, 8, 8, epochs=3))
@@ -53,7 +49,8 @@ STAGES = [
 
 
 def options(artifacts, *more, name="run"):
-    return ["--artifacts", str(artifacts), "--run-name", name, "--quiet", *map(str, more)]
+    where = ["--artifacts", str(artifacts), "--run-name", name]
+    return [*where, "--quick", "--quiet", *map(str, more)]
 
 
 def stages_run(artifacts, name="run"):
