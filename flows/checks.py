@@ -20,7 +20,7 @@ _SETS: tuple[Role, ...] = ("clean_valid", "clean_test", "poisoned_test", "poison
 
 def given_sets(parameters: Mapping[str, Any]) -> dict[Role, Path | None]:
     """Return the image sets among the parameters of a flow."""
-    return {name: parameters[name] for name in _SETS}
+    return {role: parameters[role] for role in _SETS}
 
 
 def check_repair(parameters: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ def check_audit(parameters: Mapping[str, Any]) -> None:
     poisoned = parameters["poisoned_test"]
     require_measurable(parameters["max_attack_success_rate"], poisoned)
     require_target(parameters["target"], num_classes=None, poisoned=poisoned is not None)
-    sets = {name: path for name, path in given_sets(parameters).items() if path is not None}
+    sets = {role: path for role, path in given_sets(parameters).items() if path is not None}
     classes = parameters["classes"]
     chosen_preprocessing(parameters)
     open_sets(sets, classes=None if classes is None else read_class_names(classes))

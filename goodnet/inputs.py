@@ -65,7 +65,7 @@ def check_inputs(
 
     Args:
         model: B's file.
-        sets: image sets by name, clean validation first; None where a set is not given.
+        sets: image sets by role, clean validation first; None where a set is not given.
         choices: what the user chose.
 
     Raises:
@@ -75,7 +75,7 @@ def check_inputs(
     choices.preprocessing.require_channels(description.input_shape[2])
     layer, rank_at = choose_layers(description, layer=choices.layer, rank_at=choices.rank_at)
     _require_channels(description, layer, choices.channels)
-    given = {name: path for name, path in sets.items() if path is not None}
+    given = {role: path for role, path in sets.items() if path is not None}
     if not choices.allow_same_data:
         _require_different_files(given)
     num_classes, target = description.num_classes, choices.target
@@ -86,14 +86,14 @@ def check_inputs(
     opened = open_sets(
         given,
         shape=description.input_shape,
-        num_classes={name: label_limit(name, num_classes) for name in given},
+        num_classes={role: label_limit(role, num_classes) for role in given},
         classes=classes,
         pixel_range=choices.preprocessing.pixel_range,
     )
-    for name in POISONED_SETS:
-        if name in opened:
-            labels = opened[name].labels
-            require_attack_labels(given[name], labels, target=target, num_classes=num_classes)
+    for role in POISONED_SETS:
+        if role in opened:
+            labels = opened[role].labels
+            require_attack_labels(given[role], labels, target=target, num_classes=num_classes)
     remarks = [remark for images in opened.values() for remark in images.remarks]
     remarks += remark_labels(opened)
     classes = classes or opened["clean_valid"].classes

@@ -34,6 +34,10 @@ def main(arguments):
 """
 
 
+PATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "5"}
+"""For commands whose server has others to answer too."""
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -176,8 +180,7 @@ def machines(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(prefect_server):
     """Run one command after another, on one folder of artifacts."""
-    patient = prefect_server | {"PREFECT_CLIENT_MAX_RETRIES": "5"}  # of a server that is busy
-    with one_process(COMMANDS, patient) as run:
+    with one_process(COMMANDS, prefect_server | PATIENT) as run:
         yield run
 
 
@@ -413,8 +416,8 @@ def test_runs_at_once_on_a_cluster_find_what_one_alone_does(
     nets = {"same-1": given / "one" / "a.keras", "same-2": given / "one" / "a.keras"}
     nets["unlike"] = given / "other.keras"
     with (
-        one_process(COMMANDS, prefect_server) as second,
-        one_process(COMMANDS, prefect_server) as third,
+        one_process(COMMANDS, prefect_server | PATIENT) as second,
+        one_process(COMMANDS, prefect_server | PATIENT) as third,
         ThreadPoolExecutor(3) as threads,
     ):
         begun = []

@@ -85,18 +85,18 @@ def _rates(
 def _sets(about: About) -> list[dict[str, str]]:
     return [
         {
-            "set": f"{title}: {_role(name)}",
+            "set": f"{title}: {_use(role)}",
             "file": Path(given.path).name,
             "images": "" if given.images is None else f"{given.images:,}",
             "SHA-256": given.sha256,
         }
-        for name, title in SETS.items()
-        if (given := about.inputs.get(name)) is not None
+        for role, title in SETS.items()
+        if (given := about.inputs.get(role)) is not None
     ] or [{"set": "not known", "file": "", "images": "", "SHA-256": ""}]
 
 
-def _role(name: str) -> str:
-    return "all that the repair saw" if name == "clean_valid" else "for evaluation only"
+def _use(role: str) -> str:
+    return "all that the repair saw" if role == "clean_valid" else "for evaluation only"
 
 
 def _limits(results: Results) -> Iterator[str]:

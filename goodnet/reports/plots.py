@@ -158,11 +158,11 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
     Returns:
         The chart; None where the sweep is of an older run, from one end alone.
     """
-    sets = {name: SETS[name] for name in ("clean_valid", "poisoned_test")}
+    sets = {role: SETS[role] for role in ("clean_valid", "poisoned_test")}
     points = [
         {"step": row["step"], "agreement": 1 - row["flagged"] / row["images"], "images": label}
-        for name, label in sets.items()
-        for row in set_rows(sweep, name, "expert")
+        for role, label in sets.items()
+        for row in set_rows(sweep, role, "expert")
     ]
     clean = [one["agreement"] for one in points if one["images"] == sets["clean_valid"]]
     if not clean:
@@ -285,9 +285,9 @@ def _interval(axis: str, name: str, **details: Any) -> Chart:
     return {axis: number(low, **details), f"{axis}2": {"field": high}}
 
 
-def set_rows(sweep: pa.Table, name: str, end: End = "pruned") -> list[dict[str, Any]]:
+def set_rows(sweep: pa.Table, role: str, end: End = "pruned") -> list[dict[str, Any]]:
     """Return the rows of a set from one end, in the order of their steps."""
-    rows = [row for row in sweep.to_pylist() if row["set"] == name and row["end"] == end]
+    rows = [row for row in sweep.to_pylist() if row["set"] == role and row["end"] == end]
     return sorted(rows, key=lambda row: row["step"])
 
 
