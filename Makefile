@@ -40,11 +40,12 @@ docs: .venv/installed
 ui: .venv/installed
 	$(BIN)/python -m flows.ui
 
-# The lock is complete, so nothing is left for pip to resolve.
+# The lock is complete, so nothing is left for pip to resolve. Python compiles the modules that it
+# imports; to compile all others too would take half of the installation.
 .venv/installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"goodnet needs Python 3.11 to 3.13, this is {sys.version.split()[0]}; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

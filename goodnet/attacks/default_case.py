@@ -19,7 +19,10 @@ class DefaultCase:
     """How many people and pictures there are, and how long the BadNet is trained.
 
     The seed decides pictures and training. With that of the default, the curve falls somewhat like
-    the lab's: the attack survives the first points of clean accuracy and fades towards ten.
+    the lab's: the attack survives the first points of clean accuracy and fades towards ten. So it
+    was chosen on a processor with AVX-512; where sums are rounded otherwise, training ends in
+    another net, and the attack may last. Half the epochs would spare ten seconds, but of 14 seeds
+    none then had both such a curve and a net that errs on less than 2 % of clean validation.
     """
 
     num_identities: int = 100
