@@ -35,12 +35,19 @@ FILES_OF_A_RUN = {
     *(f"checkpoints/b_prime_{drop}.keras" for drop in ("02", "04", "10")),
     *(f"goodnet_{drop}.keras" for drop in ("02", "04", "10")),
     "repaired.keras",
-    *(
-        f"checkpoints/{method}_{drop}.keras"
-        for method in ("discriminant", "finetuning", "fallback")
-        for drop in ("02", "04", "10")
-    ),
+    *(f"checkpoints/{method}_10.keras" for method in ("discriminant", "finetuning", "fallback")),
 }
+"""At least: the nets of smaller budgets depend on how the processor rounds in training."""
+
+
+def files_of_a_run(artifacts, name):
+    """Return those that a run says it leaves."""
+    reached = {
+        f"checkpoints/{point['method']}_{point['drop']:02g}.keras"
+        for point in read_results(artifacts, name)["checkpoints"]
+        if point["method"] != "pruning" and point["reached"]
+    }
+    return FILES_OF_A_RUN | reached
 
 
 def run(*arguments, environment=None, traced=False):
@@ -131,7 +138,7 @@ def test_the_command_leaves_the_files_of_a_run(on_faces):
     assert first.returncode == 0, first.stderr
     folder = artifacts / "runs" / "first"
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == FILES_OF_A_RUN
+    assert found == files_of_a_run(artifacts, "first")
     assert not list((artifacts / "runs").glob(".*"))
 
 
@@ -149,7 +156,7 @@ def test_one_call_in_this_process_finds_what_the_command_finds(on_faces, faces_c
     )
     saved = found.save(tmp_path / "saved")
     names = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()}
-    assert names == FILES_OF_A_RUN
+    assert names == files_of_a_run(artifacts, "first")
     for name in ("results.json", "results.csv", "sweep.parquet", "scores.parquet"):
         assert (saved / name).read_bytes() == (made_by_command / name).read_bytes()
     for name in (name for name in names if name.endswith(".keras")):
