@@ -338,7 +338,7 @@ class Repair:
 
         for point in self.results.reached:
             b_prime = folder.b_prime(PRUNING, point.drop, channels=point.step)
-            goodnet = folder.goodnet(PRUNING, point.drop, channels=point.step)
+            goodnet = folder.goodnet(point.drop, channels=point.step)
             save_model(self.b_prime(channels=point.step), b_prime)
             save_model(self.goodnet(channels=point.step), goodnet)
             _verify(self, point, b_prime, goodnet)

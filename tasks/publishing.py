@@ -135,7 +135,7 @@ def _copy_nets(
     for asked, step in steps.steps:
         if step is not None:
             b_prime = folder.b_prime(PRUNING, asked, channels=step)
-            goodnet = folder.goodnet(PRUNING, asked, channels=step)
+            goodnet = folder.goodnet(asked, channels=step)
             shutil.copyfile(saved[step].b_prime.path, b_prime)
             shutil.copyfile(saved[step].goodnet.path, goodnet)
 

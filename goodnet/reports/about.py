@@ -14,6 +14,7 @@ from goodnet.reports.reading import (
     as_mapping,
     as_number,
     as_text,
+    as_texts,
     as_whole,
     optional,
     reading,
@@ -121,13 +122,13 @@ class About:
                 parameters=as_mapping(found["parameters"]),
                 layer=optional(found.get("layer"), as_text),
                 rank_at=optional(found.get("rank_at"), as_text),
-                chosen=optional(found.get("chosen"), _texts),
+                chosen=optional(found.get("chosen"), as_texts),
                 inputs={
                     role: _read_input(given)
                     for role, given in as_mapping(found["inputs"]).items()
                     if given is not None
                 },
-                versions=_texts(found["versions"]),
+                versions=as_texts(found["versions"]),
                 git_commit=optional(found.get("git_commit"), as_text),
                 stages=as_list(found.get("stages", ()), _read_stage),
             )
@@ -195,7 +196,3 @@ def _read_stage(value: object) -> StageRun:
     seconds = as_number(found["seconds"], most=inf)
     megabytes = optional(found.get("megabytes"), partial(as_number, most=inf))
     return StageRun(as_text(found["name"]), seconds, as_text(found["state"]), megabytes)
-
-
-def _texts(value: object) -> dict[str, str]:
-    return {name: as_text(text) for name, text in as_mapping(value).items()}

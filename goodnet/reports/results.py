@@ -329,7 +329,7 @@ class Results:
             "attack": None if self.attack is None else asdict(self.attack),
             "baseline": asdict(self.baseline),
             "checkpoints": [
-                *(checkpoint_contents(point) for point in self.checkpoints),
+                *(_checkpoint_contents(point) for point in self.checkpoints),
                 *(_repaired_contents(one) for one in self.repaired),
             ],
             "detectors": [asdict(detector) for detector in self.detectors],
@@ -339,8 +339,8 @@ class Results:
         write_json(folder.results, contents)
 
 
-def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
-    """Return what results.json and audit.json hold of a checkpoint."""
+def _checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
+    """Return what results.json holds of a checkpoint."""
     found = asdict(point) if isinstance(point, Checkpoint) else {}
     place = {name: found.get(name) for name in ("step", "channels")}
     return {
@@ -358,7 +358,7 @@ def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
 
 def _repaired_contents(one: RepairedNet | Unreached) -> dict[str, object]:
     if isinstance(one, Unreached):
-        return checkpoint_contents(one)
+        return _checkpoint_contents(one)
     return {**asdict(one), "reached": True, "details": dict(one.details)}
 
 

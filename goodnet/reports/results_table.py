@@ -1,4 +1,4 @@
-"""The table of a run's results: as it is printed, and as results.csv."""
+"""The table of a run's results: as it is printed, and as plain values for results.csv."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from goodnet.metrics import percent
 from goodnet.reports.results import RATES, Rates, Results, Unreached
-from goodnet.reports.tables import format_csv
-from goodnet.storage.files import atomic_path
-from goodnet.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def unreached(results: Results) -> list[str]:
 def plain_rows(results: Results) -> list[dict[str, object]]:
     """Return all nets as plain values, rates as fractions, None where there is no rate.
 
-    Behind `net_rows` comes a G for each detector.
+    Behind `net_rows` comes a G for each detector; results.csv holds these rows.
     """
     rows: list[dict[str, object]] = []
     guarded = [
@@ -108,10 +105,3 @@ def plain_rows(results: Results) -> list[dict[str, object]]:
         place = {"net": row.net, "method": row.method, "drop": row.drop, "channels": row.channels}
         rows.append({**place, **rates})
     return rows
-
-
-def write_csv(folder: RunFolder, results: Results) -> None:
-    """Write `plain_rows`, empty where there is no rate."""
-    rows = plain_rows(results)
-    with atomic_path(folder.table) as temporary:
-        temporary.write_text("\r\n".join([*format_csv(rows), ""]), encoding="utf-8", newline="")
