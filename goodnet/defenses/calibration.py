@@ -12,8 +12,6 @@ import numpy as np
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 
-FALSE_ALARM_BUDGET = 0.03
-"""The share of clean images that a GoodNet may flag, by default."""
 CONFIDENCE = 0.95
 """With which a threshold holds its budget, over the draws of clean validation."""
 NUM_FOLDS = 5
@@ -129,9 +127,7 @@ class Calibration:
         return _join([scores[name] for name in self.names], self.starts, self.excesses)
 
 
-def calibrate(
-    scores: Mapping[str, FloatArray], *, budget: float = FALSE_ALARM_BUDGET
-) -> Calibration:
+def calibrate(scores: Mapping[str, FloatArray], *, budget: float) -> Calibration:
     """Fix the scales of scores and the threshold of the joined one.
 
     Scales fit the images that they come from better than others, which costs budget: thresholds

@@ -110,7 +110,7 @@ def describe_model(
     raise InputError(f"{path}: is neither a Keras archive nor HDF5, expected a .keras or .h5 model")
 
 
-def require_model_file(path: Path, limits: ModelLimits = DEFAULT_LIMITS) -> None:
+def require_model_file(path: Path, limits: ModelLimits) -> None:
     """Raise `InputError` unless `path` is a file that can be read and has an acceptable size."""
     size = require_readable(path, expected="a .keras or .h5 model")
     if size > limits.max_file_bytes:

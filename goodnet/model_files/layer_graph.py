@@ -39,14 +39,13 @@ class LayerDescription:
     """One layer or op of a model.
 
     `inputs` are the names of the layers that feed it, over all its calls; `config` is what the
-    file says about it; `module` is None in the older formats.
+    file says about it.
     """
 
     name: str
     class_name: str
     inputs: tuple[str, ...]
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    module: str | None = field(default=None, compare=False)
     num_calls: int = 1
 
     @property
@@ -221,7 +220,6 @@ def _describe_layer(name: str, item: dict[str, Any], nodes: list[Any]) -> LayerD
         class_name=item["class_name"],
         inputs=tuple(dict.fromkeys(sources)),
         config=item["config"],
-        module=item.get("module"),
         num_calls=len(nodes),
     )
 

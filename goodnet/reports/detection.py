@@ -42,7 +42,7 @@ class ScoredSet:
 
     cache: ActivationCache
     seen: Seen
-    target: int | None = None
+    target: int | None
 
     @cached_property
     def labels(self) -> IntArray:
