@@ -19,7 +19,7 @@ from goodnet.defenses.seam import CleanPass
 from goodnet.images.image_sets import ImageSet
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.networks.evaluation import require_finite
-from goodnet.networks.graph import calls, copy_model, replay, scores
+from goodnet.networks.graph import calls, compiled, copy_model, replay, scores
 from goodnet.networks.training_state import restore_state, save_state
 from goodnet.pruning.sweep import margins_of
 from goodnet.threads import prefetched
@@ -191,12 +191,7 @@ def _answer(
 
 @lru_cache(maxsize=4)
 def _compiled_logits(model: keras.Model) -> Callable[[FloatArray], Any]:
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
-    return tf.function(
-        lambda pixels: _logits(model, pixels), input_signature=signature, autograph=False
-    )
+    return compiled(lambda pixels: _logits(model, pixels), [model.input_shape])
 
 
 def _num_epochs(num_images: int, num_trainings: int, *, work: float) -> int:

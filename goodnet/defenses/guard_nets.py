@@ -21,6 +21,7 @@ from goodnet.networks.graph import (
     closes_with_softmax,
     dependents,
     free_names,
+    last_call,
     output_of,
     replay,
 )
@@ -354,7 +355,7 @@ def _closing_layer(model: keras.Model, name: Namer) -> Any:
     """Return what takes the place of the last call before a closing softmax; None for nothing."""
     from keras import layers
 
-    last = _last_call(model)
+    last = last_call(model)
     layer = last.operation
     if not closes_with_softmax(model) or not isinstance(layer, layers.Dense):
         return None
@@ -367,10 +368,5 @@ def _closing_layer(model: keras.Model, name: Namer) -> Any:
 def _before_softmax(model: keras.Model, values: dict[int, Any], closing: Any) -> Any:
     if not closes_with_softmax(model):
         return values[id(model.outputs[0])]
-    before = values[id(_last_call(model).input_tensors[0])]
+    before = values[id(last_call(model).input_tensors[0])]
     return before if closing is None else closing(before)
-
-
-def _last_call(model: keras.Model) -> Any:
-    """Return the call that gives the answer."""
-    return next(node for node in calls(model) if node.outputs[0] is model.outputs[0])
