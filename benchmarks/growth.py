@@ -19,9 +19,9 @@ from goodnet.defenses.guard_files import read_seen, write_guard, write_seen
 from goodnet.defenses.seam import CleanPass
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import AS_STORED
+from goodnet.opening import NetFile, open_frontier
 from goodnet.parts import (
     FirstPass,
-    NetFile,
     ScorePart,
     SweepPart,
     pass_over,
@@ -109,7 +109,7 @@ def _fit(net: NetFile, images: ImageSet, folder: Path) -> tuple[SignedFile, tupl
     cache = _first_pass(net, images, folder)
     order = tuple(prune_order(mean_activations(block_means(cache))))
     experts = _sweep(net, cache, order)["expert"]
-    guard, held = fit_guard(CleanPass(net.open(), images, cache), order, experts)
+    guard, held = fit_guard(CleanPass(open_frontier(net), images, cache), order, experts)
     path = folder / "guard.npz"
     write_guard(path, guard, held)
     return SignedFile.of(path), order

@@ -18,7 +18,8 @@ from goodnet.digests import digest_file
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import AS_STORED
 from goodnet.model_files.limits import DEFAULT_LIMITS
-from goodnet.parts import Advance, FirstPass, NetFile, SweepPart, pass_over, sweep_part
+from goodnet.opening import NetFile
+from goodnet.parts import Advance, FirstPass, SweepPart, pass_over, sweep_part
 from goodnet.pruning.activation_cache import ActivationCache, Provenance, part_rows
 from goodnet.pruning.counts import add_counts
 from goodnet.pruning.sweep import count_answers

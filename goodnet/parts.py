@@ -15,46 +15,17 @@ from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
 from goodnet.images.preprocessing import Preprocessing
-from goodnet.model_files.limits import ModelLimits
-from goodnet.opening import open_frontier, open_saved
+from goodnet.opening import NetFile, open_frontier, open_saved
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
 from goodnet.pruning.counts import Counts
 from goodnet.storage.signatures import SignedFile
 from goodnet.threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from goodnet.pruning.frontier import Frontier
     from goodnet.pruning.sweep import Swept
 
 Advance = Callable[[int, int], None]
 """Is called with the numbers of images done and in all of the part."""
-
-
-@dataclass(frozen=True)
-class NetFile:
-    """B as `goodnet.opening.open_frontier` takes it."""
-
-    path: Path
-    sha256: str
-    layer: str
-    rank_at: str
-    architecture: str | None
-    limits: ModelLimits
-
-    def open(self) -> Frontier:
-        """Load B and find its frontier, once in a process.
-
-        Raises:
-            InputError: the file is no longer the one that was digested, or is refused.
-        """
-        return open_frontier(
-            self.path,
-            self.sha256,
-            layer=self.layer,
-            rank_at=self.rank_at,
-            architecture=self.architecture,
-            limits=self.limits,
-        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +130,7 @@ def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
 
     write_activations(
         work.path,
-        frontier=work.net.open(),
+        frontier=open_frontier(work.net),
         images=work.images,
         provenance=work.provenance,
         rows=work.rows,
@@ -178,7 +149,7 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
 
     return sweep_both_ends(
         work.cache,
-        frontier=work.net.open(),
+        frontier=open_frontier(work.net),
         order=work.order,
         count=work.count,
         blocks=work.blocks,
@@ -209,7 +180,7 @@ def score_part(work: ScorePart, on_progress: Advance) -> None:
     from goodnet.defenses.fine_tuning import answer_images
     from goodnet.defenses.guard_files import read_guard, write_seen
 
-    frontier = work.net.open()  # which also starts TensorFlow
+    frontier = open_frontier(work.net)  # which also starts TensorFlow
     with work.guard.unchanged():
         guard, _ = read_guard(work.guard.path)
     by_tuned = None

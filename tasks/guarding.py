@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from goodnet.digests import digest_file
-from goodnet.opening import open_saved, require_digest
+from goodnet.opening import load_digested, open_saved
 from goodnet.parts import DepthFit, ScorePart, fit_at_depth, score_part
 from goodnet.pruning.counts import read_counts
 from goodnet.storage.files import scratch_folder
@@ -203,7 +202,6 @@ def verify_nets(
     from goodnet.defenses.answer_check import check_answers, expected_answers
     from goodnet.defenses.calibration import calibrate
     from goodnet.defenses.guard_files import read_answers, read_guard, read_seen
-    from goodnet.pruning.verification import load_saved
 
     open_frontier(network)  # which also starts TensorFlow
     _, held = read_guard(fitted.file.path)
@@ -220,8 +218,7 @@ def verify_nets(
     ]
     remarks: list[str] = []
     for number, file in enumerate((guarded.file, *repaired.files)):
-        require_digest(file.path, digest_file(file.path), file.sha256)
-        net = load_saved(file.path)
+        net = load_digested(file.path, file.sha256)
         for one, nets in zip(activations, expected, strict=True):
             with progress(f"check of {nets[number].what} on {one.images.role}") as advance:
                 remark = check_answers(

@@ -20,7 +20,7 @@ from goodnet.reports.reading import (
     reading,
 )
 from goodnet.storage.files import read_json, write_json
-from goodnet.storage.run_folder import RunFolder
+from goodnet.storage.run_folder import RunFolder, git_commit, software_versions
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,31 @@ class About:
         return self.run if given is None else net_name(Path(given.path))
 
     @classmethod
+    def of(
+        cls,
+        run: str,
+        *,
+        parameters: Mapping[str, object],
+        layer: str,
+        rank_at: str,
+        inputs: Mapping[str, Input],
+        stages: Sequence[StageRun],
+    ) -> About:
+        """Describe a run of this software; the arguments are the attributes of that name."""
+        asked = {name: parameters.get(name) is not None for name in ("layer", "rank_at")}
+        return cls(
+            run=run,
+            parameters=parameters,
+            layer=layer,
+            rank_at=rank_at,
+            chosen={name: "as asked" if one else "by default" for name, one in asked.items()},
+            inputs=inputs,
+            versions=software_versions(),
+            git_commit=git_commit(),
+            stages=stages,
+        )
+
+    @classmethod
     def read(cls, folder: RunFolder) -> About:
         """Read run.json.
 
@@ -156,11 +181,6 @@ class About:
 def net_name(model: Path | None) -> str:
     """Return what people call the net of a run: its file's stem; that of the default has none."""
     return "rendered faces" if model is None else model.stem
-
-
-def how_chosen(asked: object) -> str:
-    """Say who chose a layer: the user, or nobody."""
-    return "by default" if asked is None else "as asked"
 
 
 def stage_times(stages: Sequence[StageRun]) -> list[StageTime]:
