@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.checks import check_dask
 from flows.command import RESUMABLE, add_allowance, add_dask, add_place, default
-from flows.page import Page, StageLines
+from flows.page import StageLines
 from flows.server_child import ServerChild, begun_server
 from flows.settings import DEFAULT_SUITE
 from goodnet.command import Parser, exit_code
@@ -53,10 +53,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows
 
     def command() -> int:
         folder = _check(parameters)
-        shown = None if quiet else StageLines(Page(stderr=True))
-        if shown is not None:
-            Page(stderr=True).tell(f"Measuring the nets of {parameters['suite']}")
-            shown.say("starting Prefect")
+        shown = StageLines.begin(f"Measuring the nets of {parameters['suite']}", quiet=quiet)
         with begun_server(parameters["artifacts"].resolve()) as begun:
             return _benchmark({**parameters, "benchmark_name": folder.name}, folder, shown, begun)
 
