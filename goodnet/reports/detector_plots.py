@@ -207,9 +207,9 @@ def _test_scores(
 
 def _poisoned(results: Results, scores: pa.Table) -> dict[str, Any]:
     found, attack = _of_set(scores, "poisoned_test"), results.attack
-    if not found or attack is None or not attack.original_labels:
+    if not found or attack is None:
         return found
-    counted = found["label"] != attack.target
+    counted = attack.counted(found["label"])
     return {name: values[counted] for name, values in found.items()}
 
 
