@@ -16,6 +16,7 @@ from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.opening import NetFile, open_frontier, open_saved
+from goodnet.progress import Progress
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
 from goodnet.pruning.counts import Counts
 from goodnet.storage.signatures import SignedFile
@@ -23,9 +24,6 @@ from goodnet.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from goodnet.pruning.sweep import Swept
-
-Advance = Callable[[int, int], None]
-"""Is called with the numbers of images done and in all of the part."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class DepthFit:
         return self.cache.num_images
 
 
-def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
+def pass_over(work: FirstPass, on_progress: Progress) -> FileDigest:
     """Run B over some images and keep what all later stages need; return the file's digest.
 
     Raises:
@@ -139,7 +137,7 @@ def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
     return digest_file(work.path)
 
 
-def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
+def sweep_part(work: SweepPart, on_progress: Progress) -> Swept:
     """Count the answers of every step to some blocks, and add up their activations.
 
     Raises:
@@ -157,7 +155,7 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
     )
 
 
-def fit_at_depth(work: DepthFit, on_progress: Advance) -> None:
+def fit_at_depth(work: DepthFit, on_progress: Progress) -> None:
     """Fit class statistics at a depth and write them into its file.
 
     Raises:
@@ -171,7 +169,7 @@ def fit_at_depth(work: DepthFit, on_progress: Advance) -> None:
         write_fitted(work.path, fit_depth(work.cache, work.depth, work.layer))
 
 
-def score_part(work: ScorePart, on_progress: Advance) -> None:
+def score_part(work: ScorePart, on_progress: Progress) -> None:
     """Score the images of some blocks and write what is made of them into the file of the part.
 
     Raises:

@@ -21,6 +21,7 @@ from goodnet.images.preprocessing import Preprocessing
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.graph import calls, compiled, copy_model, replay, scores
 from goodnet.networks.training_state import restore_state, save_state
+from goodnet.progress import Progress, silent
 from goodnet.pruning.sweep import margins_of
 from goodnet.threads import prefetched
 
@@ -38,8 +39,6 @@ MOST_WORK = 4e12
 MOST_IMAGES, MOST_BYTES = 20_000, 400 * 2**20
 """Kept in memory to train on; of more, so many at random."""
 _SEED = 0
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def fine_tune(
     clean: CleanPass,
     *,
     state: Path | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Tuned | None:
     """Fine-tune B on clean validation, images and labels, under heavy augmentation.
 
@@ -134,7 +133,7 @@ def answer_images(
     predictions: IntArray,
     *,
     rows: range | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> TunedAnswers:
     """Let M answer the images of a set.
 
@@ -169,7 +168,7 @@ def _answer(
     rows: BoolArray,
     *,
     within: range | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> TunedAnswers:
     """Let a net answer some images of a set, or of a part of it."""
     within = range(images.num_images) if within is None else within

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from goodnet.progress import Progress, silent
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts, End
 from goodnet.pruning.frontier import Frontier
@@ -42,7 +43,7 @@ def sweep(
     count: Callable[[Block, IntArray], Counts] | None = None,
     blocks: Iterable[int] | None = None,
     num_threads: int = 2,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Counts:
     """Map: count the answers of every step over a shard of a set.
 
@@ -71,7 +72,7 @@ def sweep_both_ends(
     order: Sequence[int],
     count: Callable[[Block, IntArray], Counts] | None = None,
     blocks: Iterable[int] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Swept:
     """Count the answers of every step of a set from both ends, in one pass over the cache.
 
@@ -157,7 +158,7 @@ def _map_blocks(
     function: Callable[[Block], Result],
     cache: ActivationCache,
     blocks: Iterable[int] | None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
     *,
     num_threads: int = 2,
 ) -> Iterator[Result]:
