@@ -17,7 +17,7 @@ from goodnet.command import Parser, exit_code
 from goodnet.heavy_imports import importing
 from goodnet.images.image_sets import open_images
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
-from goodnet.suites import ImageSets, read_suite
+from goodnet.suites import SETS, ImageSets, read_suite
 
 _DESCRIPTION = """\
 Train the nets of a suite with each of its attacks and without, repair each
@@ -67,8 +67,8 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     check_dask(parameters["dask"])
     suite = read_suite(parameters["suite"], images=parameters["images"])
     if isinstance(suite.images, ImageSets):
-        for path in (suite.images.train, suite.images.valid, suite.images.test):
-            open_images(path)
+        for name in SETS:
+            open_images(getattr(suite.images, name))
     return reserve_run_folder(*place, kind="benchmarks")
 
 

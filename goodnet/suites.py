@@ -27,7 +27,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 """What an attack may be called: its name becomes part of files' names."""
 
 _MOST_PEOPLE, _MOST_IMAGES, _MOST_EPOCHS, _MOST_SEED = 10_000, 10_000, 10_000, 2**31
-_SETS = ("train", "valid", "test")
+SETS = ("train", "valid", "test")
+"""The image sets of a suite."""
 
 Read = Callable[[object], Any]
 
@@ -141,15 +142,15 @@ def _read_images(
     path: Path, given: Mapping[str, object], folder: Path | None
 ) -> RenderedFaces | ImageSets:
     if "people" not in given:
-        read = _read_table(path, "images", given, dict.fromkeys(_SETS, as_text))
-        _require(path, "images", read, _SETS)
-        return ImageSets(**{name: (folder or path.parent) / read[name] for name in _SETS})
+        read = _read_table(path, "images", given, dict.fromkeys(SETS, as_text))
+        _require(path, "images", read, SETS)
+        return ImageSets(**{name: (folder or path.parent) / read[name] for name in SETS})
     if folder is not None:
         raise InputError(f"{path}: renders faces, expected no folder of images with it")
-    counts = dict.fromkeys(_SETS, _whole(1, _MOST_IMAGES))
+    counts = dict.fromkeys(SETS, _whole(1, _MOST_IMAGES))
     known = {"people": _whole(1, _MOST_PEOPLE), **counts, "seed": _whole(0, _MOST_SEED)}
     read = _read_table(path, "images", given, known)
-    _require(path, "images", read, _SETS)
+    _require(path, "images", read, SETS)
     return RenderedFaces(**read)
 
 

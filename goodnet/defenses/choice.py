@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from goodnet.defenses.methods import REPAIRS
-from goodnet.defenses.repairs import FALLBACK
+from goodnet.defenses.repairs import FALLBACK, REPAIRS
 from goodnet.defenses.seam import Candidate, Learnt
 from goodnet.storage.run_folder import PRUNING
 

@@ -92,7 +92,8 @@ def fine_tune(
         None where B is so large that it could not be shown each image once.
     """
     labels, predictions = clean.cache.answers()
-    parts = share_out(labels).parts
+    folds = share_out(labels)
+    parts = folds.parts
     fits = [_some(part.fit, clean.images, seed=number) for number, part in enumerate(parts)]
     work = len(parts) * _multiplications(clean.frontier.model)
     sizes = [int(np.count_nonzero(fit)) for fit in fits]
@@ -121,7 +122,7 @@ def fine_tune(
     for path in states:
         if path is not None:
             path.unlink(missing_ok=True)
-    held = np.logical_or.reduce([part.held_out for part in parts])
+    held = folds.calibrating
     training.model.set_weights(final)
     return Tuned(training.model, TunedAnswers(margins[held], answers[held], others[held]))
 
