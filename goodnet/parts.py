@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
-from goodnet.images.preprocessing import Preprocessing
 from goodnet.opening import NetFile, open_frontier, open_saved
 from goodnet.progress import Progress
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
@@ -80,7 +79,6 @@ class ScorePart:
         guard: the file of the guard.
         tuned: the file of the fine-tuned net and its digest, if there is one.
         images: the set, for that net.
-        preprocessing: what is done to the pixels first.
         blocks: numbers of the blocks, which follow each other.
         path: the file to write.
     """
@@ -90,7 +88,6 @@ class ScorePart:
     guard: SignedFile
     tuned: tuple[Path, str] | None
     images: ImageSet
-    preprocessing: Preprocessing
     blocks: range
     path: Path
 
@@ -187,7 +184,7 @@ def score_part(work: ScorePart, on_progress: Progress) -> None:
         by_tuned = answer_images(
             open_saved(*work.tuned),
             work.images,
-            work.preprocessing,
+            work.cache.provenance.preprocessing,
             predictions,
             rows=work.cache.rows_of(work.blocks),
             on_progress=on_progress,

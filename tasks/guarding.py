@@ -35,8 +35,6 @@ from tasks.records import (
 )
 
 if TYPE_CHECKING:
-    import keras
-
     from goodnet.defenses.guard import FittedDepth
     from goodnet.defenses.seam import CleanPass, Learnt
 
@@ -107,7 +105,7 @@ def score_images(
     file = None if tuned is None else (tuned.path, tuned.sha256)
     path = cache_file(artifacts, "scores", ".npz", network, activations, fitted)
     with scratch_folder(path) as folder, progress(f"scores of {role}") as advance:
-        given = net, cache, guard, file, images, network.preprocessing
+        given = net, cache, guard, file, images
         parts = [
             ScorePart(*given, blocks, folder / f"{number}.npz")
             for number, blocks in enumerate(cache.blocks_by_part())
@@ -263,10 +261,6 @@ def _clean_pass(
     return CleanPass(open_frontier(network), images, activations.cache())
 
 
-def _tuned_net(tuned: FineTuned) -> keras.Model | None:
-    return None if tuned.net is None else open_saved(tuned.net.path, tuned.net.sha256)
-
-
 def _learnt(network: Network, fitted: FittedGuard, budget: float, artifacts: Path) -> Learnt:
     """Return what was learnt, from the files that hold it."""
     from goodnet.defenses.calibration import calibrate
@@ -276,4 +270,6 @@ def _learnt(network: Network, fitted: FittedGuard, budget: float, artifacts: Pat
     clean = _clean_pass(network, fitted.activations, artifacts)
     guard, held = read_guard(fitted.file.path)
     calibration = calibrate(held.scores, budget=budget)
-    return Learnt(clean, guard, held, calibration, _tuned_net(fitted.tuned))
+    file = fitted.tuned.net
+    tuned = None if file is None else open_saved(file.path, file.sha256)
+    return Learnt(clean, guard, held, calibration, tuned)

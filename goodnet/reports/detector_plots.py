@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from goodnet.arrays import BoolArray, DoubleArray, FloatArray
+from goodnet.arrays import DoubleArray, FloatArray
 from goodnet.reports.plots import crosses, set_rows, with_interval
 from goodnet.reports.results import Results
 from goodnet.reports.vega_lite import (
@@ -43,8 +42,8 @@ def detectors_chart(results: Results, scores: pa.Table) -> Chart | None:
     Returns:
         The chart; None where the run lacks clean or poisoned test images.
     """
-    columns = _test_scores(results, scores)
-    if columns is None or not results.detectors:
+    columns = _of_set(scores, "clean_test"), _poisoned(results, scores)
+    if not all(columns) or not results.detectors:
         return None
     *others, joined = results.detectors
     kinds = {one.name: f"{one.name} (control)" if one.control else _OTHERS for one in others}
@@ -197,15 +196,8 @@ def depths_chart(results: Results, sweep: pa.Table) -> Chart | None:
     return layered_chart(layers, PAGE, height=320)
 
 
-def _test_scores(
-    results: Results, scores: pa.Table
-) -> tuple[Mapping[str, FloatArray], Mapping[str, FloatArray]] | None:
-    """Return the scores of clean test and of poisoned test images that count, by detector."""
-    clean, poisoned = _of_set(scores, "clean_test"), _poisoned(results, scores)
-    return (clean, poisoned) if clean and poisoned else None
-
-
 def _poisoned(results: Results, scores: pa.Table) -> dict[str, Any]:
+    """Return the columns of the poisoned test images that count."""
     found, attack = _of_set(scores, "poisoned_test"), results.attack
     if not found or attack is None:
         return found
@@ -215,12 +207,8 @@ def _poisoned(results: Results, scores: pa.Table) -> dict[str, Any]:
 
 def _of_set(scores: pa.Table, name: str) -> dict[str, Any]:
     """Return the columns of a set; nothing where it was not given."""
-    rows = scores.filter(_is(scores, name)).drop_columns(["set"])
+    rows = scores.filter(np.asarray(scores["set"].to_pylist(), str) == name).drop_columns(["set"])
     return {column: rows[column].to_numpy() for column in rows.column_names} if len(rows) else {}
-
-
-def _is(scores: pa.Table, name: str) -> BoolArray:
-    return np.asarray(scores["set"].to_pylist(), str) == name
 
 
 def _curve(clean: FloatArray, poisoned: FloatArray) -> tuple[DoubleArray, DoubleArray]:

@@ -306,11 +306,12 @@ class Results:
             found = as_mapping(read_json(path))
             if found.get("format", 1) not in (1, FORMAT):
                 raise ValueError(f"format {found['format']!r} found, expected {FORMAT} or 1")
+            points = as_list(found["checkpoints"], _read_any)
             return cls(
                 classes=as_whole(found["classes"]),
                 baseline=read_rates(Rates, found["baseline"]),
-                checkpoints=_of_pruning(as_list(found["checkpoints"], _read_any)),
-                repaired=_of_others(as_list(found["checkpoints"], _read_any)),
+                checkpoints=_of_pruning(points),
+                repaired=_of_others(points),
                 attack=optional(found.get("attack"), _read_attack),
                 remarks=as_list(found.get("remarks", ()), as_text),
                 class_names=as_list(found.get("class_names", ()), as_text),
