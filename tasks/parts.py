@@ -43,8 +43,7 @@ def map_parts(
     if workers is not None and len(parts) > 1:
         results = workers.map(function, parts)
     elif num_threads > 1:
-        every = (part for part in parts)
-        results = mapped(lambda part: function(part, silent), every, num_threads=num_threads)
+        results = mapped(lambda part: function(part, silent), parts, num_threads=num_threads)
     else:
         for part in parts:
             before = done

@@ -150,7 +150,7 @@ def _each(items: Iterable[Item], function: Callable[[Item], Result]) -> list[Res
     """Return what a function gives for each item, on two cores."""
     # Two small products at once are faster than one after the other, each on two threads.
     with one_blas_thread():
-        return list(mapped(function, (item for item in items)))
+        return list(mapped(function, items))
 
 
 class _SeenDepth(NamedTuple):
