@@ -73,7 +73,7 @@ class ImageSet:
         """What tells it from a set whose files, or the labels of whose images, are others."""
         found = hashlib.sha256(self.labels.astype("<i8").tobytes())
         for file in self.files:
-            found.update(repr((os.fsencode(file.path), *file.signature)).encode())
+            found.update(repr((os.fsencode(file.path), *file[1:])).encode())
         return found.hexdigest()
 
     def is_unchanged(self) -> bool:
