@@ -110,7 +110,6 @@ class Calibration:
         held: the share that the threshold holds with 95 % confidence, larger than `budget` where
             the images are too few for that.
         images: how many calibrated.
-        above: how many of them are above the threshold.
     """
 
     names: tuple[str, ...]
@@ -120,7 +119,6 @@ class Calibration:
     budget: float
     held: float
     images: int
-    above: int
 
     def join(self, scores: Mapping[str, FloatArray]) -> FloatArray:
         """Return the joined score of images, (n,), from their scores by name, (n,) each."""
@@ -148,9 +146,8 @@ def calibrate(scores: Mapping[str, FloatArray], *, budget: float) -> Calibration
         scales = zip(*(_scale(column[others]) for column in values), strict=True)
         joined[fold == number] = _join([column[fold == number] for column in values], *scales)
     threshold, held = find_threshold(joined, budget=budget)
-    above = int(np.count_nonzero(joined > np.float32(threshold)))
     starts, excesses = zip(*map(_scale, values), strict=True)
-    return Calibration(tuple(scores), starts, excesses, threshold, budget, held, len(joined), above)
+    return Calibration(tuple(scores), starts, excesses, threshold, budget, held, len(joined))
 
 
 def _join(
