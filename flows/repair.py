@@ -30,10 +30,9 @@ from goodnet.pruning.stop_rule import describe_checkpoint
 from goodnet.reports.about import net_name
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
-from tasks.answers import check_clean_answers, check_sets
+from tasks.answers import check_clean_answers, check_sets, compare_sets
 from tasks.caching import read_records_alone
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
-from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
 from tasks.guarding import (
     answer_by_repaired,
