@@ -56,11 +56,11 @@ class LayerDescription:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """Layers in graph order, each behind those that feed it, and the names of both ends."""
+    """Layers in graph order, each behind those that feed it, the last one's name, and the calls."""
 
     layers: tuple[LayerDescription, ...]
-    input: str
     output: str
+    calls: CallGraph
 
 
 def read_graph(model: dict[str, Any], *, where: str, max_layers: int) -> LayerGraph:
@@ -78,7 +78,7 @@ def read_graph(model: dict[str, Any], *, where: str, max_layers: int) -> LayerGr
     for (name, _), node in graph.calls.items():
         nodes.setdefault(name, []).append(node)
     layers = tuple(_describe_layer(name, graph.items[name], nodes[name]) for name in nodes)
-    return LayerGraph(layers, graph.inputs[0][0], graph.outputs[0][0])
+    return LayerGraph(layers, graph.outputs[0][0], graph)
 
 
 def read_calls(model: dict[str, Any], *, where: str, max_layers: int) -> CallGraph:
