@@ -627,8 +627,7 @@ def _pick_samples(found: Repair) -> Iterator[Sample]:
     for point in sorted(found.results.reached, key=lambda point: point.step)[-1:]:
         for role in ("clean_test", "poisoned_test"):
             if role in passed.caches:
-                cache = passed.caches[role]
-                attack = describe_attack(cache, passed.choices.target)
+                cache, target = passed.caches[role], passed.choices.target
                 yield from pick_samples(
                     cache,
                     passed.checked.sets[role],
@@ -636,7 +635,7 @@ def _pick_samples(found: Repair) -> Iterator[Sample]:
                     order=found.order,
                     step=point.step,
                     checkpoint=point.asked,
-                    attack=attack if role in POISONED_SETS else None,
+                    attack=describe_attack(cache, target) if role in POISONED_SETS else None,
                 )
 
 

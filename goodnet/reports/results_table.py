@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from goodnet.metrics import percent
@@ -57,13 +58,14 @@ def printed_rows(results: Results) -> list[dict[str, str]]:
         {
             "net": row.title,
             "channels pruned": "" if row.channels is None else str(row.channels),
-            **_printed(row.rates, results.rate_names),
+            **printed_rates(row.rates, results.rate_names),
         }
         for row in net_rows(results)
     ]
 
 
-def _printed(rates: Rates, names: list[str]) -> dict[str, str]:
+def printed_rates(rates: Rates, names: Sequence[str]) -> dict[str, str]:
+    """Return some rates of a net by their titles, empty where such a net has none."""
     found = rates.by_name()
     return {RATES[name].title: percent(found[name]) if name in found else "" for name in names}
 
