@@ -35,7 +35,7 @@ from tasks.markdown import artifact_key, as_cells, as_markdown
 from tasks.progress import progress
 from tasks.records import PoisonedTest, StoredFile, SuiteSets, TrainedNet
 
-GivenSets = tuple[StoredFile, StoredFile, StoredFile]
+GivenSets = tuple[StoredFile, ...]
 """Files or folders of the user's: to train, to validate and to test with."""
 
 
@@ -46,12 +46,8 @@ def digest_sets(sets: ImageSets, *, artifacts: Path, refresh: bool) -> GivenSets
         InputError: one is missing, damaged or none.
     """
     memory = digest_memory(artifacts, refresh=refresh)
-    train, valid, test = (open_images(getattr(sets, name)) for name in SETS)
-    return (
-        StoredFile.of(train.path, memory.digest_opened(train)),
-        StoredFile.of(valid.path, memory.digest_opened(valid)),
-        StoredFile.of(test.path, memory.digest_opened(test)),
-    )
+    opened = [open_images(getattr(sets, name)) for name in SETS]
+    return tuple(StoredFile.of(one.path, memory.digest_opened(one)) for one in opened)
 
 
 @task(name="make image sets", **cached(version=1))
