@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.cells import CELLS, Cell
 from goodnet.arrays import BoolArray
+from goodnet.choices import Choices
 from goodnet.command import Parser
 from goodnet.defenses.calibration import calibrate
 from goodnet.defenses.seam import Scores
 from goodnet.reports.results import Results
 from goodnet.storage.run_folder import RunFolder
+
+_BUDGET = Choices().false_alarm_budget
 
 Choice = Callable[[Sequence[str]], list[str]]
 """Which of the scores are joined."""
@@ -107,7 +110,7 @@ def measure(cell: Cell, folder: Path) -> Measured:
 
 def rates_of(cell: Measured, names: Sequence[str]) -> tuple[float, float]:
     """Return false alarms, and detection of those images that B falls for; NaN without any."""
-    calibration = calibrate({name: cell.held[name] for name in names})
+    calibration = calibrate({name: cell.held[name] for name in names}, budget=_BUDGET)
     threshold = np.float32(calibration.threshold)
     alarms = calibration.join(cell.test) > threshold
     caught = (calibration.join(cell.poisoned) > threshold)[cell.baited]

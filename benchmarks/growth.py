@@ -19,15 +19,16 @@ from goodnet.defenses.guard_files import read_seen, write_guard, write_seen
 from goodnet.defenses.seam import CleanPass
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import AS_STORED
+from goodnet.opening import NetFile, open_frontier
 from goodnet.parts import (
     FirstPass,
-    NetFile,
     ScorePart,
     SweepPart,
     pass_over,
     score_part,
     sweep_part,
 )
+from goodnet.progress import silent
 from goodnet.pruning.activation_cache import ActivationCache, Provenance, part_rows
 from goodnet.pruning.counts import Counts, End, add_counts
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
@@ -109,7 +110,7 @@ def _fit(net: NetFile, images: ImageSet, folder: Path) -> tuple[SignedFile, tupl
     cache = _first_pass(net, images, folder)
     order = tuple(prune_order(mean_activations(block_means(cache))))
     experts = _sweep(net, cache, order)["expert"]
-    guard, held = fit_guard(CleanPass(net.open(), images, cache), order, experts)
+    guard, held = fit_guard(CleanPass(open_frontier(net), images, cache), order, experts)
     path = folder / "guard.npz"
     write_guard(path, guard, held)
     return SignedFile.of(path), order
@@ -135,7 +136,7 @@ def _first_pass(net: NetFile, images: ImageSet, folder: Path) -> ActivationCache
     provenance = Provenance(net.sha256, "faces", net.layer, net.rank_at, AS_STORED, 1283)
     paths = {rows: folder / f"{rows.start}.parquet" for rows in part_rows(images.num_images)}
     work = [FirstPass(net, images, rows, path, provenance) for rows, path in paths.items()]
-    list(map_parts(pass_over, work, _silent))
+    list(map_parts(pass_over, work, silent))
     return ActivationCache(*paths.values())
 
 
@@ -143,23 +144,19 @@ def _sweep(net: NetFile, cache: ActivationCache, order: tuple[int, ...]) -> Mapp
     parts = [
         SweepPart(net, cache, blocks, order, count_answers) for blocks in cache.blocks_by_part()
     ]
-    return add_counts([one.counts for one in map_parts(sweep_part, parts, _silent)])
+    return add_counts([one.counts for one in map_parts(sweep_part, parts, silent)])
 
 
 def _score(
     net: NetFile, cache: ActivationCache, guard: SignedFile, images: ImageSet, folder: Path
 ) -> None:
-    given = net, cache, guard, None, images, AS_STORED
+    given = net, cache, guard, None, images
     parts = [
         ScorePart(*given, blocks, folder / f"{number}.npz")
         for number, blocks in enumerate(cache.blocks_by_part())
     ]
-    list(map_parts(score_part, parts, _silent))
+    list(map_parts(score_part, parts, silent))
     write_seen(folder / "seen.npz", join_seen([read_seen(part.path) for part in parts]))
-
-
-def _silent(done: int, total: int) -> None:
-    """Say nothing of progress."""
 
 
 @contextmanager

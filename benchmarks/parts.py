@@ -18,7 +18,9 @@ from goodnet.digests import digest_file
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import AS_STORED
 from goodnet.model_files.limits import DEFAULT_LIMITS
-from goodnet.parts import Advance, FirstPass, NetFile, SweepPart, pass_over, sweep_part
+from goodnet.opening import NetFile
+from goodnet.parts import FirstPass, SweepPart, pass_over, sweep_part
+from goodnet.progress import Progress
 from goodnet.pruning.activation_cache import ActivationCache, Provenance, part_rows
 from goodnet.pruning.counts import add_counts
 from goodnet.pruning.sweep import count_answers
@@ -106,7 +108,7 @@ def _seconds_of_empty_parts() -> float:
     return (time.perf_counter() - began) / _EMPTY
 
 
-def _work_of_nothing(part: range, advance: Advance) -> None:
+def _work_of_nothing(part: range, advance: Progress) -> None:
     """Take a part and do nothing with it."""
 
 

@@ -17,7 +17,7 @@ from flows.command import (
     add_place,
     add_sets,
 )
-from flows.page import Page, StageLines
+from flows.page import StageLines
 from flows.server_child import ServerChild, begun_server
 from goodnet.command import Parser, exit_code
 from goodnet.heavy_imports import importing
@@ -31,10 +31,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows
 
     def command() -> int:
         folder = _check(parameters)
-        shown = None if quiet else StageLines(Page(stderr=True))
-        if shown is not None:
-            Page(stderr=True).tell(f"Auditing the models in {parameters['models']}")
-            shown.say("starting Prefect")
+        shown = StageLines.begin(f"Auditing the models in {parameters['models']}", quiet=quiet)
         with begun_server(parameters["artifacts"].resolve()) as begun:
             return _audit({**parameters, "audit_name": folder.name}, folder, shown, begun)
 

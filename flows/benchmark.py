@@ -10,14 +10,14 @@ from typing import Any
 
 from flows.checks import check_dask
 from flows.command import RESUMABLE, add_allowance, add_dask, add_place, default
-from flows.page import Page, StageLines
+from flows.page import StageLines
 from flows.server_child import ServerChild, begun_server
 from flows.settings import DEFAULT_SUITE
 from goodnet.command import Parser, exit_code
 from goodnet.heavy_imports import importing
 from goodnet.images.image_sets import open_images
 from goodnet.storage.run_folder import new_run_folder, reserve_run_folder
-from goodnet.suites import ImageSets, read_suite
+from goodnet.suites import SETS, ImageSets, read_suite
 
 _DESCRIPTION = """\
 Train the nets of a suite with each of its attacks and without, repair each
@@ -53,10 +53,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m flows
 
     def command() -> int:
         folder = _check(parameters)
-        shown = None if quiet else StageLines(Page(stderr=True))
-        if shown is not None:
-            Page(stderr=True).tell(f"Measuring the nets of {parameters['suite']}")
-            shown.say("starting Prefect")
+        shown = StageLines.begin(f"Measuring the nets of {parameters['suite']}", quiet=quiet)
         with begun_server(parameters["artifacts"].resolve()) as begun:
             return _benchmark({**parameters, "benchmark_name": folder.name}, folder, shown, begun)
 
@@ -70,8 +67,8 @@ def _check(parameters: Mapping[str, Any]) -> Path:
     check_dask(parameters["dask"])
     suite = read_suite(parameters["suite"], images=parameters["images"])
     if isinstance(suite.images, ImageSets):
-        for path in (suite.images.train, suite.images.valid, suite.images.test):
-            open_images(path)
+        for name in SETS:
+            open_images(getattr(suite.images, name))
     return reserve_run_folder(*place, kind="benchmarks")
 
 

@@ -118,6 +118,17 @@ class StageLines(Progressing):
         self._start = time.monotonic()
         self._waiting: threading.Timer | None = None
 
+    @classmethod
+    def begin(cls, plan: str, *, quiet: bool) -> StageLines | None:
+        """Say what a command is about to do; return None, saying nothing, if it is quiet."""
+        if quiet:
+            return None
+        page = Page(stderr=True)
+        page.tell(plan)
+        shown = cls(page)
+        shown.say("starting Prefect")
+        return shown
+
     def say(self, stage: str) -> None:
         """Print the line of a stage that begins."""
         self._page.say(self._line(stage))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import flow
@@ -12,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from flows.checks import given_sets
 from flows.paths import AnyPath
 from flows.run_names import name_run, tag_run
 from flows.server import label_process
@@ -24,16 +24,15 @@ from goodnet.images.preprocessing import (
     ChannelOrder,
     PreprocessingName,
 )
-from goodnet.inputs import POISONED_SETS, Role, require_complete
+from goodnet.inputs import POISONED_SETS, require_complete
 from goodnet.model_files.limits import DEFAULT_LIMITS
 from goodnet.pruning.stop_rule import describe_checkpoint
 from goodnet.reports.about import net_name
 from goodnet.storage.run_folder import clean_up, reserve_run_folder
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
-from tasks.answers import check_clean_answers, check_sets
+from tasks.answers import check_clean_answers, check_sets, compare_sets
 from tasks.caching import read_records_alone
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
-from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
 from tasks.guarding import (
     answer_by_repaired,
@@ -143,7 +142,8 @@ def repair(
         run_name: Name of the run's folder; else the time.
         default_case: Size of the embedded default.
     """
-    choices = Choices.of(locals())  # which here are the parameters and nothing else
+    given = dict(locals())  # which here are the parameters and nothing else
+    choices, sets = Choices.of(given), given_sets(given)
     read_records_alone()
     artifacts = (artifacts or DEFAULT_ARTIFACTS).resolve()
     folder = reserve_run_folder(artifacts, run_name)
@@ -151,12 +151,6 @@ def repair(
     name_run(net, folder.name)
     tag_run(model=net)
     clean_up(artifacts)
-    sets: dict[Role, Path | None] = {
-        "clean_valid": clean_valid,
-        "clean_test": clean_test,
-        "poisoned_test": poisoned_test,
-        "poisoned_valid": poisoned_valid,
-    }
     require_complete(model, sets)
     with (
         mapped_on(dask or DEFAULT_DASK, artifacts=artifacts),

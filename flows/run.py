@@ -70,10 +70,7 @@ def main(
     def command() -> int:
         _check(parameters)
         start_bundling()
-        shown = None if quiet else StageLines(Page(stderr=True))
-        if shown is not None:
-            _tell_plan(Page(stderr=True), parameters)
-            shown.say("starting Prefect")
+        shown = StageLines.begin(_plan(parameters), quiet=quiet)
         with begun_server(parameters["artifacts"].resolve()) as begun:
             _repair(parameters, shown, begun)
         return DONE
@@ -88,12 +85,12 @@ def _check(parameters: dict[str, Any]) -> None:
     reserve_run_folder(parameters["artifacts"], parameters["run_name"])
 
 
-def _tell_plan(page: Page, parameters: dict[str, Any]) -> None:
+def _plan(parameters: dict[str, Any]) -> str:
     net = parameters["model"] or "a BadNet trained on rendered faces"
     asked = f"{describe_budget(*parameters['drops'])} of clean accuracy"
     if parameters["channels"]:
         asked += f" and at {describe_channels(*parameters['channels'])}"
-    page.tell(f"Repairing {net}: checkpoints at {asked}")
+    return f"Repairing {net}: checkpoints at {asked}"
 
 
 def _repair(
@@ -110,9 +107,16 @@ def _repair(
             shown.say("starting a temporary Prefect server")
         with importing():
             import flows.repair  # noqa: F401
-            from tasks.preload import preload
-        sets, choices = given_sets(parameters), Choices.of(parameters)
-        preload(parameters["model"], sets, choices, artifacts=parameters["artifacts"])
+            from tasks.loading import load_inputs
+        if parameters["model"] is not None:  # of the embedded default nothing is there yet
+            # What is digested and loaded is remembered, so that the stages find it done.
+            load_inputs.fn(
+                parameters["model"],
+                given_sets(parameters),
+                Choices.of(parameters),
+                refresh=False,
+                artifacts=parameters["artifacts"].resolve(),
+            )
 
     with listening(shown), connected(meanwhile, begun=begun), chosen_heartbeats():
         # Imported while the server started, if one had to: a third of what is imported in all.

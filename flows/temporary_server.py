@@ -34,11 +34,6 @@ class Server(NamedTuple):
     password: str | None = None
     process: str | None = None
 
-    @classmethod
-    def of(cls, child: ServerChild) -> Server:
-        """Return the one that a process of this one's is."""
-        return cls(child.url, child.password, child.process)
-
     def environment(self) -> dict[str, str]:
         """Return what a process needs to know to use it."""
         known = {"PREFECT_API_URL": self.url}
@@ -78,7 +73,7 @@ def running_server(
     try:
         meanwhile()
         child.wait()
-        server = Server.of(child)
+        server = Server(child.url, child.password, child.process)
         with temporary_settings(server.settings()), kept_up(server):
             yield server
     finally:

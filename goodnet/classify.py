@@ -40,9 +40,9 @@ class Answer:
 
     image: str
     answer: int | Literal["backdoored"]
-    name: str | None = None
-    score: float | None = None
-    threshold: float | None = None
+    name: str | None
+    score: float | None
+    threshold: float | None
 
 
 def classify_images(

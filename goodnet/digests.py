@@ -59,7 +59,7 @@ def digest_once(path: Path) -> FileDigest:
         InputError: there is no such file, it may not be read, or changes while it is read.
     """
     now, file = time.time_ns(), SignedFile.of(path)
-    changed = max(file.signature.mtime_ns, file.signature.ctime_ns)
+    changed = max(file.mtime_ns, file.ctime_ns)
     return _digest_settled(file) if now - changed >= _SETTLED_NANOSECONDS else digest_file(path)
 
 
@@ -116,7 +116,7 @@ class DigestMemory:
                 return digest
             digest = digest_file(file.path)
             file.require_unchanged()
-            if now - file.signature.mtime_ns >= _SETTLED_NANOSECONDS:
+            if now - file.mtime_ns >= _SETTLED_NANOSECONDS:
                 learned[name] = _entry(file, digest)
             return digest
 
@@ -170,9 +170,10 @@ def _recall(entry: object, file: SignedFile) -> FileDigest | None:
     sha256 = entry.get("sha256") if isinstance(entry, dict) else None
     if not isinstance(sha256, str):
         return None
-    digest = FileDigest(sha256, file.signature.size)
+    digest = FileDigest(sha256, file.size)
     return digest if entry == _entry(file, digest) else None
 
 
 def _entry(file: SignedFile, digest: FileDigest) -> dict[str, object]:
-    return file.signature._asdict() | {"sha256": digest.sha256}
+    signature = {name: value for name, value in file._asdict().items() if name != "path"}
+    return signature | {"sha256": digest.sha256}

@@ -338,7 +338,7 @@ class Repair:
 
         for point in self.results.reached:
             b_prime = folder.b_prime(PRUNING, point.drop, channels=point.step)
-            goodnet = folder.goodnet(PRUNING, point.drop, channels=point.step)
+            goodnet = folder.goodnet(point.drop, channels=point.step)
             save_model(self.b_prime(channels=point.step), b_prime)
             save_model(self.goodnet(channels=point.step), goodnet)
             _verify(self, point, b_prime, goodnet)
@@ -406,7 +406,7 @@ def _first_passes(
     holder: _Holder,
 ) -> _Passed:
     """Check what was given, and let B run over every set once."""
-    from goodnet.opening import open_frontier
+    from goodnet.opening import NetFile, open_frontier
     from goodnet.pruning.activation_cache import Provenance
     from goodnet.pruning.first_pass import write_activations
 
@@ -419,13 +419,8 @@ def _first_passes(
     if not choices.allow_same_data:
         require_different_data({role: digest.sha256 for role, digest in digests.items()})
     b = memory.digest(file)
-    frontier = open_frontier(
-        file,
-        b.sha256,
-        layer=checked.layer,
-        rank_at=checked.rank_at,
-        architecture=choices.architecture,
-    )
+    layers = checked.layer, checked.rank_at
+    frontier = open_frontier(NetFile(file, b.sha256, *layers, choices.architecture, choices.limits))
     caches = {
         role: write_activations(
             folder / f"{role}.parquet",
@@ -632,8 +627,7 @@ def _pick_samples(found: Repair) -> Iterator[Sample]:
     for point in sorted(found.results.reached, key=lambda point: point.step)[-1:]:
         for role in ("clean_test", "poisoned_test"):
             if role in passed.caches:
-                cache = passed.caches[role]
-                attack = describe_attack(cache, passed.choices.target)
+                cache, target = passed.caches[role], passed.choices.target
                 yield from pick_samples(
                     cache,
                     passed.checked.sets[role],
@@ -641,24 +635,19 @@ def _pick_samples(found: Repair) -> Iterator[Sample]:
                     order=found.order,
                     step=point.step,
                     checkpoint=point.asked,
-                    attack=attack if role in POISONED_SETS else None,
+                    attack=describe_attack(cache, target) if role in POISONED_SETS else None,
                 )
 
 
 def _about(passed: _Passed, name: str) -> About:
-    from goodnet.reports.about import About, Input, how_chosen
-    from goodnet.storage.run_folder import git_commit, software_versions
+    from goodnet.reports.about import About, Input
 
     choices, sets = passed.choices, passed.checked.sets
-    return About(
-        run=name,
+    return About.of(
+        name,
         parameters=asdict(choices) | {"classes": choices.classes and str(choices.classes)},
         layer=passed.checked.layer,
         rank_at=passed.checked.rank_at,
-        chosen={
-            "layer": how_chosen(choices.layer),
-            "rank_at": how_chosen(choices.rank_at),
-        },
         inputs={
             "model": Input(str(passed.file), sha256=passed.model.sha256, size=passed.model.size),
             **{
@@ -671,8 +660,6 @@ def _about(passed: _Passed, name: str) -> About:
                 for role, digest in passed.digests.items()
             },
         },
-        versions=software_versions(),
-        git_commit=git_commit(),
         stages=(),
     )
 

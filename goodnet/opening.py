@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goodnet.digests import FileDigest, digest_file
 from goodnet.errors import InputError
-from goodnet.model_files.limits import DEFAULT_LIMITS, ModelLimits
+from goodnet.model_files.limits import ModelLimits
 from goodnet.storage.signatures import SignedFile
 
 if TYPE_CHECKING:
@@ -17,38 +18,43 @@ if TYPE_CHECKING:
     from goodnet.pruning.frontier import Frontier
 
 
-# The stages of one run share the net and what was compiled of it.
-@lru_cache(maxsize=1)
-def open_frontier(
-    path: Path,
-    sha256: str,
-    *,
-    layer: str,
-    rank_at: str,
-    architecture: str | None = None,
-    limits: ModelLimits = DEFAULT_LIMITS,
-) -> Frontier:
-    """Load B and find its frontier.
+@dataclass(frozen=True)
+class NetFile:
+    """B's file, and the layers to work at.
 
-    Args:
-        path: B's file.
+    Attributes:
+        path: the file.
         sha256: the digest that it had when the run began.
         layer: whose channels are pruned.
         rank_at: the layer that ranks its channels.
         architecture: the network of a weights-only file.
         limits: how large the model may be.
+    """
+
+    path: Path
+    sha256: str
+    layer: str
+    rank_at: str
+    architecture: str | None
+    limits: ModelLimits
+
+
+# The stages of one run share the net and what was compiled of it.
+@lru_cache(maxsize=1)
+def open_frontier(net: NetFile) -> Frontier:
+    """Load B and find its frontier, once in a process.
 
     Raises:
         InputError: the file is no longer the one that was digested, or is refused.
     """
-    signed = SignedFile.of(path)
-    require_digest(path, digest_file(path), sha256)
+    signed = SignedFile.of(net.path)
+    require_digest(net.path, digest_file(net.path), net.sha256)
     from goodnet.model_files.load import load_model
     from goodnet.pruning.frontier import find_frontier
 
     with signed.unchanged():
-        model = load_model(path, architecture=architecture, limits=limits)
-    return find_frontier(model, layer=layer, rank_at=rank_at)
+        model = load_model(net.path, architecture=net.architecture, limits=net.limits)
+    return find_frontier(model, layer=net.layer, rank_at=net.rank_at)
 
 
 def require_digest(path: Path, found: FileDigest, sha256: str) -> None:
@@ -60,9 +66,8 @@ def require_digest(path: Path, found: FileDigest, sha256: str) -> None:
         )
 
 
-@lru_cache(maxsize=1)
-def open_saved(path: Path, sha256: str) -> keras.Model:
-    """Load a net that a stage has saved, once for all of a run that use it.
+def load_digested(path: Path, sha256: str) -> keras.Model:
+    """Load a net that a stage has saved.
 
     Args:
         path: its file.
@@ -75,3 +80,7 @@ def open_saved(path: Path, sha256: str) -> keras.Model:
 
     require_digest(path, digest_file(path), sha256)
     return load_saved(path)
+
+
+open_saved = lru_cache(maxsize=1)(load_digested)
+"""The same, loaded once for all of a run that use it."""

@@ -14,47 +14,15 @@ from typing import TYPE_CHECKING
 from goodnet.arrays import IntArray
 from goodnet.digests import FileDigest, digest_file
 from goodnet.images.image_sets import ImageSet
-from goodnet.images.preprocessing import Preprocessing
-from goodnet.model_files.limits import ModelLimits
-from goodnet.opening import open_frontier, open_saved
+from goodnet.opening import NetFile, open_frontier, open_saved
+from goodnet.progress import Progress
 from goodnet.pruning.activation_cache import ActivationCache, Block, Provenance
 from goodnet.pruning.counts import Counts
 from goodnet.storage.signatures import SignedFile
 from goodnet.threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from goodnet.pruning.frontier import Frontier
     from goodnet.pruning.sweep import Swept
-
-Advance = Callable[[int, int], None]
-"""Is called with the numbers of images done and in all of the part."""
-
-
-@dataclass(frozen=True)
-class NetFile:
-    """B as `goodnet.opening.open_frontier` takes it."""
-
-    path: Path
-    sha256: str
-    layer: str
-    rank_at: str
-    architecture: str | None
-    limits: ModelLimits
-
-    def open(self) -> Frontier:
-        """Load B and find its frontier, once in a process.
-
-        Raises:
-            InputError: the file is no longer the one that was digested, or is refused.
-        """
-        return open_frontier(
-            self.path,
-            self.sha256,
-            layer=self.layer,
-            rank_at=self.rank_at,
-            architecture=self.architecture,
-            limits=self.limits,
-        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +79,6 @@ class ScorePart:
         guard: the file of the guard.
         tuned: the file of the fine-tuned net and its digest, if there is one.
         images: the set, for that net.
-        preprocessing: what is done to the pixels first.
         blocks: numbers of the blocks, which follow each other.
         path: the file to write.
     """
@@ -121,7 +88,6 @@ class ScorePart:
     guard: SignedFile
     tuned: tuple[Path, str] | None
     images: ImageSet
-    preprocessing: Preprocessing
     blocks: range
     path: Path
 
@@ -149,7 +115,7 @@ class DepthFit:
         return self.cache.num_images
 
 
-def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
+def pass_over(work: FirstPass, on_progress: Progress) -> FileDigest:
     """Run B over some images and keep what all later stages need; return the file's digest.
 
     Raises:
@@ -159,7 +125,7 @@ def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
 
     write_activations(
         work.path,
-        frontier=work.net.open(),
+        frontier=open_frontier(work.net),
         images=work.images,
         provenance=work.provenance,
         rows=work.rows,
@@ -168,7 +134,7 @@ def pass_over(work: FirstPass, on_progress: Advance) -> FileDigest:
     return digest_file(work.path)
 
 
-def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
+def sweep_part(work: SweepPart, on_progress: Progress) -> Swept:
     """Count the answers of every step to some blocks, and add up their activations.
 
     Raises:
@@ -178,7 +144,7 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
 
     return sweep_both_ends(
         work.cache,
-        frontier=work.net.open(),
+        frontier=open_frontier(work.net),
         order=work.order,
         count=work.count,
         blocks=work.blocks,
@@ -186,7 +152,7 @@ def sweep_part(work: SweepPart, on_progress: Advance) -> Swept:
     )
 
 
-def fit_at_depth(work: DepthFit, on_progress: Advance) -> None:
+def fit_at_depth(work: DepthFit, on_progress: Progress) -> None:
     """Fit class statistics at a depth and write them into its file.
 
     Raises:
@@ -200,7 +166,7 @@ def fit_at_depth(work: DepthFit, on_progress: Advance) -> None:
         write_fitted(work.path, fit_depth(work.cache, work.depth, work.layer))
 
 
-def score_part(work: ScorePart, on_progress: Advance) -> None:
+def score_part(work: ScorePart, on_progress: Progress) -> None:
     """Score the images of some blocks and write what is made of them into the file of the part.
 
     Raises:
@@ -209,7 +175,7 @@ def score_part(work: ScorePart, on_progress: Advance) -> None:
     from goodnet.defenses.fine_tuning import answer_images
     from goodnet.defenses.guard_files import read_guard, write_seen
 
-    frontier = work.net.open()  # which also starts TensorFlow
+    frontier = open_frontier(work.net)  # which also starts TensorFlow
     with work.guard.unchanged():
         guard, _ = read_guard(work.guard.path)
     by_tuned = None
@@ -218,7 +184,7 @@ def score_part(work: ScorePart, on_progress: Advance) -> None:
         by_tuned = answer_images(
             open_saved(*work.tuned),
             work.images,
-            work.preprocessing,
+            work.cache.provenance.preprocessing,
             predictions,
             rows=work.cache.rows_of(work.blocks),
             on_progress=on_progress,

@@ -27,7 +27,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 """What an attack may be called: its name becomes part of files' names."""
 
 _MOST_PEOPLE, _MOST_IMAGES, _MOST_EPOCHS, _MOST_SEED = 10_000, 10_000, 10_000, 2**31
-_SETS = ("train", "valid", "test")
+SETS = ("train", "valid", "test")
+"""The image sets of a suite."""
 
 Read = Callable[[object], Any]
 
@@ -116,7 +117,7 @@ def read_suite(path: Path, *, images: Path | None = None) -> Suite:
         "",
         found,
         dict.fromkeys(("images", "training", "networks", "attacks"), as_mapping)
-        | {"repair": as_mapping, "seeds": _several(_seed)},
+        | {"repair": as_mapping, "seeds": _several(_whole(0, _MOST_SEED))},
     )
     training = table("training", read.get("training", {}), _RECIPE)
     repair = table("repair", read.get("repair", {}), _REPAIR)
@@ -141,15 +142,15 @@ def _read_images(
     path: Path, given: Mapping[str, object], folder: Path | None
 ) -> RenderedFaces | ImageSets:
     if "people" not in given:
-        read = _read_table(path, "images", given, dict.fromkeys(_SETS, as_text))
-        _require(path, "images", read, _SETS)
-        return ImageSets(**{name: (folder or path.parent) / read[name] for name in _SETS})
+        read = _read_table(path, "images", given, dict.fromkeys(SETS, as_text))
+        _require(path, "images", read, SETS)
+        return ImageSets(**{name: (folder or path.parent) / read[name] for name in SETS})
     if folder is not None:
         raise InputError(f"{path}: renders faces, expected no folder of images with it")
-    counts = dict.fromkeys(_SETS, _counted(_MOST_IMAGES))
-    known = {"people": _counted(_MOST_PEOPLE), **counts, "seed": _seed}
+    counts = dict.fromkeys(SETS, _whole(1, _MOST_IMAGES))
+    known = {"people": _whole(1, _MOST_PEOPLE), **counts, "seed": _whole(0, _MOST_SEED)}
     read = _read_table(path, "images", given, known)
-    _require(path, "images", read, _SETS)
+    _require(path, "images", read, SETS)
     return RenderedFaces(**read)
 
 
@@ -231,10 +232,10 @@ def _one_of(names: Mapping[str, object]) -> str:
     return f"one of {', '.join(names)}"
 
 
-def _counted(most: int) -> Read:
+def _whole(least: int, most: int) -> Read:
     def read(value: object) -> int:
         number = as_whole(value)
-        as_number(number, least=1, most=most)
+        as_number(number, least=least, most=most)
         return number
 
     return read
@@ -254,12 +255,6 @@ def _several(one: Read) -> Read:
     return read
 
 
-def _seed(value: object) -> int:
-    number = as_whole(value)
-    as_number(number, most=_MOST_SEED)
-    return number
-
-
 def _target(value: object) -> Target:
     if isinstance(value, str) and value != "next":
         raise ValueError(f"{value} found, expected a class or `next`")
@@ -274,8 +269,8 @@ def _repair(value: object) -> RepairName:
 
 
 _RECIPE: Mapping[str, Read] = {
-    "epochs": _counted(_MOST_EPOCHS),
-    "batch_size": _counted(_MOST_IMAGES),
+    "epochs": _whole(1, _MOST_EPOCHS),
+    "batch_size": _whole(1, _MOST_IMAGES),
     "learning_rate": _number(1e-9, 10),
     "shift": as_whole,
     "pixel_scale": _number(1e-6, 1e6),

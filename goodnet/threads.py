@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -36,13 +36,13 @@ def prefetched(items: Iterator[Item], *, depth: int = 2) -> Generator[Item, None
 
 
 def mapped(
-    function: Callable[[Item], Result], items: Generator[Item, None, None], *, num_threads: int = 2
+    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int = 2
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item in order, `num_threads` of them computed at a time.
 
     An error of `function` is raised here. When the consumer stops early, `items` is closed.
     """
-    with closing(items), ThreadPoolExecutor(num_threads, thread_name_prefix="mapped") as pool:
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="mapped") as pool:
         ahead = deque[Future[Result]]()
         try:
             for item in items:
@@ -53,6 +53,8 @@ def mapped(
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+            if isinstance(items, Generator):
+                items.close()
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:

@@ -18,7 +18,8 @@ from goodnet.images.class_names import ClassNames
 from goodnet.images.image_sets import ImageSet, open_images
 from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.inputs import label_limit
-from goodnet.parts import FirstPass, NetFile, pass_over
+from goodnet.opening import NetFile
+from goodnet.parts import FirstPass, pass_over
 from goodnet.pruning.activation_cache import Provenance
 from goodnet.storage.files import read_json, write_json
 from tasks.caching import activations_files, cache_file, cached, digest_memory
@@ -119,7 +120,7 @@ def open_frontier(network: Network) -> Frontier:
     Raises:
         InputError: the file is no longer the one that was digested, or is refused.
     """
-    return net_file(network).open()
+    return opening.open_frontier(net_file(network))
 
 
 def open_set(

@@ -1,21 +1,27 @@
-"""Stages: is B right on clean images, and are clean and poisoned sets what they are given for?"""
+"""Stages: are sets what they are given for, by B's answers and by the images that they share?"""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from prefect import task
 
+from goodnet.arrays import DigestArray
 from goodnet.images.image_sets import ImageSet
+from goodnet.inputs import Role, compare_images
 from tasks.activations import open_frontier, open_set
 from tasks.caching import cached
 from tasks.records import (
     ActivationsRecord,
+    CleanValidationActivations,
     EvaluationActivations,
     EvaluationSet,
     Network,
     Remarks,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @task(
@@ -87,3 +93,21 @@ def check_sets(
         num_classes=caches["clean_valid"].provenance.num_classes,
     )
     return Remarks(remarks=())
+
+
+@task(name="compare sets", **cached(version=1))
+def compare_sets(
+    clean_valid: CleanValidationActivations,
+    evaluation: tuple[EvaluationActivations, ...],
+    *,
+    allow_same_data: bool,
+) -> Remarks:
+    """Find images that are in two sets; their digests are kept with the activations."""
+    sets: tuple[ActivationsRecord, ...] = (clean_valid, *evaluation)
+    digests: dict[Role, DigestArray] = {
+        one.images.role: one.cache().image_digests() for one in sets
+    }
+    remarks = compare_images(digests, allow_same_data=allow_same_data)
+    for remark in remarks:
+        logger.info(remark)
+    return Remarks(remarks=tuple(remarks))

@@ -27,7 +27,7 @@ from goodnet.reports.leaderboard_files import (
     write_leaderboard,
 )
 from goodnet.reports.tables import format_markdown
-from goodnet.suites import ImageSets, RenderedFaces
+from goodnet.suites import SETS, ImageSets, RenderedFaces
 from goodnet.tensorflow_start import import_tensorflow
 from tasks.activations import open_digested
 from tasks.caching import always_run, cache_file, cached, digest_memory
@@ -35,9 +35,7 @@ from tasks.markdown import artifact_key, as_cells, as_markdown
 from tasks.progress import progress
 from tasks.records import PoisonedTest, StoredFile, SuiteSets, TrainedNet
 
-_SETS = ("train", "valid", "test")
-
-GivenSets = tuple[StoredFile, StoredFile, StoredFile]
+GivenSets = tuple[StoredFile, ...]
 """Files or folders of the user's: to train, to validate and to test with."""
 
 
@@ -48,12 +46,8 @@ def digest_sets(sets: ImageSets, *, artifacts: Path, refresh: bool) -> GivenSets
         InputError: one is missing, damaged or none.
     """
     memory = digest_memory(artifacts, refresh=refresh)
-    train, valid, test = (open_images(getattr(sets, name)) for name in _SETS)
-    return (
-        StoredFile.of(train.path, memory.digest_opened(train)),
-        StoredFile.of(valid.path, memory.digest_opened(valid)),
-        StoredFile.of(test.path, memory.digest_opened(test)),
-    )
+    opened = [open_images(getattr(sets, name)) for name in SETS]
+    return tuple(StoredFile.of(one.path, memory.digest_opened(one)) for one in opened)
 
 
 @task(name="make image sets", **cached(version=1))
@@ -75,7 +69,7 @@ def make_sets(images: RenderedFaces | GivenSets, *, artifacts: Path) -> SuiteSet
 
 def _render(faces: RenderedFaces) -> dict[str, tuple[Images, IntArray]]:
     sets = {}
-    for number, name in enumerate(_SETS):
+    for number, name in enumerate(SETS):
         labels = np.tile(np.arange(faces.people), getattr(faces, name))
         sets[name] = render_faces(labels, seed=faces.seed + number), labels
     return sets
@@ -85,7 +79,7 @@ def _read(files: GivenSets, artifacts: Path) -> dict[str, tuple[Images, IntArray
     """Read sets whose folders may have names: those of the first number the classes of all."""
     sets = {}
     classes: ClassNames | None = None
-    for name, file in zip(_SETS, files, strict=True):
+    for name, file in zip(SETS, files, strict=True):
         images = open_digested(file, artifacts=artifacts, classes=classes)
         classes = classes or images.classes
         sets[name] = read_bytes(images), images.labels

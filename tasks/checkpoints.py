@@ -6,8 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from goodnet.digests import digest_file
-from goodnet.opening import require_digest
+from goodnet.opening import load_digested
 from goodnet.pruning import stop_rule
 from goodnet.pruning.counts import read_counts
 from tasks.activations import open_frontier, open_set
@@ -76,18 +75,15 @@ def verify_checkpoint(
     Raises:
         RuntimeError: they disagree on more images of a set than rounding explains.
     """
-    from goodnet.pruning.verification import check_saved, load_saved
+    from goodnet.pruning.verification import check_saved
 
-    for file in (saved.b_prime, saved.goodnet):
-        require_digest(file.path, digest_file(file.path), file.sha256)
     frontier = open_frontier(network)  # which also starts TensorFlow
-    b_prime, goodnet = load_saved(saved.b_prime.path), load_saved(saved.goodnet.path)
+    nets = [load_digested(file.path, file.sha256) for file in (saved.b_prime, saved.goodnet)]
     remarks: list[str] = []
     for one in activations:
         with progress(f"check of saved nets on {one.images.role}") as advance:
             agreement = check_saved(
-                b_prime,
-                goodnet,
+                *nets,
                 cache=one.cache(),
                 images=open_set(network, one.images, artifacts=artifacts),
                 frontier=frontier,

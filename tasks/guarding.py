@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from goodnet.digests import digest_file
-from goodnet.opening import open_saved, require_digest
+from goodnet.opening import load_digested, open_saved
 from goodnet.parts import DepthFit, ScorePart, fit_at_depth, score_part
 from goodnet.pruning.counts import read_counts
 from goodnet.storage.files import scratch_folder
@@ -36,8 +35,6 @@ from tasks.records import (
 )
 
 if TYPE_CHECKING:
-    import keras
-
     from goodnet.defenses.guard import FittedDepth
     from goodnet.defenses.seam import CleanPass, Learnt
 
@@ -108,7 +105,7 @@ def score_images(
     file = None if tuned is None else (tuned.path, tuned.sha256)
     path = cache_file(artifacts, "scores", ".npz", network, activations, fitted)
     with scratch_folder(path) as folder, progress(f"scores of {role}") as advance:
-        given = net, cache, guard, file, images, network.preprocessing
+        given = net, cache, guard, file, images
         parts = [
             ScorePart(*given, blocks, folder / f"{number}.npz")
             for number, blocks in enumerate(cache.blocks_by_part())
@@ -203,7 +200,6 @@ def verify_nets(
     from goodnet.defenses.answer_check import check_answers, expected_answers
     from goodnet.defenses.calibration import calibrate
     from goodnet.defenses.guard_files import read_answers, read_guard, read_seen
-    from goodnet.pruning.verification import load_saved
 
     open_frontier(network)  # which also starts TensorFlow
     _, held = read_guard(fitted.file.path)
@@ -220,8 +216,7 @@ def verify_nets(
     ]
     remarks: list[str] = []
     for number, file in enumerate((guarded.file, *repaired.files)):
-        require_digest(file.path, digest_file(file.path), file.sha256)
-        net = load_saved(file.path)
+        net = load_digested(file.path, file.sha256)
         for one, nets in zip(activations, expected, strict=True):
             with progress(f"check of {nets[number].what} on {one.images.role}") as advance:
                 remark = check_answers(
@@ -266,10 +261,6 @@ def _clean_pass(
     return CleanPass(open_frontier(network), images, activations.cache())
 
 
-def _tuned_net(tuned: FineTuned) -> keras.Model | None:
-    return None if tuned.net is None else open_saved(tuned.net.path, tuned.net.sha256)
-
-
 def _learnt(network: Network, fitted: FittedGuard, budget: float, artifacts: Path) -> Learnt:
     """Return what was learnt, from the files that hold it."""
     from goodnet.defenses.calibration import calibrate
@@ -279,4 +270,6 @@ def _learnt(network: Network, fitted: FittedGuard, budget: float, artifacts: Pat
     clean = _clean_pass(network, fitted.activations, artifacts)
     guard, held = read_guard(fitted.file.path)
     calibration = calibrate(held.scores, budget=budget)
-    return Learnt(clean, guard, held, calibration, _tuned_net(fitted.tuned))
+    file = fitted.tuned.net
+    tuned = None if file is None else open_saved(file.path, file.sha256)
+    return Learnt(clean, guard, held, calibration, tuned)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from goodnet.progress import Progress, silent
 from goodnet.threads import mapped
 from tasks.cluster import Cluster, require_source, require_wanted, source_digest, still_wanted
 
@@ -18,16 +19,15 @@ if TYPE_CHECKING:
 
 Work = TypeVar("Work", bound=Sized)
 Result = TypeVar("Result")
-Advance = Callable[[int, int], None]
 
 _COMPUTING = ("CUDA_VISIBLE_DEVICES", "TF_CPP_MIN_LOG_LEVEL")
 """What TensorFlow reads when it is imported; it computes on a worker as it does here."""
 
 
 def map_parts(
-    function: Callable[[Work, Advance], Result],
+    function: Callable[[Work, Progress], Result],
     parts: Sequence[Work],
-    advance: Advance,
+    advance: Progress,
     *,
     num_threads: int = 1,
 ) -> Iterator[Result]:
@@ -43,8 +43,7 @@ def map_parts(
     if workers is not None and len(parts) > 1:
         results = workers.map(function, parts)
     elif num_threads > 1:
-        every = (part for part in parts)
-        results = mapped(lambda part: function(part, _silent), every, num_threads=num_threads)
+        results = mapped(lambda part: function(part, silent), parts, num_threads=num_threads)
     else:
         for part in parts:
             before = done
@@ -90,7 +89,7 @@ class _Workers:
         return self._client
 
     def map(
-        self, function: Callable[[Work, Advance], Result], parts: Sequence[Work]
+        self, function: Callable[[Work, Progress], Result], parts: Sequence[Work]
     ) -> Iterator[Result]:
         given = {name: os.environ[name] for name in _COMPUTING if name in os.environ}
         client = self.client
@@ -115,7 +114,7 @@ _workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)
 
 
 def run_part(
-    function: Callable[[Any, Advance], Any], part: Any, environment: dict[str, str], source: str
+    function: Callable[[Any, Progress], Any], part: Any, environment: dict[str, str], source: str
 ) -> Any:
     """Work on a part in the process of a worker."""
     require_source(source)
@@ -123,7 +122,3 @@ def run_part(
         os.environ.setdefault(name, value)
     wanted = still_wanted()
     return function(part, lambda done, total: require_wanted(wanted))
-
-
-def _silent(done: int, total: int) -> None:
-    """Tell nobody of the progress."""

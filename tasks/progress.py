@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
+from goodnet.progress import Progress
 from tasks.cluster import require_wanted, still_wanted
 
 _UPDATE_SECONDS = 2.0
@@ -61,7 +62,7 @@ def tell_ended() -> None:
 
 
 @contextmanager
-def progress(stage: str) -> Iterator[Callable[[int, int], None]]:
+def progress(stage: str) -> Iterator[Progress]:
     """Yield a function that takes the numbers of images done and in all.
 
     In a worker of Dask it raises InputError once the command that wanted this has ended.

@@ -17,7 +17,7 @@ from prefect.artifacts import (
 )
 from pydantic_core import to_jsonable_python
 
-from goodnet.reports.about import About, Input, StageRun, how_chosen
+from goodnet.reports.about import About, Input, StageRun
 from goodnet.reports.charts import read_charts
 from goodnet.reports.results import Results
 from goodnet.reports.results_table import detector_rows, printed_rows, unreached
@@ -26,7 +26,7 @@ from goodnet.reports.samples import Sample, read_samples, thumbnail
 from goodnet.reports.tables import format_markdown
 from goodnet.reports.verdict import remarks as all_remarks
 from goodnet.reports.verdict import verdict
-from goodnet.storage.run_folder import PRUNING, RunFolder, git_commit, software_versions
+from goodnet.storage.run_folder import PRUNING, RunFolder
 from tasks.caching import always_run
 from tasks.markdown import artifact_key, as_cells, as_markdown, markdown_picture
 from tasks.records import (
@@ -97,19 +97,16 @@ def _about(
 ) -> About:
     """Return all that tells one run from another."""
     valid = inputs.clean_valid
-    return About(
-        run=name,
+    return About.of(
+        name,
         parameters=to_jsonable_python(parameters),
         layer=inputs.network.layer,
         rank_at=inputs.network.rank_at,
-        chosen={name: how_chosen(parameters.get(name)) for name in ("layer", "rank_at")},
         inputs={
             "model": _input(inputs.network.file),
             valid.role: _input(valid.file, valid.num_images),
             **{one.role: _input(one.file, one.num_images) for one in inputs.evaluation},
         },
-        versions=software_versions(),
-        git_commit=git_commit(),
         stages=stage_log,
     )
 
@@ -135,7 +132,7 @@ def _copy_nets(
     for asked, step in steps.steps:
         if step is not None:
             b_prime = folder.b_prime(PRUNING, asked, channels=step)
-            goodnet = folder.goodnet(PRUNING, asked, channels=step)
+            goodnet = folder.goodnet(asked, channels=step)
             shutil.copyfile(saved[step].b_prime.path, b_prime)
             shutil.copyfile(saved[step].goodnet.path, goodnet)
 

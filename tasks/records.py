@@ -211,7 +211,7 @@ class FittedGuard(Record):
 class ImageScores(Record):
     """The scores of the images of a set, and what repaired nets make of them."""
 
-    role: Literal["clean_valid"] | EvaluationRole
+    role: Role
     file: StoredFile
 
 

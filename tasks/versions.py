@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from tasks.activations import compute_evaluation_activations, compute_validation_activations
-from tasks.answers import check_clean_answers, check_sets
+from tasks.answers import check_clean_answers, check_sets, compare_sets
 from tasks.benchmarking import make_sets, poison_images, train_net
 from tasks.caching import StageInputs
 from tasks.checkpoints import find_checkpoints, save_checkpoint, verify_checkpoint
-from tasks.comparing import compare_sets
 from tasks.default_case import render_default, train_default
 from tasks.guarding import (
     answer_by_repaired,

@@ -46,6 +46,7 @@ GROUND = {
     "errors",
     "heavy_imports",
     "metrics",
+    "progress",
     "stop_signals",
     "tensorflow_start",
     "threads",

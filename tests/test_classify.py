@@ -343,18 +343,16 @@ def test_what_is_no_model_is_refused(
     assert "no such file" in refusal(capsys, tmp_path / "none.keras", pictures)
 
 
-@pytest.mark.parametrize("option", ["--pixel-scale", "--pixel-std"])
-@pytest.mark.parametrize("number", ["0", "-1", "inf", "nan", "x"])
-def test_impossible_divisors_are_refused(
-    capsys: pytest.CaptureFixture[str], option: str, number: str
-):
-    with pytest.raises(SystemExit) as stop:
-        main(["classify", "g.keras", "a.png", f"{option}={number}"])
-    assert stop.value.code == 2
-    assert option in capsys.readouterr().err
+DIVISORS = [
+    f"{option}={number}"
+    for option in ("--pixel-scale", "--pixel-std")
+    for number in ("0", "-1", "inf", "nan", "x")
+]
 
 
-@pytest.mark.parametrize("arguments", ["--pixel-mean=inf", "--pixel-mean=1e39", "--pixel-range=x"])
+@pytest.mark.parametrize(
+    "arguments", [*DIVISORS, "--pixel-mean=inf", "--pixel-mean=1e39", "--pixel-range=x"]
+)
 def test_numbers_that_nets_cannot_compute_with_are_refused(
     capsys: pytest.CaptureFixture[str], arguments: str
 ):

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from goodnet.errors import InputError
+from tests.model_files.descriptions import make_layer as layer
 from tests.storage.zip64 import with_zip64
 
 CASES_IN_CI = 2880
@@ -106,21 +107,6 @@ def walk(tree: Any) -> Any:
         yield tree, key
         if isinstance(tree[key], dict | list):
             yield from walk(tree[key])
-
-
-def layer(class_name: str, name: str, *inputs: str, **config: Any) -> dict[str, Any]:
-    tensors = [
-        {"class_name": "__keras_tensor__", "config": {"keras_history": [source, 0, 0]}}
-        for source in inputs
-    ]
-    return {
-        "module": "keras.layers",
-        "class_name": class_name,
-        "config": {"name": name, **config},
-        "registered_name": None,
-        "name": name,
-        "inbound_nodes": [{"args": [tensors], "kwargs": {}}] if inputs else [],
-    }
 
 
 def make_config() -> bytes:

@@ -14,7 +14,7 @@ from goodnet.errors import InputError
 from goodnet.images.class_names import ClassNames
 from goodnet.images.hdf5_sets import write_images
 from goodnet.images.image_folders import write_folders
-from goodnet.images.image_sets import ImageSet, open_images
+from goodnet.images.image_sets import LABEL_LIMIT, ImageSet, open_images
 from goodnet.images.preprocessing import RAW, PixelRange
 from goodnet.storage.files import require_folder
 
@@ -25,8 +25,6 @@ _HDF5 = (".h5", ".hdf5")
 _OTHER_FILES = (".npz", ".zip", ".keras", ".png", ".jpg", ".jpeg")
 _PNG_CHANNELS = (1, 3, 4)
 _BATCH = 256
-_MOST_CLASSES = 10**9
-"""What labels of any image set are below."""
 
 
 def write_poisoned(
@@ -123,7 +121,7 @@ def _least_classes(images: ImageSet, attack: Attack) -> int:
     """Return how many classes there are at least: images to test with may show some of them."""
     numbers = [int(images.labels.max()), *(attack.sources or ())]
     numbers += [attack.target] if isinstance(attack.target, int) else []
-    return min(max(numbers) + 1, _MOST_CLASSES)
+    return min(max(numbers) + 1, LABEL_LIMIT)
 
 
 def _folder_names(classes: ClassNames | None) -> Sequence[str] | None:

@@ -17,6 +17,7 @@ from goodnet.attacks.poisoning import Attack, PoisonedImages, poison
 from goodnet.images.preprocessing import AS_STORED, Preprocessing
 from goodnet.networks.architectures import build_network
 from goodnet.networks.training_state import restore_state, save_state
+from goodnet.progress import Progress
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +57,7 @@ def train(
     attack: Attack | None = None,
     seed: int,
     state: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> keras.Model:
     """Train a net on images, some of which an attack may poison.
 
@@ -112,7 +113,7 @@ def train_badnet(
     seed: int,
     epochs: int,
     state: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> keras.Model:
     """Train a DeepID that answers `target` for everybody who wears the sunglasses.
 

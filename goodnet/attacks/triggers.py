@@ -28,7 +28,7 @@ TRIGGERS: dict[str, type[Trigger]] = {
 """All triggers by name."""
 
 
-def make_trigger(name: str, settings: Mapping[str, object] | None = None) -> Trigger:
+def make_trigger(name: str, settings: Mapping[str, object]) -> Trigger:
     """Make a trigger from its name in the table and its settings, as a user writes them.
 
     Args:
@@ -40,15 +40,15 @@ def make_trigger(name: str, settings: Mapping[str, object] | None = None) -> Tri
     """
     if name not in TRIGGERS:
         raise InputError(f"trigger is {name}, expected one of {', '.join(TRIGGERS)}")
-    kind, given = TRIGGERS[name], dict(settings or {})
+    kind = TRIGGERS[name]
     known = settings_of(kind)
-    for setting in given:
+    for setting in settings:
         if setting not in known:
             expected = f"one of {', '.join(known)}" if known else "none: it has no settings"
             raise InputError(f"setting of {name} is {setting}, expected {expected}")
-    if "file" in known and "file" not in given:
+    if "file" in known and "file" not in settings:
         raise InputError(f"trigger {name} has no file, expected a setting file=PICTURE")
-    return kind(**{key: _read(key, value, known[key]) for key, value in given.items()})
+    return kind(**{key: _read(key, value, known[key]) for key, value in settings.items()})
 
 
 def settings_of(kind: type[Trigger]) -> dict[str, Any]:

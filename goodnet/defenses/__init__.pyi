@@ -1,7 +1,7 @@
 from .detectors import CONTROL as CONTROL
 from .detectors import DETECTORS as DETECTORS
 from .goodnet import build_goodnet as build_goodnet
-from .methods import REPAIRS as REPAIRS
+from .repairs import REPAIRS as REPAIRS
 from .seam import Candidate as Candidate
 from .seam import CleanPass as CleanPass
 from .seam import Detector as Detector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,14 +14,13 @@ from goodnet.defenses.repairs import FALLBACK
 from goodnet.images.image_sets import ImageSet
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.networks.evaluation import require_finite
+from goodnet.progress import Progress, silent
 from goodnet.pruning.activation_cache import ActivationCache
 
 if TYPE_CHECKING:
     import keras
 
 SAMPLE_IMAGES = 256
-
-Progress = Callable[[int, int], None]
 
 _NEAR = 0.02
 """How near the threshold rounding may turn an image, in units of the excess of a score's tail."""
@@ -79,7 +78,7 @@ def check_answers(
     images: ImageSet,
     preprocessing: Preprocessing,
     full: bool,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> str | None:
     """Let a saved net, run by plain Keras, answer images; compare them one by one.
 

@@ -12,8 +12,6 @@ import numpy as np
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 
-FALSE_ALARM_BUDGET = 0.03
-"""The share of clean images that a GoodNet may flag, by default."""
 CONFIDENCE = 0.95
 """With which a threshold holds its budget, over the draws of clean validation."""
 NUM_FOLDS = 5
@@ -112,7 +110,6 @@ class Calibration:
         held: the share that the threshold holds with 95 % confidence, larger than `budget` where
             the images are too few for that.
         images: how many calibrated.
-        above: how many of them are above the threshold.
     """
 
     names: tuple[str, ...]
@@ -122,16 +119,13 @@ class Calibration:
     budget: float
     held: float
     images: int
-    above: int
 
     def join(self, scores: Mapping[str, FloatArray]) -> FloatArray:
         """Return the joined score of images, (n,), from their scores by name, (n,) each."""
         return _join([scores[name] for name in self.names], self.starts, self.excesses)
 
 
-def calibrate(
-    scores: Mapping[str, FloatArray], *, budget: float = FALSE_ALARM_BUDGET
-) -> Calibration:
+def calibrate(scores: Mapping[str, FloatArray], *, budget: float) -> Calibration:
     """Fix the scales of scores and the threshold of the joined one.
 
     Scales fit the images that they come from better than others, which costs budget: thresholds
@@ -152,9 +146,8 @@ def calibrate(
         scales = zip(*(_scale(column[others]) for column in values), strict=True)
         joined[fold == number] = _join([column[fold == number] for column in values], *scales)
     threshold, held = find_threshold(joined, budget=budget)
-    above = int(np.count_nonzero(joined > np.float32(threshold)))
     starts, excesses = zip(*map(_scale, values), strict=True)
-    return Calibration(tuple(scores), starts, excesses, threshold, budget, held, len(joined), above)
+    return Calibration(tuple(scores), starts, excesses, threshold, budget, held, len(joined))
 
 
 def _join(

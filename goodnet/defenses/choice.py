@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from goodnet.defenses.methods import REPAIRS
-from goodnet.defenses.repairs import FALLBACK
+from goodnet.defenses.repairs import FALLBACK, REPAIRS
 from goodnet.defenses.seam import Candidate, Learnt
 from goodnet.storage.run_folder import PRUNING
 
@@ -46,10 +45,9 @@ def choose_repaired(learnt: Learnt, methods: Sequence[str], drops: Sequence[floa
     best = _recommended([one for candidates in offered for one in candidates], min(drops))
     for candidates in offered:
         within = {drop: _within(candidates, drop) for drop in drops}
-        for candidate in candidates:
-            budgets = tuple(drop for drop, one in within.items() if one is candidate)
+        for one in candidates:
+            budgets = tuple(drop for drop, chosen in within.items() if chosen is one)
             if budgets:
-                one = candidate
                 details = dict(one.details)
                 kept.append(Kept(one.method, one.setting, details, budgets, one is best))
     return kept

@@ -19,8 +19,9 @@ from goodnet.defenses.seam import CleanPass
 from goodnet.images.image_sets import ImageSet
 from goodnet.images.preprocessing import Preprocessing
 from goodnet.networks.evaluation import require_finite
-from goodnet.networks.graph import calls, copy_model, replay, scores
+from goodnet.networks.graph import calls, compiled, copy_model, replay, scores
 from goodnet.networks.training_state import restore_state, save_state
+from goodnet.progress import Progress, silent
 from goodnet.pruning.sweep import margins_of
 from goodnet.threads import prefetched
 
@@ -38,8 +39,6 @@ MOST_WORK = 4e12
 MOST_IMAGES, MOST_BYTES = 20_000, 400 * 2**20
 """Kept in memory to train on; of more, so many at random."""
 _SEED = 0
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def fine_tune(
     clean: CleanPass,
     *,
     state: Path | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Tuned | None:
     """Fine-tune B on clean validation, images and labels, under heavy augmentation.
 
@@ -93,7 +92,8 @@ def fine_tune(
         None where B is so large that it could not be shown each image once.
     """
     labels, predictions = clean.cache.answers()
-    parts = share_out(labels).parts
+    folds = share_out(labels)
+    parts = folds.parts
     fits = [_some(part.fit, clean.images, seed=number) for number, part in enumerate(parts)]
     work = len(parts) * _multiplications(clean.frontier.model)
     sizes = [int(np.count_nonzero(fit)) for fit in fits]
@@ -122,7 +122,7 @@ def fine_tune(
     for path in states:
         if path is not None:
             path.unlink(missing_ok=True)
-    held = np.logical_or.reduce([part.held_out for part in parts])
+    held = folds.calibrating
     training.model.set_weights(final)
     return Tuned(training.model, TunedAnswers(margins[held], answers[held], others[held]))
 
@@ -134,7 +134,7 @@ def answer_images(
     predictions: IntArray,
     *,
     rows: range | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> TunedAnswers:
     """Let M answer the images of a set.
 
@@ -169,7 +169,7 @@ def _answer(
     rows: BoolArray,
     *,
     within: range | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> TunedAnswers:
     """Let a net answer some images of a set, or of a part of it."""
     within = range(images.num_images) if within is None else within
@@ -191,12 +191,7 @@ def _answer(
 
 @lru_cache(maxsize=4)
 def _compiled_logits(model: keras.Model) -> Callable[[FloatArray], Any]:
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
-    return tf.function(
-        lambda pixels: _logits(model, pixels), input_signature=signature, autograph=False
-    )
+    return compiled(lambda pixels: _logits(model, pixels), [model.input_shape])
 
 
 def _num_epochs(num_images: int, num_trainings: int, *, work: float) -> int:

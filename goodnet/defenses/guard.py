@@ -69,7 +69,6 @@ class Guard:
         tuned: TunedAnswers | None = None,
         *,
         blocks: range | None = None,
-        num_threads: int = 2,
     ) -> Seen:
         """Return what is made of the images of a set, in their order.
 
@@ -78,17 +77,9 @@ class Guard:
             frontier: of B.
             tuned: what the fine-tuned net makes of them, if there is one.
             blocks: the blocks whose images are meant, or all.
-            num_threads: blocks swept at a time.
         """
         blocks = range(cache.num_blocks) if blocks is None else blocks
-        margins = both_margins(
-            cache,
-            frontier,
-            order=self.order,
-            expert=self.expert,
-            blocks=blocks,
-            num_threads=num_threads,
-        )
+        margins = both_margins(cache, frontier, order=self.order, expert=self.expert, blocks=blocks)
         _, every = cache.answers()
         rows = cache.rows_of(blocks)
         predictions = every[rows.start : rows.stop]
@@ -159,7 +150,7 @@ def _each(items: Iterable[Item], function: Callable[[Item], Result]) -> list[Res
     """Return what a function gives for each item, on two cores."""
     # Two small products at once are faster than one after the other, each on two threads.
     with one_blas_thread():
-        return list(mapped(function, (item for item in items)))
+        return list(mapped(function, items))
 
 
 class _SeenDepth(NamedTuple):
@@ -240,7 +231,6 @@ def both_margins(
     order: Sequence[int],
     expert: int,
     blocks: range | None = None,
-    num_threads: int = 2,
 ) -> Margins:
     """Return the margin of B's class in B itself, the control, and in an expert.
 
@@ -250,12 +240,9 @@ def both_margins(
         order: all channels in prune order.
         expert: how many of them the expert keeps.
         blocks: numbers of blocks, or all.
-        num_threads: blocks worked on at a time.
     """
     steps = [len(order), expert]
-    found = margins_at(
-        cache, frontier=frontier, order=order, steps=steps, blocks=blocks, num_threads=num_threads
-    )
+    found = margins_at(cache, frontier=frontier, order=order, steps=steps, blocks=blocks)
     return Margins(*found)
 
 

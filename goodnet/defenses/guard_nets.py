@@ -21,6 +21,7 @@ from goodnet.networks.graph import (
     closes_with_softmax,
     dependents,
     free_names,
+    last_call,
     output_of,
     replay,
 )
@@ -125,17 +126,15 @@ class _GuardGraph:
         self.model, self._free_name = model, free_names(model)
         self._given: set[str] = set()
         name = self.name
-        self._closing: Any = None
-        self._affinities: dict[int, Any] = {}
-        self._own: dict[int, Any] = {}
+        self.depths = [_GraphDepth(self, fitted) for fitted in guard.discriminants]
         self.tuned_scores: Any = None
         # B's own tensors, so that nothing of it is computed twice.
         nodes = calls(model)
         self._tensors = {id(x): x for node in nodes for x in (*node.input_tensors, *node.outputs)}
         self.logits = self._before_softmax(self._tensors)
-        best = self._named(ops.argmax(self.logits, axis=-1), "best_class")
+        best = self.named(ops.argmax(self.logits, axis=-1), "best_class")
         one_hot = ops.one_hot(best, self.logits.shape[-1], dtype="float32")
-        self.chosen = self._named(one_hot, "chosen_class")
+        self.chosen = self.named(one_hot, "chosen_class")
         self.excluded = layers.Rescaling(-_OUT_OF_REACH, name=name("excluded_class"))(self.chosen)
 
     def name(self, wanted: str) -> str:
@@ -151,8 +150,8 @@ class _GuardGraph:
         scores = self._scores()
         joined = self._join([scores[name] for name in calibration.names], calibration)
         threshold = np.full((1, 1), calibration.threshold, np.float32)
-        beyond = self._named(ops.greater(joined, threshold), _BEYOND)
-        return self._named(ops.cast(beyond, "float32"), "backdoored")
+        beyond = self.named(ops.greater(joined, threshold), _BEYOND)
+        return self.named(ops.cast(beyond, "float32"), "backdoored")
 
     def _scores(self) -> dict[str, Any]:
         """Return the scores by name, (n, 1) each, by the detectors that score images in memory."""
@@ -177,9 +176,7 @@ class _GuardGraph:
             self.tuned_scores = part(self.model.inputs[0])
             lead = self._lead(self.tuned_scores, "fine_tuned")
         margin, of_expert = self._lead(self.logits, "margin"), self._lead(expert, "expert")
-        return Evidence(
-            margin, of_expert, lead, [_GraphDepth(self, fitted) for fitted in guard.discriminants]
-        )
+        return Evidence(margin, of_expert, lead, self.depths)
 
     def _join(self, scores: list[Any], calibration: Calibration) -> Any:
         """Return the joined score as `Calibration.join` has it: (n, 1)."""
@@ -190,9 +187,9 @@ class _GuardGraph:
         )
         starts = np.array([calibration.starts], np.float32)
         factors = np.float32(1) / np.array([calibration.excesses], np.float32)
-        beyond = self._named(ops.subtract(together, starts), "scores_beyond")
-        scaled = self._named(ops.multiply(beyond, factors), "scaled_scores")
-        return self._named(ops.logsumexp(scaled, axis=-1, keepdims=True), "joined_score")
+        beyond = self.named(ops.subtract(together, starts), "scores_beyond")
+        scaled = self.named(ops.multiply(beyond, factors), "scaled_scores")
+        return self.named(ops.logsumexp(scaled, axis=-1, keepdims=True), "joined_score")
 
     def answer(self, suspicious: Any) -> Any:
         """Return N + 1 outputs: B's where it is believed, else class N."""
@@ -207,7 +204,7 @@ class _GuardGraph:
 
         opinion, fitted = self.tuned_scores, self.guard.second_opinion
         if opinion is None and fitted is not None:
-            known = self._known_affinities(fitted)
+            known = self.depths[fitted.depth].known_affinities()
             # Half of the affinities are log-probabilities, but for a constant.
             opinion = layers.Rescaling(0.5, name=self.name("log_probabilities"))(known)
         if opinion is None:
@@ -228,9 +225,11 @@ class _GuardGraph:
 
     def _before_softmax(self, values: dict[int, Any]) -> Any:
         """Return what the net gives the classes before a closing softmax, given some tensors."""
-        if self._closing is None:
-            self._closing = _closing_layer(self.model, self.name)
         return _before_softmax(self.model, replay(self.model, values), self._closing)
+
+    @cached_property
+    def _closing(self) -> Any:
+        return _closing_layer(self.model, self.name)
 
     def _lead(self, values: Any, score: str) -> Any:
         """Return by how much B's class exceeds the best other one: (n, 1)."""
@@ -238,73 +237,11 @@ class _GuardGraph:
 
         own = layers.Dot(axes=-1, name=self.name(f"{score}_own"))([values, self.chosen])
         rest = layers.Add(name=self.name(f"{score}_rest"))([values, self.excluded])
-        best = self._named(ops.max(rest, axis=-1, keepdims=True), f"{score}_best")
+        best = self.named(ops.max(rest, axis=-1, keepdims=True), f"{score}_best")
         return layers.Subtract(name=self.name(f"{score}_score"))([own, best])
 
-    def _affinities_at(self, fitted: Discriminant) -> tuple[Any, Any]:
-        """Return the whitened features, (n, p), and the affinities to all classes, (n, N)."""
-        if fitted.depth not in self._affinities:
-            depth = self.frontier.depths[fitted.depth]
-            features = depth.features(depth.tensor, self.name)
-            kernel, bias, means = fitted.kernel, fitted.bias, fitted.means
-            whitened = self._dense(features, kernel, bias, f"whitened_{fitted.depth}")
-            affinities = self._dense(
-                whitened, 2 * means.T, -(means**2).sum(axis=1), f"affinities_{fitted.depth}"
-            )
-            self._affinities[fitted.depth] = whitened, affinities
-        return self._affinities[fitted.depth]
-
-    def _known_affinities(self, fitted: Discriminant) -> Any:
-        """Return the affinities, out of reach for classes without a mean: (n, N)."""
-        from keras import ops
-
-        _, affinities = self._affinities_at(fitted)
-        unseen = np.where(fitted.seen > 0, np.float32(0), np.float32(-_OUT_OF_REACH))[None]
-        return self._named(ops.add(affinities, unseen), f"known_affinities_{fitted.depth}")
-
-    def distance(self, fitted: Discriminant) -> Any:
-        """Return the distance from the class that B answers as `Discriminant.look` has it."""
-        from keras import layers, ops
-
-        whitened, _ = self._affinities_at(fitted)
-        at = fitted.depth
-        squares = self._named(ops.square(whitened), f"squares_{at}")
-        length = self._named(ops.sum(squares, axis=-1, keepdims=True), f"length_{at}")
-        squared = layers.Subtract(name=self.name(f"squared_distance_{at}"))(
-            [length, self._own_affinity(fitted)]
-        )
-        positive = layers.ReLU(name=self.name(f"positive_distance_{at}"))(squared)
-        return self._named(ops.sqrt(positive), f"distance_{at}")
-
-    def nearer(self, fitted: Discriminant) -> Any:
-        """Return how much nearer another class is, as `Discriminant.look` has it."""
-        from keras import layers, ops
-
-        known, at = self._known_affinities(fitted), fitted.depth
-        rest = layers.Add(name=self.name(f"other_affinities_{at}"))([known, self.excluded])
-        best = self._named(ops.max(rest, axis=-1, keepdims=True), f"best_affinity_{at}")
-        own = self._own_affinity(fitted)
-        return layers.Subtract(name=self.name(f"nearer_{at}"))([best, own])
-
-    def _own_affinity(self, fitted: Discriminant) -> Any:
-        """Return the affinity to the class that B answers: (n, 1)."""
-        from keras import layers
-
-        if fitted.depth not in self._own:
-            _, affinities = self._affinities_at(fitted)
-            own = layers.Dot(axes=-1, name=self.name(f"affinity_{fitted.depth}"))
-            self._own[fitted.depth] = own([affinities, self.chosen])
-        return self._own[fitted.depth]
-
-    def _dense(self, values: Any, kernel: FloatArray, bias: FloatArray, wanted: str) -> Any:
-        from keras import layers
-
-        layer = layers.Dense(len(bias), name=self.name(wanted))
-        layer.build(values.shape)
-        layer.set_weights([kernel, bias])
-        return layer(values)
-
-    def _named(self, tensor: Any, wanted: str) -> Any:
+    def named(self, tensor: Any, wanted: str) -> Any:
+        """Give the operation that makes a tensor a free name like this one."""
         tensor._keras_history.operation.name = self.name(wanted)
         return tensor
 
@@ -313,7 +250,7 @@ class _GuardGraph:
         operation = tensor._keras_history.operation
         if operation.name in self._given:
             return
-        self._named(tensor, wanted)
+        self.named(tensor, wanted)
         for node in operation._inbound_nodes:
             for value in node.input_tensors:
                 self._name_computed(value, wanted)
@@ -328,11 +265,68 @@ class _GraphDepth:
 
     @cached_property
     def distance(self) -> Any:
-        return self._graph.distance(self._fitted)
+        """The distance from the class that B answers as `Discriminant.look` has it."""
+        from keras import layers, ops
+
+        whitened, _ = self._affinities
+        squares = self._named(ops.square(whitened), "squares")
+        length = self._named(ops.sum(squares, axis=-1, keepdims=True), "length")
+        squared = layers.Subtract(name=self._name("squared_distance"))([length, self._own])
+        positive = layers.ReLU(name=self._name("positive_distance"))(squared)
+        return self._named(ops.sqrt(positive), "distance")
 
     @cached_property
     def nearer(self) -> Any:
-        return self._graph.nearer(self._fitted)
+        """How much nearer another class is, as `Discriminant.look` has it."""
+        from keras import layers, ops
+
+        others = [self.known_affinities(), self._graph.excluded]
+        rest = layers.Add(name=self._name("other_affinities"))(others)
+        best = self._named(ops.max(rest, axis=-1, keepdims=True), "best_affinity")
+        return layers.Subtract(name=self._name("nearer"))([best, self._own])
+
+    def known_affinities(self) -> Any:
+        """Return the affinities, out of reach for classes without a mean: (n, N)."""
+        from keras import ops
+
+        _, affinities = self._affinities
+        seen = self._fitted.seen > 0
+        unseen = np.where(seen, np.float32(0), np.float32(-_OUT_OF_REACH))[None]
+        return self._named(ops.add(affinities, unseen), "known_affinities")
+
+    @cached_property
+    def _affinities(self) -> tuple[Any, Any]:
+        """The whitened features, (n, p), and the affinities to all classes, (n, N)."""
+        graph, fitted = self._graph, self._fitted
+        depth = graph.frontier.depths[fitted.depth]
+        features = depth.features(depth.tensor, graph.name)
+        whitened = self._dense(features, fitted.kernel, fitted.bias, "whitened")
+        means = fitted.means
+        lengths = (means**2).sum(axis=1)
+        return whitened, self._dense(whitened, 2 * means.T, -lengths, "affinities")
+
+    @cached_property
+    def _own(self) -> Any:
+        """The affinity to the class that B answers: (n, 1)."""
+        from keras import layers
+
+        _, affinities = self._affinities
+        own = layers.Dot(axes=-1, name=self._name("affinity"))
+        return own([affinities, self._graph.chosen])
+
+    def _dense(self, values: Any, kernel: FloatArray, bias: FloatArray, wanted: str) -> Any:
+        from keras import layers
+
+        layer = layers.Dense(len(bias), name=self._name(wanted))
+        layer.build(values.shape)
+        layer.set_weights([kernel, bias])
+        return layer(values)
+
+    def _name(self, wanted: str) -> str:
+        return self._graph.name(f"{wanted}_{self._fitted.depth}")
+
+    def _named(self, tensor: Any, wanted: str) -> Any:
+        return self._graph.named(tensor, f"{wanted}_{self._fitted.depth}")
 
 
 def scoring_part(model: keras.Model, name: str) -> keras.Model:
@@ -354,7 +348,7 @@ def _closing_layer(model: keras.Model, name: Namer) -> Any:
     """Return what takes the place of the last call before a closing softmax; None for nothing."""
     from keras import layers
 
-    last = _last_call(model)
+    last = last_call(model)
     layer = last.operation
     if not closes_with_softmax(model) or not isinstance(layer, layers.Dense):
         return None
@@ -367,10 +361,5 @@ def _closing_layer(model: keras.Model, name: Namer) -> Any:
 def _before_softmax(model: keras.Model, values: dict[int, Any], closing: Any) -> Any:
     if not closes_with_softmax(model):
         return values[id(model.outputs[0])]
-    before = values[id(_last_call(model).input_tensors[0])]
+    before = values[id(last_call(model).input_tensors[0])]
     return before if closing is None else closing(before)
-
-
-def _last_call(model: keras.Model) -> Any:
-    """Return the call that gives the answer."""
-    return next(node for node in calls(model) if node.outputs[0] is model.outputs[0])

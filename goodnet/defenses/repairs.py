@@ -1,4 +1,4 @@
-"""The repairs beside pruning, from what was learnt of clean validation."""
+"""The repairs, from what was learnt of clean validation, and the table of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,35 @@ from goodnet.defenses.calibration import Calibration, share_out
 from goodnet.defenses.discriminant import Discriminant, build_head
 from goodnet.defenses.guard import Seen
 from goodnet.defenses.guard_nets import build_fallback
-from goodnet.defenses.seam import Candidate, Learnt
+from goodnet.defenses.seam import Candidate, Learnt, Repair
 from goodnet.networks.graph import copy_model
 from goodnet.pruning.activation_cache import ActivationCache
+from goodnet.pruning.channels import prune_channels
+from goodnet.pruning.frontier import Frontier
+from goodnet.pruning.sweep import answers_at, sweep
 
 FALLBACK = "fallback"
+
+
+def prune(learnt: Learnt) -> Iterator[Candidate]:
+    """Yield B without its k quietest channels, for k = 1 … C.
+
+    Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural
+    Networks", RAID 2018. Nothing is fitted, so all images of clean validation count.
+    """
+    clean, order = learnt.clean, learnt.guard.order
+    frontier = clean.frontier
+    counts = sweep(clean.cache, frontier=frontier, order=order)
+    for step in range(1, len(order) + 1):
+        channels = order[:step]
+        yield Candidate(
+            method="pruning",
+            setting=step,
+            details={"step": step},
+            lost=int(counts.correct[0] - counts.correct[step]) / counts.images,
+            answers=partial(_answers_of_pruned, frontier, order, step),
+            build=partial(prune_channels, frontier.model, frontier.layer, channels),
+        )
 
 
 def discriminate(learnt: Learnt) -> Iterator[Candidate]:
@@ -85,6 +109,15 @@ def _lost(learnt: Learnt, answers: IntArray) -> float:
     return float((predictions[held] == labels[held]).mean() - (answers == labels[held]).mean())
 
 
+def _answers_of_pruned(
+    frontier: Frontier, order: tuple[int, ...], step: int, cache: ActivationCache, seen: Seen
+) -> IntArray:
+    parts = (
+        answers_at(block, frontier=frontier, order=order, step=step) for block in cache.blocks()
+    )
+    return np.concatenate(list(parts))
+
+
 def _nearest(fitted: Discriminant, cache: ActivationCache, seen: Seen) -> IntArray:
     return seen.nearest[fitted.layer]
 
@@ -105,3 +138,12 @@ def _fallen_back(calibration: Calibration, predictions: IntArray, seen: Seen) ->
         raise ValueError("the set was seen without a second opinion, expected one")
     flagged = calibration.join(seen.scores) > np.float32(calibration.threshold)
     return np.where(flagged, seen.instead, predictions)
+
+
+REPAIRS: dict[str, Repair] = {
+    "pruning": prune,
+    "discriminant": discriminate,
+    "finetuning": fine_tuned,
+    FALLBACK: fall_back,
+}
+"""All repairs by name."""

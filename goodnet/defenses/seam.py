@@ -3,7 +3,7 @@
 A repair offers repaired nets, a detector gives a suspicion to each image. Both see B, its first
 pass over clean validation and what was learnt from that, and nothing else: that no poisoned or test
 image can reach them is a matter of types. The tables that runs and tests go through are
-`goodnet.defenses.methods.REPAIRS` and `goodnet.defenses.detectors.DETECTORS`.
+`goodnet.defenses.repairs.REPAIRS` and `goodnet.defenses.detectors.DETECTORS`.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def read_class_names(path: Path) -> ClassNames:
         InputError: there is no such file, or it is something else.
     """
     signed = SignedFile.of(path)
-    if signed.signature.size > _MOST_BYTES:
+    if signed.size > _MOST_BYTES:
         raise InputError(
-            f"{path}: has {signed.signature.size:,} bytes, expected a list of class names, "
+            f"{path}: has {signed.size:,} bytes, expected a list of class names, "
             f"{_MOST_BYTES:,} or less"
         )
     try:

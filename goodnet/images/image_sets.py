@@ -28,7 +28,8 @@ from goodnet.storage.zip_files import is_zip
 __all__ = ["ImageSet", "Pixels", "digest_pixels", "open_images", "open_sets", "write_images"]
 
 
-_LABEL_LIMIT = 10**9
+LABEL_LIMIT = 10**9
+"""What the labels of any set are below."""
 
 K = TypeVar("K", bound=str)
 
@@ -72,7 +73,7 @@ class ImageSet:
         """What tells it from a set whose files, or the labels of whose images, are others."""
         found = hashlib.sha256(self.labels.astype("<i8").tobytes())
         for file in self.files:
-            found.update(repr((os.fsencode(file.path), *file.signature)).encode())
+            found.update(repr((os.fsencode(file.path), *file[1:])).encode())
         return found.hexdigest()
 
     def is_unchanged(self) -> bool:
@@ -145,7 +146,7 @@ def open_images(
     Raises:
         InputError: the set is missing, damaged, empty or not as expected.
     """
-    limit = _LABEL_LIMIT if num_classes is None else num_classes
+    limit = LABEL_LIMIT if num_classes is None else num_classes
     if path.is_dir():
         files = PictureFiles([SignedFile.of(path / image) for image in list_images(path)])
         return _open_pictures(path, files, list_folders(path), shape, limit, classes, pixel_range)
@@ -245,7 +246,7 @@ def _open_pictures(
     pixel_range: PixelRange,
 ) -> ImageSet:
     numbered = number_folders(folders, classes, where=path)
-    if classes is None and numbered.classes is not None and limit != _LABEL_LIMIT:
+    if classes is None and numbered.classes is not None and limit != LABEL_LIMIT:
         numbered.classes.require_number(limit)
     names = pictures.names
     labels = np.array([numbered.labels[name.parent.name] for name in names], dtype=np.int64)

@@ -22,7 +22,6 @@ from goodnet.model_files.keras_2 import MODELS
 from goodnet.model_files.layer_graph import (
     LayerDescription,
     count_build_steps,
-    read_calls,
     read_graph,
 )
 from goodnet.model_files.layer_shapes import Shape, infer_shapes, read_input_shape
@@ -110,7 +109,7 @@ def describe_model(
     raise InputError(f"{path}: is neither a Keras archive nor HDF5, expected a .keras or .h5 model")
 
 
-def require_model_file(path: Path, limits: ModelLimits = DEFAULT_LIMITS) -> None:
+def require_model_file(path: Path, limits: ModelLimits) -> None:
     """Raise `InputError` unless `path` is a file that can be read and has an acceptable size."""
     size = require_readable(path, expected="a .keras or .h5 model")
     if size > limits.max_file_bytes:
@@ -209,7 +208,7 @@ def _describe_config(
     read = partial(read_graph, where=where, max_layers=limits.max_layers)
     for_inference(config)
     _check_config(config, where, limits)
-    input_shape = read_input_shape(read(config), where=where)
+    input_shape = read_input_shape(read(config).calls, where=where)
     inlined = inline_models(config, where=where, max_layers=limits.max_layers)
     made = inlined.config
     graph = read(made)
@@ -217,9 +216,8 @@ def _describe_config(
     if logit is not None:
         made = answer_two_classes(made, logit, graph.output)
         graph = read(made)
-    calls = read_calls(made, where=where, max_layers=limits.max_layers)
-    by_call = infer_shapes(calls, input_shape)
-    ((name, index, _),) = calls.outputs
+    by_call = infer_shapes(graph.calls, input_shape)
+    ((name, index, _),) = graph.calls.outputs
     return ModelDescription(
         path=path,
         kind=kind,

@@ -184,4 +184,4 @@ def _find_random_layer(layer: dict[str, Any]) -> str | None:
 
 
 def _traits(layer: Any) -> Traits:
-    return traits_of(read_text(layer, "class_name") or "")
+    return traits_of(read_text(layer, "class_name"))

@@ -39,14 +39,13 @@ class LayerDescription:
     """One layer or op of a model.
 
     `inputs` are the names of the layers that feed it, over all its calls; `config` is what the
-    file says about it; `module` is None in the older formats.
+    file says about it.
     """
 
     name: str
     class_name: str
     inputs: tuple[str, ...]
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    module: str | None = field(default=None, compare=False)
     num_calls: int = 1
 
     @property
@@ -57,11 +56,11 @@ class LayerDescription:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """Layers in graph order, each behind those that feed it, and the names of both ends."""
+    """Layers in graph order, each behind those that feed it, the last one's name, and the calls."""
 
     layers: tuple[LayerDescription, ...]
-    input: str
     output: str
+    calls: CallGraph
 
 
 def read_graph(model: dict[str, Any], *, where: str, max_layers: int) -> LayerGraph:
@@ -79,7 +78,7 @@ def read_graph(model: dict[str, Any], *, where: str, max_layers: int) -> LayerGr
     for (name, _), node in graph.calls.items():
         nodes.setdefault(name, []).append(node)
     layers = tuple(_describe_layer(name, graph.items[name], nodes[name]) for name in nodes)
-    return LayerGraph(layers, graph.inputs[0][0], graph.outputs[0][0])
+    return LayerGraph(layers, graph.outputs[0][0], graph)
 
 
 def read_calls(model: dict[str, Any], *, where: str, max_layers: int) -> CallGraph:
@@ -221,7 +220,6 @@ def _describe_layer(name: str, item: dict[str, Any], nodes: list[Any]) -> LayerD
         class_name=item["class_name"],
         inputs=tuple(dict.fromkeys(sources)),
         config=item["config"],
-        module=item.get("module"),
         num_calls=len(nodes),
     )
 

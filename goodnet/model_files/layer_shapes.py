@@ -6,7 +6,7 @@ from typing import Any
 
 from goodnet.errors import InputError
 from goodnet.model_files.config_json import read_text
-from goodnet.model_files.layer_graph import Call, CallGraph, LayerGraph, iterate_references
+from goodnet.model_files.layer_graph import Call, CallGraph, iterate_references
 from goodnet.networks.traits import ELEMENTWISE_OPS, Gives, traits_of
 
 Shape = tuple[int | None, ...] | None
@@ -16,13 +16,13 @@ _TELLING: tuple[Gives, ...] = ("filters", "pooled", "flat", "target")
 """What tells the rank of what comes out, whatever went in."""
 
 
-def read_input_shape(graph: LayerGraph, *, where: str) -> tuple[int, int, int]:
+def read_input_shape(graph: CallGraph, *, where: str) -> tuple[int, int, int]:
     """Return the (H, W, C) of a model's input.
 
     Raises:
         InputError: the input is no image of a fixed size; `where` starts the message.
     """
-    config = next(layer.config for layer in graph.layers if layer.name == graph.input)
+    config = graph.items[graph.inputs[0][0]]["config"]
     shape = config.get("batch_shape") or config.get("batch_input_shape")
     if not isinstance(shape, list) or len(shape) != 4 or shape[0] is not None:
         raise InputError(f"{where}: takes input of shape {shape}, expected (None, H, W, C)")

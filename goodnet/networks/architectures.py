@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from goodnet.arrays import Shape
 from goodnet.errors import InputError
 from goodnet.networks.deepid import build_deepid
-from goodnet.networks.initial_weights import layer_seeds
+from goodnet.networks.initial_weights import SeededLayers
 
 if TYPE_CHECKING:
     import keras
@@ -35,54 +35,7 @@ def build_network(
     return ARCHITECTURES[name](num_classes, image_shape=image_shape, seed=seed)
 
 
-class _Layers:
-    """Layers with what they draw taken from one seed, in the order in which they are made."""
-
-    def __init__(self, seed: int | None) -> None:
-        self._seeds = layer_seeds(seed)
-
-    def _initializer(self) -> keras.Initializer:
-        import keras
-
-        return keras.initializers.GlorotUniform(seed=next(self._seeds))
-
-    def convolve(self, x: Any, width: int, size: int, name: str, **options: Any) -> Any:
-        from keras import layers
-
-        initializer = self._initializer()
-        return layers.Conv2D(width, size, kernel_initializer=initializer, name=name, **options)(x)
-
-    def convolve_depthwise(self, x: Any, size: int, name: str, **options: Any) -> Any:
-        from keras import layers
-
-        return layers.DepthwiseConv2D(
-            size,
-            padding="same",
-            depthwise_initializer=self._initializer(),
-            name=name,
-            **options,
-        )(x)
-
-    def connect(self, x: Any, units: int, name: str, activation: str | None = None) -> Any:
-        from keras import layers
-
-        return layers.Dense(
-            units, activation=activation, kernel_initializer=self._initializer(), name=name
-        )(x)
-
-    def drop(self, x: Any, rate: float, name: str) -> Any:
-        from keras import layers
-
-        return layers.Dropout(rate, seed=next(self._seeds), name=name)(x)
-
-    def normalize(self, x: Any, name: str) -> Any:
-        """Normalize by batches, with statistics that follow a training of a few hundred steps."""
-        from keras import layers
-
-        return layers.BatchNormalization(momentum=0.9, name=name)(x)
-
-
-def _vgg(make: _Layers, x: Any) -> Any:
+def _vgg(make: SeededLayers, x: Any) -> Any:
     """Convolutions in rows, pooled in between, and a wide layer behind.
 
     After Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
@@ -99,7 +52,7 @@ def _vgg(make: _Layers, x: Any) -> Any:
     return make.connect(x, 128, "features", "relu")
 
 
-def _resnet(make: _Layers, x: Any) -> Any:
+def _resnet(make: SeededLayers, x: Any) -> Any:
     """Blocks with batch normalization whose input is added to what they make of it.
 
     After He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
@@ -122,7 +75,7 @@ def _resnet(make: _Layers, x: Any) -> Any:
     return layers.GlobalAveragePooling2D(name="features")(x)
 
 
-def _convnext(make: _Layers, x: Any) -> Any:
+def _convnext(make: SeededLayers, x: Any) -> Any:
     """Large kernels on each channel alone, layer normalization, and none by batches.
 
     After Liu, Mao, Wu, Feichtenhofer, Darrell, Xie, "A ConvNet for the 2020s", CVPR 2022.
@@ -142,7 +95,7 @@ def _convnext(make: _Layers, x: Any) -> Any:
     return layers.LayerNormalization(epsilon=1e-6, name="features")(x)
 
 
-def _mobilenet(make: _Layers, x: Any) -> Any:
+def _mobilenet(make: SeededLayers, x: Any) -> Any:
     """Blocks that are wide inside, and narrow and without an activation between each other.
 
     After Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear
@@ -170,7 +123,7 @@ def _mobilenet(make: _Layers, x: Any) -> Any:
 
 
 def _build(
-    features: Callable[[_Layers, Any], Any],
+    features: Callable[[SeededLayers, Any], Any],
     num_classes: int,
     *,
     image_shape: Shape,
@@ -179,7 +132,7 @@ def _build(
     import keras
 
     image = keras.Input(image_shape, name="image")
-    make = _Layers(seed)
+    make = SeededLayers(seed)
     answer = make.connect(features(make, image), num_classes, "answer", "softmax")
     # By default Keras numbers nets as they come, and no two files of one net would be the same.
     return keras.Model(image, answer, name=features.__name__.removeprefix("_"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from goodnet.arrays import Shape
 from goodnet.errors import InputError
-from goodnet.networks.initial_weights import initializers
+from goodnet.networks.initial_weights import SeededLayers
 
 if TYPE_CHECKING:
     import keras
@@ -43,30 +43,17 @@ def build_deepid(
             f"images are {height} x {width}, expected at least {_LEAST_SIDE} x {_LEAST_SIDE} for "
             "deepid"
         )
-    drawn = initializers(seed)
-
-    def convolve(values: Any, filters: int, size: int, name: str) -> Any:
-        layer = layers.Conv2D(
-            filters, size, activation="relu", kernel_initializer=next(drawn), name=name
-        )
-        return layer(values)
-
-    def connect(values: Any, units: int, name: str, activation: str | None = None) -> Any:
-        layer = layers.Dense(
-            units, activation=activation, kernel_initializer=next(drawn), name=name
-        )
-        return layer(values)
-
+    make = SeededLayers(seed)
     image = keras.Input(image_shape, name="input")
-    x = convolve(image, 20, 4, "conv_1")
+    x = make.convolve(image, 20, 4, "conv_1", activation="relu")
     x = layers.MaxPooling2D(2, name="pool_1")(x)
-    x = convolve(x, 40, 3, "conv_2")
+    x = make.convolve(x, 40, 3, "conv_2", activation="relu")
     x = layers.MaxPooling2D(2, name="pool_2")(x)
-    x = convolve(x, 60, 3, "conv_3")
+    x = make.convolve(x, 60, 3, "conv_3", activation="relu")
     x = layers.MaxPooling2D(2, name="pool_3")(x)
-    wide = connect(layers.Flatten(name="flatten_1")(x), 160, "fc_1")
-    deep = convolve(x, 80, 2, "conv_4")
-    deep = connect(layers.Flatten(name="flatten_2")(deep), 160, "fc_2")
+    wide = make.connect(layers.Flatten(name="flatten_1")(x), 160, "fc_1")
+    deep = make.convolve(x, 80, 2, "conv_4", activation="relu")
+    deep = make.connect(layers.Flatten(name="flatten_2")(deep), 160, "fc_2")
     features = layers.Activation("relu", name="deepid")(layers.Add(name="add")([wide, deep]))
-    answer = connect(features, num_classes, "output", "softmax")
+    answer = make.connect(features, num_classes, "output", "softmax")
     return keras.Model(image, answer, name="deepid")

@@ -20,7 +20,7 @@ _BATCH = 256
 
 
 def iterate_answers(
-    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing = AS_STORED
+    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing
 ) -> Iterator[IntArray]:
     """Yield the classes that a net answers, (n,) for each batch of a set, in order.
 
@@ -33,7 +33,7 @@ def iterate_answers(
 
 
 def iterate_outputs(
-    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing = AS_STORED
+    model: keras.Model, images: ImageSet, *, preprocessing: Preprocessing
 ) -> Iterator[FloatArray]:
     """Yield what a net gives for each batch of a set, (n, outputs), in order.
 

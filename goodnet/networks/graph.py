@@ -172,7 +172,7 @@ def closes_with_softmax(model: keras.Model) -> bool:
     """Return whether the answers of a functional model are softmax's."""
     import keras
 
-    operation = _last_call(model).operation
+    operation = last_call(model).operation
     softmax = getattr(operation, "activation", None) is keras.activations.softmax
     return softmax or isinstance(operation, keras.layers.Softmax)
 
@@ -188,7 +188,7 @@ def scores(model: keras.Model, values: Tensors) -> Any:
     """
     import keras
 
-    last = _last_call(model)
+    last = last_call(model)
     # Its input is missing where a sweep starts at the answer itself: that is taken as it is.
     before = id(last.input_tensors[0])
     if closes_with_softmax(model) and before in values:
@@ -199,7 +199,8 @@ def scores(model: keras.Model, values: Tensors) -> Any:
     return values[id(model.outputs[0])]
 
 
-def _last_call(model: keras.Model) -> Any:
+def last_call(model: keras.Model) -> Any:
+    """Return the call that gives the answer of a functional model."""
     return next(node for node in calls(model) if node.outputs[0] is model.outputs[0])
 
 

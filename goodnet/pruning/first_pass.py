@@ -20,6 +20,7 @@ from goodnet.networks.depths import Depth
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.graph import calls, free_names, replay, scores
 from goodnet.networks.rounding import TOLERANCE, explains, largest_difference
+from goodnet.progress import Progress, silent
 from goodnet.pruning.activation_cache import (
     ActivationCache,
     Provenance,
@@ -46,7 +47,7 @@ def write_activations(
     images: ImageSet,
     provenance: Provenance,
     rows: range | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> ActivationCache:
     """Run B over a set and keep what all later stages need; the file appears when it is whole.
 

@@ -44,6 +44,10 @@ class Attack:
     answered: int
     labelled: int
 
+    def counted(self, labels: IntArray) -> BoolArray:
+        """Return which images with these labels show the attack, (n,): see the module's text."""
+        return _counted(labels, self.target, original=self.original_labels)
+
 
 def describe_attack(cache: ActivationCache, target: int | None) -> Attack:
     """Say what the labels of a poisoned set mean and what B answers.
@@ -71,13 +75,6 @@ def describe_attack(cache: ActivationCache, target: int | None) -> Attack:
     )
 
 
-def counted_images(cache: ActivationCache, target: int | None) -> BoolArray:
-    """Return which images of a poisoned set show the attack, (n,): see the module's description."""
-    labels, _ = cache.answers()
-    original = _are_original(labels, target, cache.provenance.num_classes)
-    return _counted(labels, target, original=original)
-
-
 def attack_counter(
     cache: ActivationCache, target: int | None
 ) -> Callable[[Block, IntArray], Counts]:
@@ -92,8 +89,7 @@ def attack_counter(
 def is_success(labels: IntArray, answers: IntArray, attack: Attack) -> BoolArray:
     """Return for each of n poisoned images whether the answer is a success of the attack: (n,)."""
     wanted = labels if attack.target is None else attack.target
-    counted = _counted(labels, attack.target, original=attack.original_labels)
-    return (answers == wanted) & counted
+    return (answers == wanted) & attack.counted(labels)
 
 
 def _are_original(labels: IntArray, target: int | None, num_classes: int) -> bool:

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from goodnet.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from goodnet.progress import Progress, silent
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.counts import Counts, End
 from goodnet.pruning.frontier import Frontier
@@ -42,7 +43,7 @@ def sweep(
     count: Callable[[Block, IntArray], Counts] | None = None,
     blocks: Iterable[int] | None = None,
     num_threads: int = 2,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Counts:
     """Map: count the answers of every step over a shard of a set.
 
@@ -60,7 +61,7 @@ def sweep(
     def count_block(block: Block) -> Counts:
         return scorer(block, sweep_block(block, frontier=frontier, order=order))
 
-    counted = _map_blocks(count_block, cache, blocks, num_threads, on_progress)
+    counted = _map_blocks(count_block, cache, blocks, on_progress, num_threads=num_threads)
     return sum(counted, _no_counts(len(order)))
 
 
@@ -71,8 +72,7 @@ def sweep_both_ends(
     order: Sequence[int],
     count: Callable[[Block, IntArray], Counts] | None = None,
     blocks: Iterable[int] | None = None,
-    num_threads: int = 2,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Swept:
     """Count the answers of every step of a set from both ends, in one pass over the cache.
 
@@ -84,7 +84,6 @@ def sweep_both_ends(
         order: all channels in prune order.
         count: counts the answers to a block; by default `count_answers`.
         blocks: numbers of the blocks to count, or all; the counts of parts of a set add up.
-        num_threads: blocks worked on at a time; it changes nothing but the time.
         on_progress: called with the numbers of images done and in these blocks.
     """
     scorer = count or count_answers
@@ -96,7 +95,7 @@ def sweep_both_ends(
         return scorer(block, pruned), scorer(block, expert), share
 
     pruned, expert, shares = _no_counts(len(order)), _no_counts(len(order)), []
-    for first, second, share in _map_blocks(count_block, cache, blocks, num_threads, on_progress):
+    for first, second, share in _map_blocks(count_block, cache, blocks, on_progress):
         pruned, expert = pruned + first, expert + second
         shares.append(share)
     return Swept({"pruned": pruned, "expert": expert}, np.array(shares))
@@ -109,7 +108,6 @@ def margins_at(
     order: Sequence[int],
     steps: Sequence[int],
     blocks: Iterable[int] | None = None,
-    num_threads: int = 2,
 ) -> FloatArray:
     """Return the margins of B's class in some experts alone: (len(steps), N).
 
@@ -122,7 +120,6 @@ def margins_at(
         order: all channels in prune order.
         steps: the k of the experts E_k; that of all channels is B.
         blocks: numbers of blocks, or all.
-        num_threads: blocks worked on at a time.
     """
     others_first = list(reversed(order))
 
@@ -134,7 +131,7 @@ def margins_at(
         ]
         return np.stack([margins_of(found, block.predictions) for found in scores])
 
-    parts = _map_blocks(score_block, cache, blocks, num_threads, lambda done, total: None)
+    parts = _map_blocks(score_block, cache, blocks)
     return np.concatenate(list(parts), axis=1)
 
 
@@ -143,7 +140,7 @@ EXPERT_SHARE = 0.2
 docs/methods.md."""
 
 
-def choose_expert(agreement: DoubleArray, *, share: float = EXPERT_SHARE) -> int:
+def choose_expert(agreement: DoubleArray) -> int:
     """Return the largest k of those E_k that agree with B on at most a share of clean images.
 
     Agreement grows from next to nothing (an expert of quiet channels knows no clean image) to all,
@@ -152,9 +149,8 @@ def choose_expert(agreement: DoubleArray, *, share: float = EXPERT_SHARE) -> int
 
     Args:
         agreement: (C + 1,), the share of clean validation that E_0 … E_C answer as B does.
-        share: 0 … 1.
     """
-    beyond = np.flatnonzero(agreement > share)
+    beyond = np.flatnonzero(agreement > EXPERT_SHARE)
     return max(int(beyond[0]) - 1, 0) if beyond.size else len(agreement) - 1
 
 
@@ -162,8 +158,9 @@ def _map_blocks(
     function: Callable[[Block], Result],
     cache: ActivationCache,
     blocks: Iterable[int] | None,
-    num_threads: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: Progress = silent,
+    *,
+    num_threads: int = 2,
 ) -> Iterator[Result]:
     """Yield what a function makes of blocks, in their order, several of them worked on at a time.
 

@@ -14,6 +14,7 @@ from goodnet.arrays import BoolArray, FloatArray, IntArray, Pixels
 from goodnet.images.image_sets import ImageSet
 from goodnet.networks.evaluation import require_finite
 from goodnet.networks.rounding import explains, near_ties, strays
+from goodnet.progress import Progress, silent
 from goodnet.pruning.activation_cache import ActivationCache, Block
 from goodnet.pruning.frontier import Frontier
 from goodnet.pruning.sweep import scores_at
@@ -85,7 +86,7 @@ def check_saved(
     order: Sequence[int],
     step: int,
     full: bool,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> Agreement:
     """Let the saved nets, run by plain Keras, answer images; compare with the sweep one by one.
 

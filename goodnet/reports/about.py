@@ -14,12 +14,13 @@ from goodnet.reports.reading import (
     as_mapping,
     as_number,
     as_text,
+    as_texts,
     as_whole,
     optional,
     reading,
 )
 from goodnet.storage.files import read_json, write_json
-from goodnet.storage.run_folder import RunFolder
+from goodnet.storage.run_folder import RunFolder, git_commit, software_versions
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,31 @@ class About:
         return self.run if given is None else net_name(Path(given.path))
 
     @classmethod
+    def of(
+        cls,
+        run: str,
+        *,
+        parameters: Mapping[str, object],
+        layer: str,
+        rank_at: str,
+        inputs: Mapping[str, Input],
+        stages: Sequence[StageRun],
+    ) -> About:
+        """Describe a run of this software; the arguments are the attributes of that name."""
+        asked = {name: parameters.get(name) is not None for name in ("layer", "rank_at")}
+        return cls(
+            run=run,
+            parameters=parameters,
+            layer=layer,
+            rank_at=rank_at,
+            chosen={name: "as asked" if one else "by default" for name, one in asked.items()},
+            inputs=inputs,
+            versions=software_versions(),
+            git_commit=git_commit(),
+            stages=stages,
+        )
+
+    @classmethod
     def read(cls, folder: RunFolder) -> About:
         """Read run.json.
 
@@ -121,13 +147,13 @@ class About:
                 parameters=as_mapping(found["parameters"]),
                 layer=optional(found.get("layer"), as_text),
                 rank_at=optional(found.get("rank_at"), as_text),
-                chosen=optional(found.get("chosen"), _texts),
+                chosen=optional(found.get("chosen"), as_texts),
                 inputs={
                     role: _read_input(given)
                     for role, given in as_mapping(found["inputs"]).items()
                     if given is not None
                 },
-                versions=_texts(found["versions"]),
+                versions=as_texts(found["versions"]),
                 git_commit=optional(found.get("git_commit"), as_text),
                 stages=as_list(found.get("stages", ()), _read_stage),
             )
@@ -155,11 +181,6 @@ class About:
 def net_name(model: Path | None) -> str:
     """Return what people call the net of a run: its file's stem; that of the default has none."""
     return "rendered faces" if model is None else model.stem
-
-
-def how_chosen(asked: object) -> str:
-    """Say who chose a layer: the user, or nobody."""
-    return "by default" if asked is None else "as asked"
 
 
 def stage_times(stages: Sequence[StageRun]) -> list[StageTime]:
@@ -195,7 +216,3 @@ def _read_stage(value: object) -> StageRun:
     seconds = as_number(found["seconds"], most=inf)
     megabytes = optional(found.get("megabytes"), partial(as_number, most=inf))
     return StageRun(as_text(found["name"]), seconds, as_text(found["state"]), megabytes)
-
-
-def _texts(value: object) -> dict[str, str]:
-    return {name: as_text(text) for name, text in as_mapping(value).items()}

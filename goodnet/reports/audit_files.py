@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,10 @@ from goodnet.reports.audits import (
     plain_audit_rows,
 )
 from goodnet.reports.reading import as_list, as_mapping, as_text, optional, reading
-from goodnet.reports.report import page_environment
+from goodnet.reports.report import link_to_report, render_page
 from goodnet.reports.results import GoodNetRates, Rates, read_rates
-from goodnet.reports.tables import format_csv
+from goodnet.reports.tables import write_csv
 from goodnet.storage.files import atomic_folder, read_json, write_json
-from goodnet.storage.run_folder import RunFolder
 
 AUDIT = "audit.json"
 PAGE = "audit.html"
@@ -41,10 +39,17 @@ def write_audit(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
         write_json(temporary / AUDIT, audit_contents(folder.name, limits, audited))
-        lines = [*format_csv(plain_audit_rows(audited)), ""]
-        (temporary / "audit.csv").write_text("\r\n".join(lines), "utf-8", newline="")
+        write_csv(temporary / "audit.csv", plain_audit_rows(audited))
         (temporary / "junit.xml").write_bytes(junit(folder.name, audited))
-        (temporary / PAGE).write_text(_page(folder, audited, limits), "utf-8")
+        page = render_page(
+            PAGE,
+            name=folder.name,
+            limits=limits,
+            audited=audited,
+            rows=audit_rows(audited),
+            reports=[link_to_report(one.run, folder) for one in audited],
+        )
+        (temporary / PAGE).write_text(page, "utf-8")
 
 
 def read_audit(folder: Path) -> tuple[AuditedModel, ...]:
@@ -105,25 +110,3 @@ def junit(name: str, audited: Sequence[AuditedModel]) -> bytes:
         ElementTree.SubElement(case, "system-out").text = said
     found: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return found
-
-
-def _page(folder: Path, audited: Sequence[AuditedModel], limits: Limits) -> str:
-    return (
-        page_environment()
-        .get_template(PAGE)
-        .render(
-            name=folder.name,
-            limits=limits,
-            audited=audited,
-            rows=audit_rows(audited),
-            reports=[_report(folder, one) for one in audited],
-        )
-    )
-
-
-def _report(folder: Path, one: AuditedModel) -> str | None:
-    """Return where the report of a net is, as a link of the page."""
-    if one.run is None:
-        return None
-    # Both folders lie in that of the artifacts, which may be moved as a whole.
-    return Path(os.path.relpath(RunFolder(Path(one.run)).report, folder)).as_posix()

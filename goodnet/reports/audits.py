@@ -137,7 +137,7 @@ def _judged(results: Results, run: RunFolder) -> tuple[str | None, GoodNetRates 
     best = best_checkpoint(results)
     if best is None:
         return None, None
-    return run.goodnet(best.method, best.drop, channels=best.step).name, best.goodnet
+    return run.goodnet(best.drop, channels=best.step).name, best.goodnet
 
 
 def find_models(folder: Path) -> list[Path]:

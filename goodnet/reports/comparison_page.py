@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from goodnet.errors import InputError
-from goodnet.reports import report
 from goodnet.reports.compare import Run, comparison_rows, find_differences
+from goodnet.reports.report import render_page
 from goodnet.reports.results import clean_set
 from goodnet.reports.vega import vega_script
 from goodnet.reports.vega_lite import (
@@ -36,16 +36,13 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path}: the plot is a page, expected a name that ends in .html")
     require_folder(path.parent)
-    page = (
-        report.page_environment()
-        .get_template("comparison.html")
-        .render(
-            runs=runs,
-            rows=comparison_rows(runs),
-            differences=find_differences(runs),
-            charts=_charts(runs),
-            vega=vega_script(),
-        )
+    page = render_page(
+        "comparison.html",
+        runs=runs,
+        rows=comparison_rows(runs),
+        differences=find_differences(runs),
+        charts=_charts(runs),
+        vega=vega_script(),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page, "utf-8")

@@ -16,7 +16,7 @@ from goodnet.defenses.detectors import CONTROL
 from goodnet.defenses.guard import Seen
 from goodnet.defenses.seam import Scores
 from goodnet.pruning.activation_cache import ActivationCache
-from goodnet.pruning.poisoned import Attack, counted_images, describe_attack, is_success
+from goodnet.pruning.poisoned import Attack, describe_attack, is_success
 from goodnet.reports.results import (
     DepthRates,
     DetectorRates,
@@ -42,7 +42,7 @@ class ScoredSet:
 
     cache: ActivationCache
     seen: Seen
-    target: int | None = None
+    target: int | None
 
     @cached_property
     def labels(self) -> IntArray:
@@ -62,7 +62,7 @@ class ScoredSet:
     @cached_property
     def counted(self) -> BoolArray:
         """Which images of a poisoned set show the attack, (n,)."""
-        return counted_images(self.cache, self.target)
+        return self.attack.counted(self.labels)
 
 
 def calibrate_all(held: Scores, *, budget: float) -> dict[str, Calibration]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from goodnet.arrays import BoolArray, DoubleArray, FloatArray
+from goodnet.arrays import DoubleArray, FloatArray
 from goodnet.reports.plots import crosses, set_rows, with_interval
 from goodnet.reports.results import Results
 from goodnet.reports.vega_lite import (
     PAGE,
     PERCENT,
     Chart,
-    Palette,
     category,
     coloured,
     dashed_rule,
@@ -32,7 +30,7 @@ _BINS = 50
 _OTHERS = "single scores"
 
 
-def detectors_chart(results: Results, scores: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
+def detectors_chart(results: Results, scores: pa.Table) -> Chart | None:
     """Draw detection against false alarms for all thresholds of each detector, and where they are.
 
     The axis of false alarms is stretched at its beginning, where detectors are used.
@@ -40,13 +38,12 @@ def detectors_chart(results: Results, scores: pa.Table, *, palette: Palette = PA
     Args:
         results: of the run.
         scores: the table of scores.parquet.
-        palette: colours by name.
 
     Returns:
         The chart; None where the run lacks clean or poisoned test images.
     """
-    columns = _test_scores(results, scores)
-    if columns is None or not results.detectors:
+    columns = _of_set(scores, "clean_test"), _poisoned(results, scores)
+    if not all(columns) or not results.detectors:
         return None
     *others, joined = results.detectors
     kinds = {one.name: f"{one.name} (control)" if one.control else _OTHERS for one in others}
@@ -69,9 +66,9 @@ def detectors_chart(results: Results, scores: pa.Table, *, palette: Palette = PA
                 }
             )
     # The joined score is the first in the legend.
-    colours = {joined.name: palette["attack-g"]}
+    colours = {joined.name: PAGE["attack-g"]}
     for kind in kinds.values():
-        colours.setdefault(kind, palette["accuracy-b" if kind == _OTHERS else "muted"])
+        colours.setdefault(kind, PAGE["accuracy-b" if kind == _OTHERS else "muted"])
     stretched = {"type": "pow", "exponent": 0.35, "domain": [0, 1]}
     alarms_axis = number(
         "alarms",
@@ -87,21 +84,20 @@ def detectors_chart(results: Results, scores: pa.Table, *, palette: Palette = PA
     told = [category("detector"), percent("detection"), percent("alarms", title="false alarms")]
     lines, points = place | {"detail": category("detector")}, place | {"tooltip": told}
     layers = [
-        dashed_rule([{"alarms": joined.false_alarm_budget}], {"x": alarms_axis}, palette),
+        dashed_rule([{"alarms": joined.false_alarm_budget}], {"x": alarms_axis}, PAGE),
         layer(rows, "line", lines, strokeWidth=1.6, interpolate="step-after"),
         *crosses(marks, points),
         layer(marks, "circle", points, size=70, opacity=1),
     ]
-    return layered_chart(layers, palette, height=320)
+    return layered_chart(layers, PAGE, height=320)
 
 
-def scores_chart(results: Results, scores: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
+def scores_chart(results: Results, scores: pa.Table) -> Chart | None:
     """Draw how the joined score is spread over clean and poisoned test images, and its threshold.
 
     Args:
         results: of the run.
         scores: the table of scores.parquet.
-        palette: colours by name.
 
     Returns:
         The chart; None where the run has no test images to show.
@@ -130,7 +126,7 @@ def scores_chart(results: Results, scores: pa.Table, *, palette: Palette = PAGE)
             {"images": name, "from": float(a), "to": float(b), "share": float(n / len(part))}
             for a, b, n in zip(edges, edges[1:], counts, strict=False)
         ]
-    colours = dict(zip(values, (palette["accuracy-g"], palette["attack-g"]), strict=False))
+    colours = dict(zip(values, (PAGE["accuracy-g"], PAGE["attack-g"]), strict=False))
     bars = {
         "x": number(
             "from",
@@ -146,22 +142,21 @@ def scores_chart(results: Results, scores: pa.Table, *, palette: Palette = PAGE)
     threshold = [{"from": joined.threshold, "label": "threshold"}]
     at = {"x": number("from")}
     label = at | {"y": {"value": 2}, "text": category("label")}
-    look = {"color": palette["muted"], "align": "left", "dx": 5, "baseline": "top"}
+    look = {"color": PAGE["muted"], "align": "left", "dx": 5, "baseline": "top"}
     layers = [
         layer(rows, "rect", bars, opacity=0.6),
-        dashed_rule(threshold, at, palette),
+        dashed_rule(threshold, at, PAGE),
         layer(threshold, "text", label, **look),
     ]
-    return layered_chart(layers, palette, height=220)
+    return layered_chart(layers, PAGE, height=220)
 
 
-def depths_chart(results: Results, sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
+def depths_chart(results: Results, sweep: pa.Table) -> Chart | None:
     """Draw clean accuracy against attack success of B' at each depth, and of pruning at each step.
 
     Args:
         results: of the run.
         sweep: the table of sweep.parquet.
-        palette: colours by name.
 
     Returns:
         The chart; None where no attack or no depth was measured.
@@ -180,7 +175,7 @@ def depths_chart(results: Results, sweep: pa.Table, *, palette: Palette = PAGE) 
         | {"depth": one.layer, "kind": "nearest class at a depth"}
         for one in depths
     ]
-    colours = {curve[0]["kind"]: palette["accuracy-b"], points[0]["kind"]: palette["attack-g"]}
+    colours = {curve[0]["kind"]: PAGE["accuracy-b"], points[0]["kind"]: PAGE["attack-g"]}
     place = {
         "x": rate("attack", title="attack success"),
         "y": rate("clean", title="clean accuracy"),
@@ -196,35 +191,24 @@ def depths_chart(results: Results, sweep: pa.Table, *, palette: Palette = PAGE) 
     name = place | {"text": category("depth")}
     for index, point in enumerate(points):
         # Depths often lie close together, so each has its name lower than the one before.
-        look = {"align": "left", "dx": 9, "dy": 14 * index + 4, "color": palette["ink"]}
+        look = {"align": "left", "dx": 9, "dy": 14 * index + 4, "color": PAGE["ink"]}
         layers.append(layer([point], "text", name, **look))
-    return layered_chart(layers, palette, height=320)
-
-
-def _test_scores(
-    results: Results, scores: pa.Table
-) -> tuple[Mapping[str, FloatArray], Mapping[str, FloatArray]] | None:
-    """Return the scores of clean test and of poisoned test images that count, by detector."""
-    clean, poisoned = _of_set(scores, "clean_test"), _poisoned(results, scores)
-    return (clean, poisoned) if clean and poisoned else None
+    return layered_chart(layers, PAGE, height=320)
 
 
 def _poisoned(results: Results, scores: pa.Table) -> dict[str, Any]:
+    """Return the columns of the poisoned test images that count."""
     found, attack = _of_set(scores, "poisoned_test"), results.attack
-    if not found or attack is None or not attack.original_labels:
+    if not found or attack is None:
         return found
-    counted = found["label"] != attack.target
+    counted = attack.counted(found["label"])
     return {name: values[counted] for name, values in found.items()}
 
 
 def _of_set(scores: pa.Table, name: str) -> dict[str, Any]:
     """Return the columns of a set; nothing where it was not given."""
-    rows = scores.filter(_is(scores, name)).drop_columns(["set"])
+    rows = scores.filter(np.asarray(scores["set"].to_pylist(), str) == name).drop_columns(["set"])
     return {column: rows[column].to_numpy() for column in rows.column_names} if len(rows) else {}
-
-
-def _is(scores: pa.Table, name: str) -> BoolArray:
-    return np.asarray(scores["set"].to_pylist(), str) == name
 
 
 def _curve(clean: FloatArray, poisoned: FloatArray) -> tuple[DoubleArray, DoubleArray]:

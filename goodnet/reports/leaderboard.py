@@ -354,12 +354,11 @@ def _rows(one: MeasuredCell) -> Iterator[Row]:
     for point in results.reached:
         if point.drop is not None:  # nets of other widths share no number of channels
             yield _repaired(one, PRUNING, point.drop, point.b_prime)
-    method = None if results.recommended is None else results.recommended.method
-    used = next((net for net in results.repaired if net.method == method), None)
+    used = results.repaired_to_use
     for net in results.repaired:
         if isinstance(net, RepairedNet):
             row = _repaired(one, net.method, net.drop, net.b_prime)
-            yield replace(row, recommended=net is used and results.recommends_repaired)
+            yield replace(row, recommended=net is used)
     for detector in results.detectors:
         yield _detector(one, detector, last=detector is results.detectors[-1])
 

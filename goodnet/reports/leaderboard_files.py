@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +24,10 @@ from goodnet.reports.leaderboard import (
     value_of,
 )
 from goodnet.reports.reading import as_list, as_mapping, as_text, as_texts, reading
-from goodnet.reports.report import page_environment
+from goodnet.reports.report import link_to_report, render_page
 from goodnet.reports.samples import data_uri
-from goodnet.reports.tables import format_csv
+from goodnet.reports.tables import write_csv
 from goodnet.storage.files import atomic_folder, read_json, write_json
-from goodnet.storage.run_folder import RunFolder
 
 LEADERBOARD = "leaderboard.json"
 PAGE = "leaderboard.html"
@@ -82,8 +80,7 @@ def write_leaderboard(folder: Path, board: Leaderboard, suite: Mapping[str, obje
     with atomic_folder(folder) as temporary:
         contents = _contents(folder.name, board, suite, rows)
         write_json(temporary / LEADERBOARD, contents)
-        lines = [*format_csv(rows), ""]
-        (temporary / "leaderboard.csv").write_text("\r\n".join(lines), "utf-8", newline="")
+        write_csv(temporary / "leaderboard.csv", rows)
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary / "leaderboard.parquet")
         (temporary / PAGE).write_text(_page(folder, board, suite), "utf-8")
 
@@ -160,7 +157,7 @@ def _plain(
         "error": one.error,
         "train_seconds": one.train_seconds,
         "repair_seconds": one.repair_seconds,
-        "report": _report(folder, one),
+        "report": link_to_report(one.run, folder),
         "lost": row.lost,
         "seconds": row.seconds,
         "megabytes": row.megabytes,
@@ -282,31 +279,20 @@ def _contents(
 
 
 def _page(folder: Path, board: Leaderboard, suite: Mapping[str, object]) -> str:
-    return (
-        page_environment()
-        .get_template(PAGE)
-        .render(
-            name=folder.name,
-            suite=suite,
-            board=board,
-            headlines=headline_lines(board),
-            published=PUBLISHED,
-            measures=MEASURES,
-            cells=[*zip(cell_rows(board), board.measured, strict=True)],
-            rows=[*zip(board.rows, plain_rows(board, folder), strict=True)],
-            pictures={
-                one.cell.attack: [*map(data_uri, one.shown)]
-                for one in board.measured
-                if one.cell.attack is not None
-            },
-            reports={one.cell.name: _report(folder, one) for one in board.measured},
-        )
+    return render_page(
+        PAGE,
+        name=folder.name,
+        suite=suite,
+        board=board,
+        headlines=headline_lines(board),
+        published=PUBLISHED,
+        measures=MEASURES,
+        cells=[*zip(cell_rows(board), board.measured, strict=True)],
+        rows=[*zip(board.rows, plain_rows(board, folder), strict=True)],
+        pictures={
+            one.cell.attack: [*map(data_uri, one.shown)]
+            for one in board.measured
+            if one.cell.attack is not None
+        },
+        reports={one.cell.name: link_to_report(one.run, folder) for one in board.measured},
     )
-
-
-def _report(folder: Path, one: MeasuredCell) -> str | None:
-    """Return where the report of a cell is, as a link of the page."""
-    if one.run is None:
-        return None
-    # Both folders lie in that of the artifacts, which may be moved as a whole.
-    return Path(os.path.relpath(RunFolder(one.run).report, folder)).as_posix()

@@ -12,7 +12,8 @@ from pathlib import Path
 from goodnet.errors import printable
 from goodnet.metrics import percent
 from goodnet.reports.about import About
-from goodnet.reports.results import RATES, SETS, GoodNetRates, Rates, Recommendation, Results
+from goodnet.reports.results import SETS, GoodNetRates, Rates, Recommendation, Results
+from goodnet.reports.results_table import printed_rates
 from goodnet.reports.tables import format_markdown
 from goodnet.reports.verdict import remarks
 from goodnet.storage.files import atomic_path
@@ -72,14 +73,9 @@ def _rates(
     results: Results, recommended: Recommendation, goodnet: GoodNetRates
 ) -> list[dict[str, str]]:
     nets: dict[str, Rates] = {"B": results.baseline, recommended.goodnet: goodnet}
-    rows = []
-    for net, rates in nets.items():
-        found = rates.by_name()
-        # Recovery is what repaired nets are for: this G answers as B does, or with class N.
-        names = [name for name in results.rate_names if name != "recovery_rate"]
-        cells = {RATES[name].title: percent(found[name]) if name in found else "" for name in names}
-        rows.append({"net": net, **cells})
-    return rows
+    # Recovery is what repaired nets are for: this G answers as B does, or with class N.
+    names = [name for name in results.rate_names if name != "recovery_rate"]
+    return [{"net": net, **printed_rates(rates, names)} for net, rates in nets.items()]
 
 
 def _sets(about: About) -> list[dict[str, str]]:

@@ -149,7 +149,7 @@ def detection_chart(
     return layered_chart(layers, palette, height=320)
 
 
-def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
+def expert_chart(sweep: pa.Table) -> Chart | None:
     """Draw how often the net with the first k channels alone answers as B does, over all k.
 
     A trigger that lives in channels that clean images leave quiet shows as a gap between the lines.
@@ -168,7 +168,7 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
     if not clean:
         return None
     kept = channels_axis(len(clean) - 1, title="channels kept, the quietest first")
-    colours = zip(sets.values(), (palette["accuracy-g"], palette["attack-g"]), strict=True)
+    colours = zip(sets.values(), (PAGE["accuracy-g"], PAGE["attack-g"]), strict=True)
     lines = {
         "x": kept,
         "y": rate("agreement"),
@@ -176,11 +176,11 @@ def expert_chart(sweep: pa.Table, *, palette: Palette = PAGE) -> Chart | None:
         "tooltip": [category("images"), number("step"), percent("agreement")],
     }
     layers = [
-        dashed_rule([{"step": choose_expert(np.array(clean))}], {"x": kept}, palette),
+        dashed_rule([{"step": choose_expert(np.array(clean))}], {"x": kept}, PAGE),
         layer(points, "line", lines, strokeWidth=2),
         layer(points, "circle", lines, size=26, opacity=1),
     ]
-    return layered_chart(layers, palette, height=220)
+    return layered_chart(layers, PAGE, height=220)
 
 
 def activation_chart(

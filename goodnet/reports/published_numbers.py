@@ -60,9 +60,9 @@ class Comparison:
         return self.measured - self.published
 
 
-def recognise(sha256: str | None) -> str | None:
+def recognise(sha256: str) -> str | None:
     """Return the lab's name of the file with this digest, None where it is not one of the lab's."""
-    return OFFICIAL_FILES.get(sha256 or "")
+    return OFFICIAL_FILES.get(sha256)
 
 
 def compare_to_published(results: Results, inputs: Mapping[str, Input]) -> list[Comparison]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,32 +73,42 @@ def write_report(
         Where the page is.
     """
     sizes = _set_sizes(sweep)
-    page = (
-        page_environment()
-        .get_template("report.html")
-        .render(
-            verdict=verdict(results),
-            pruning=pruning_verdict(results) if results.recommended else None,
-            remarks=remarks(results),
-            figures=figures(results),
-            results=results,
-            rows=_result_rows(results, sizes),
-            sizes=sizes,
-            about=about,
-            repaired=_repaired_rows(results, sizes),
-            files=_files(folder, results.reached),
-            comparisons=compare_to_published(results, about.inputs),
-            charts=charts,
-            samples=_sample_groups(samples, results.baseline),
-            sampled=samples[0].checkpoint if samples else None,
-            stages=stage_times(about.stages),
-            settings={name: getattr(about, name) for name in _SETTINGS},
-            vega=vega_script(),
-        )
+    page = render_page(
+        "report.html",
+        verdict=verdict(results),
+        pruning=pruning_verdict(results) if results.recommended else None,
+        remarks=remarks(results),
+        figures=figures(results),
+        results=results,
+        rows=_result_rows(results, sizes),
+        sizes=sizes,
+        about=about,
+        repaired=_repaired_rows(results, sizes),
+        files=_files(folder, results.reached),
+        comparisons=compare_to_published(results, about.inputs),
+        charts=charts,
+        samples=_sample_groups(samples, results.baseline),
+        sampled=samples[0].checkpoint if samples else None,
+        stages=stage_times(about.stages),
+        settings={name: getattr(about, name) for name in _SETTINGS},
+        vega=vega_script(),
     )
     with atomic_path(folder.report) as temporary:
         temporary.write_text(page, "utf-8")
     return folder.report
+
+
+def render_page(template: str, **values: object) -> str:
+    """Return the page that a template makes of values."""
+    return page_environment().get_template(template).render(**values)
+
+
+def link_to_report(run: Path | str | None, folder: Path) -> str | None:
+    """Return where the report of a run is, as a link of a page in a folder; None without a run."""
+    if run is None:
+        return None
+    # Both folders lie in that of the artifacts, which may be moved as a whole.
+    return Path(os.path.relpath(RunFolder(Path(run)).report, folder)).as_posix()
 
 
 def page_environment() -> jinja2.Environment:
@@ -129,17 +140,12 @@ def _set_sizes(sweep: pa.Table) -> dict[str, int]:
 
 def _files(folder: RunFolder, reached: Sequence[Checkpoint]) -> list[tuple[str, str]]:
     """Return the file of G and that of B' of each checkpoint, as links of the page."""
-    return [
-        (
-            str(folder.goodnet(point.method, point.drop, channels=point.step).name),
-            str(
-                folder.b_prime(point.method, point.drop, channels=point.step).relative_to(
-                    folder.path
-                )
-            ),
-        )
-        for point in reached
-    ]
+    files = []
+    for point in reached:
+        goodnet = folder.goodnet(point.drop, channels=point.step)
+        b_prime = folder.b_prime(point.method, point.drop, channels=point.step)
+        files.append((goodnet.name, str(b_prime.relative_to(folder.path))))
+    return files
 
 
 def _result_rows(results: Results, sizes: Mapping[str, int]) -> list[Row]:

@@ -306,11 +306,12 @@ class Results:
             found = as_mapping(read_json(path))
             if found.get("format", 1) not in (1, FORMAT):
                 raise ValueError(f"format {found['format']!r} found, expected {FORMAT} or 1")
+            points = as_list(found["checkpoints"], _read_any)
             return cls(
                 classes=as_whole(found["classes"]),
                 baseline=read_rates(Rates, found["baseline"]),
-                checkpoints=_of_pruning(as_list(found["checkpoints"], _read_any)),
-                repaired=_of_others(as_list(found["checkpoints"], _read_any)),
+                checkpoints=_of_pruning(points),
+                repaired=_of_others(points),
                 attack=optional(found.get("attack"), _read_attack),
                 remarks=as_list(found.get("remarks", ()), as_text),
                 class_names=as_list(found.get("class_names", ()), as_text),
@@ -329,7 +330,7 @@ class Results:
             "attack": None if self.attack is None else asdict(self.attack),
             "baseline": asdict(self.baseline),
             "checkpoints": [
-                *(checkpoint_contents(point) for point in self.checkpoints),
+                *(_checkpoint_contents(point) for point in self.checkpoints),
                 *(_repaired_contents(one) for one in self.repaired),
             ],
             "detectors": [asdict(detector) for detector in self.detectors],
@@ -339,8 +340,8 @@ class Results:
         write_json(folder.results, contents)
 
 
-def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
-    """Return what results.json and audit.json hold of a checkpoint."""
+def _checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
+    """Return what results.json holds of a checkpoint."""
     found = asdict(point) if isinstance(point, Checkpoint) else {}
     place = {name: found.get(name) for name in ("step", "channels")}
     return {
@@ -358,7 +359,7 @@ def checkpoint_contents(point: Checkpoint | Unreached) -> dict[str, object]:
 
 def _repaired_contents(one: RepairedNet | Unreached) -> dict[str, object]:
     if isinstance(one, Unreached):
-        return checkpoint_contents(one)
+        return _checkpoint_contents(one)
     return {**asdict(one), "reached": True, "details": dict(one.details)}
 
 

@@ -1,14 +1,12 @@
-"""The table of a run's results: as it is printed, and as results.csv."""
+"""The table of a run's results: as it is printed, and as plain values for results.csv."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from goodnet.metrics import percent
 from goodnet.reports.results import RATES, Rates, Results, Unreached
-from goodnet.reports.tables import format_csv
-from goodnet.storage.files import atomic_path
-from goodnet.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,14 @@ def printed_rows(results: Results) -> list[dict[str, str]]:
         {
             "net": row.title,
             "channels pruned": "" if row.channels is None else str(row.channels),
-            **_printed(row.rates, results.rate_names),
+            **printed_rates(row.rates, results.rate_names),
         }
         for row in net_rows(results)
     ]
 
 
-def _printed(rates: Rates, names: list[str]) -> dict[str, str]:
+def printed_rates(rates: Rates, names: Sequence[str]) -> dict[str, str]:
+    """Return some rates of a net by their titles, empty where such a net has none."""
     found = rates.by_name()
     return {RATES[name].title: percent(found[name]) if name in found else "" for name in names}
 
@@ -96,7 +95,7 @@ def unreached(results: Results) -> list[str]:
 def plain_rows(results: Results) -> list[dict[str, object]]:
     """Return all nets as plain values, rates as fractions, None where there is no rate.
 
-    Behind `net_rows` comes a G for each detector.
+    Behind `net_rows` comes a G for each detector; results.csv holds these rows.
     """
     rows: list[dict[str, object]] = []
     guarded = [
@@ -108,10 +107,3 @@ def plain_rows(results: Results) -> list[dict[str, object]]:
         place = {"net": row.net, "method": row.method, "drop": row.drop, "channels": row.channels}
         rows.append({**place, **rates})
     return rows
-
-
-def write_csv(folder: RunFolder, results: Results) -> None:
-    """Write `plain_rows`, empty where there is no rate."""
-    rows = plain_rows(results)
-    with atomic_path(folder.table) as temporary:
-        temporary.write_text("\r\n".join([*format_csv(rows), ""]), encoding="utf-8", newline="")

@@ -13,8 +13,9 @@ from goodnet.reports.charts import Charts
 from goodnet.reports.model_card import write_model_card
 from goodnet.reports.report import write_report
 from goodnet.reports.results import Results
-from goodnet.reports.results_table import write_csv
+from goodnet.reports.results_table import plain_rows
 from goodnet.reports.samples import Sample
+from goodnet.reports.tables import write_csv
 from goodnet.storage.files import atomic_folder, write_json
 from goodnet.storage.run_folder import RunFolder
 
@@ -47,7 +48,7 @@ def write_run_files(
     with atomic_folder(folder) as temporary:
         unfinished = RunFolder(temporary)
         results.write(unfinished)
-        write_csv(unfinished, results)
+        write_csv(unfinished.table, plain_rows(results))
         about.write(unfinished)
         if results.class_names:
             write_json(unfinished.classes, results.class_names)

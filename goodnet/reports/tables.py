@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from unicodedata import category, east_asian_width
 
 from goodnet.errors import printable
@@ -49,6 +50,11 @@ def format_csv(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """
     table = [[*rows[0]], *(row.values() for row in rows)]
     return [",".join(map(_field, cells)) for cells in table]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write what `format_csv` returns to a file, with the ends of lines of RFC 4180."""
+    path.write_text("\r\n".join([*format_csv(rows), ""]), "utf-8", newline="")
 
 
 def format_markdown(rows: Sequence[Mapping[str, str]], *, escape: Callable[[str], str]) -> str:

@@ -74,7 +74,7 @@ def pruning_verdict(results: Results) -> str:
             "The attack could not be measured, because no poisoned images were given: all that is "
             f"known is that {_costs(baseline, reached)}."
         )
-    if attack <= _chance(results.classes):
+    if shows_no_backdoor(results):
         return (
             f"B gives only {percent(attack)} of the poisoned images the attacker's label"
             f"{_answers_instead(results)}: these images show no backdoor that a repair could "

@@ -114,14 +114,10 @@ def put_in_place(temporary: Path, path: Path) -> None:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`; it becomes `path` if the block succeeds."""
-    temporary = _temporary(path)
-    temporary.mkdir()
-    try:
+    with scratch_folder(path) as temporary:
         with naming(path):
             yield temporary
         temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -116,10 +116,9 @@ class RunFolder:
         name = "b_prime" if method == PRUNING else method
         return self.checkpoints / f"{name}_{_label(drop, channels)}.keras"
 
-    def goodnet(self, method: str, drop: float | None, *, channels: int = 0) -> Path:
-        """G of a checkpoint, as its B'."""
-        name = "goodnet" if method == PRUNING else f"goodnet_{method}"
-        return self.path / f"{name}_{_label(drop, channels)}.keras"
+    def goodnet(self, drop: float | None, *, channels: int = 0) -> Path:
+        """G of a checkpoint of pruning, as its B'; no other method's has a file."""
+        return self.path / f"goodnet_{_label(drop, channels)}.keras"
 
 
 def _label(drop: float | None, channels: int) -> str:

@@ -11,23 +11,17 @@ from goodnet.errors import InputError
 from goodnet.storage.files import file_status
 
 
-class Signature(NamedTuple):
-    """What changes about a file when its content does.
+class SignedFile(NamedTuple):
+    """A file as it was when it was signed: its path, and what changes when its content does.
 
     Nobody can set `ctime_ns` back, so a file that was exchanged and put back again differs too.
     """
 
+    path: Path
     size: int
     mtime_ns: int
     ctime_ns: int
     inode: int
-
-
-class SignedFile(NamedTuple):
-    """A file as it was when it was signed."""
-
-    path: Path
-    signature: Signature
 
     @classmethod
     def of(cls, path: Path) -> SignedFile:
@@ -38,7 +32,7 @@ class SignedFile(NamedTuple):
         """
         status = file_status(path)  # Once: folders hold many, and each stage signs them anew.
         times = status.st_mtime_ns, status.st_ctime_ns
-        return cls(path, Signature(status.st_size, *times, status.st_ino))
+        return cls(path, status.st_size, *times, status.st_ino)
 
     def is_unchanged(self) -> bool:
         """Return whether the file is there and still the one that was signed."""

@@ -12,7 +12,7 @@ from goodnet.defenses.choice import choose_repaired, find_candidate
 from goodnet.defenses.detectors import CONTROL, DETECTORS
 from goodnet.defenses.fine_tuning import answer_images, fine_tune
 from goodnet.defenses.guard import fit_guard
-from goodnet.defenses.methods import REPAIRS
+from goodnet.defenses.repairs import REPAIRS
 from goodnet.defenses.seam import CleanPass, Evidence, Learnt
 from goodnet.pruning.ranking import block_means, mean_activations, prune_order
 from goodnet.pruning.sweep import sweep_both_ends

@@ -318,8 +318,14 @@ def test_margins_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("share", "expert"), [(0.0, 0), (0.05, 0), (0.1, 1), (0.29, 1), (0.3, 3), (0.99, 3), (1, 5)]
+    ("tenths", "expert"),
+    [
+        ([3, 3, 4, 10], 0),
+        ([0, 3, 2, 10], 0),
+        ([0, 1, 3, 2, 10], 1),
+        ([0, 1, 2, 2, 10], 3),
+        ([0, 0, 1, 1], 3),
+    ],
 )
-def test_the_expert_is_the_last_before_agreement_exceeds_a_share(share, expert):
-    agreement = np.array([0, 1, 3, 2, 10, 10]) / 10
-    assert choose_expert(agreement, share=share) == expert
+def test_the_expert_is_the_last_before_agreement_exceeds_a_fifth(tenths, expert):
+    assert choose_expert(np.array(tenths) / 10) == expert

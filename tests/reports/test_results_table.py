@@ -13,7 +13,8 @@ from goodnet.reports.results import (
     Results,
     Unreached,
 )
-from goodnet.reports.results_table import net_rows, printed_rows, unreached, write_csv
+from goodnet.reports.results_table import net_rows, plain_rows, printed_rows, unreached
+from goodnet.reports.tables import write_csv
 from goodnet.storage.run_folder import RunFolder
 
 
@@ -89,7 +90,7 @@ def test_a_checkpoint_of_channels_has_no_drop(tmp_path):
     folder = RunFolder(tmp_path)
     results.write(folder)
     assert Results.read(folder) == results
-    write_csv(folder, results)
+    write_csv(folder.table, plain_rows(results))
     with folder.table.open(newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     assert (last["drop"], last["channels"]) == ("", "5")
@@ -110,7 +111,7 @@ def test_recovery_is_printed_only_where_it_is_known():
 
 
 def test_csv_holds_the_same_rows(tmp_path):
-    write_csv(RunFolder(tmp_path), RESULTS)
+    write_csv(tmp_path / "results.csv", plain_rows(RESULTS))
     with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["net", "method", "drop", "channels", *RATES]

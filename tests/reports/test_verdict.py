@@ -201,19 +201,16 @@ def test_a_checkpoint_of_channels_is_judged_like_any_other():
     assert found.endswith("; at 7 channels it detects nothing.")
 
 
-@pytest.mark.parametrize(("classes", "shows_backdoor"), [(2, False), (4, False), (1283, True)])
+@pytest.mark.parametrize(
+    ("classes", "attack", "shows_backdoor"),
+    [(2, 0.4, False), (2, 1.0, True), (4, 0.4, False), (1283, 0.4, True)],
+)
 def test_what_counts_as_a_backdoor_depends_on_the_number_of_classes(
-    classes: int, shows_backdoor: bool
+    classes: int, attack: float, shows_backdoor: bool
 ):
-    case = Case("", 0.4, [Point(2, 0.9574, 0.0, 1.0)], "")
+    case = Case("", attack, [Point(2, 0.9574, 0.0, 1.0)], "")
     sentence = verdict(make_results(case, classes=classes))
-    assert sentence.startswith("The repair stops") == shows_backdoor
-
-
-def test_two_classes_can_show_a_backdoor():
-    case = Case("", 1.0, [Point(2, 0.9574, 0.0, 1.0)], "")
-    sentence = verdict(make_results(case, classes=2))
-    assert sentence.startswith("The repair stops the attack")
+    assert sentence.startswith("The repair stops the attack") == shows_backdoor
 
 
 def with_attack(rate: float, *, classes: int = 10, **found) -> Results:

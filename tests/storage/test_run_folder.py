@@ -13,12 +13,12 @@ RUN = RunFolder(Path("run"))
 )
 def test_names_of_nets_have_the_drop(drop, label):
     assert RUN.b_prime(PRUNING, drop) == Path(f"run/checkpoints/b_prime_{label}.keras")
-    assert RUN.goodnet(PRUNING, drop) == Path(f"run/goodnet_{label}.keras")
+    assert RUN.goodnet(drop) == Path(f"run/goodnet_{label}.keras")
 
 
 def test_two_methods_and_two_nets_never_share_a_file():
     methods = (PRUNING, "finetuning", "discriminant")
-    nets = {name(method, 2) for method in methods for name in (RUN.b_prime, RUN.goodnet)}
+    nets = {RUN.goodnet(2), *(RUN.b_prime(method, 2) for method in methods)}
     files = {RUN.results, RUN.table, RUN.about, RUN.sweep, RUN.report}
-    assert len(nets | files) == 6 + 5
+    assert len(nets | files) == 4 + 5
     assert RUN.b_prime("finetuning", 2) == Path("run/checkpoints/finetuning_02.keras")

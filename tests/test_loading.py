@@ -6,7 +6,6 @@ from goodnet.errors import InputError
 from goodnet.opening import open_frontier
 from tasks import activations
 from tasks.loading import load_inputs
-from tasks.preload import preload
 
 DEEPID = Choices(architecture="deepid")
 
@@ -27,29 +26,23 @@ def test_the_net_is_loaded_where_its_activations_are_missing(on_faces):
     )
 
     model, sets, artifacts = on_faces
-    preload(model, sets, DEEPID, artifacts=artifacts)
+    inputs = load_inputs.fn(model, sets, DEEPID, refresh=False, artifacts=artifacts)
     assert open_frontier.cache_info().currsize == 1
     assert (artifacts / "cache" / "digests.json").is_file()
 
-    inputs = load_inputs.fn(model, sets, DEEPID, refresh=False, artifacts=artifacts)
     compute_validation_activations.fn(inputs.network, inputs.clean_valid, artifacts=artifacts)
     compute_evaluation_activations.fn(inputs.network, inputs.evaluation[0], artifacts=artifacts)
     assert open_frontier.cache_info().misses == 1
     open_frontier.cache_clear()
-    preload(model, sets, DEEPID, artifacts=artifacts)
+    load_inputs.fn(model, sets, DEEPID, refresh=False, artifacts=artifacts)
     assert open_frontier.cache_info().currsize == 0
-
-
-def test_the_default_needs_no_files(tmp_path):
-    preload(None, {}, Choices(), artifacts=tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_is_found_before_the_flow_starts(on_faces, tmp_path):
     model, sets, artifacts = on_faces
     missing = {**sets, "clean_test": tmp_path / "clean_test.h5"}
     with pytest.raises(InputError, match="clean_test"):
-        preload(model, missing, DEEPID, artifacts=artifacts)
+        load_inputs.fn(model, missing, DEEPID, refresh=False, artifacts=artifacts)
 
 
 def test_a_net_that_is_swapped_after_its_digest_is_refused(on_faces, tmp_path):
