@@ -108,6 +108,44 @@ def test_no_public_name_hides_a_module():
     assert not modules & set(goodnet.__all__)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_text_or_a_path(kind, tmp_path):
+    import keras
+    import numpy as np
+    from keras import layers
+
+    keras.utils.set_random_seed(4)
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(4, 2, activation="relu", name="conv")(image)
+    net = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(x)))
+    net_file, images_file, cache_file, curves_file = (
+        kind(tmp_path / name) for name in ("net.keras", "set.h5", "cache.parquet", "curves.parquet")
+    )
+    goodnet.save_model(net, net_file)
+    goodnet.write_images(images_file, np.zeros((6, 4, 4, 3), np.uint8), np.arange(6) % 3)
+    images = goodnet.open_images(images_file)
+    found = goodnet.load_model(net_file)
+    frontier = goodnet.find_frontier(found, layer="conv", rank_at="conv")
+    provenance = goodnet.Provenance(
+        model=goodnet.digest_file(net_file).sha256,
+        images=goodnet.digest_file(images_file).sha256,
+        layer="conv",
+        rank_at="conv",
+        preprocessing=goodnet.Preprocessing(),
+        num_classes=3,
+    )
+    written = goodnet.write_activations(
+        cache_file, frontier=frontier, images=images, provenance=provenance
+    )
+    cache = goodnet.ActivationCache(cache_file)
+    assert cache == written
+    counts = goodnet.sweep(cache, frontier=frontier, order=[2, 0, 1, 3])
+    goodnet.write_curves(
+        curves_file, "clean_valid", {"pruned": counts}, order=[2, 0, 1, 3], means=np.zeros(4)
+    )
+    assert Path(curves_file).is_file()
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="No goodnet attribute no_such_thing"):
         _ = goodnet.no_such_thing

@@ -118,7 +118,7 @@ class ImageSet:
 
 
 def open_images(
-    path: Path,
+    path: str | Path,
     *,
     shape: Shape | None = None,
     num_classes: int | None = None,
@@ -146,6 +146,7 @@ def open_images(
     Raises:
         InputError: the set is missing, damaged, empty or not as expected.
     """
+    path = Path(path)
     limit = LABEL_LIMIT if num_classes is None else num_classes
     if path.is_dir():
         files = PictureFiles([SignedFile.of(path / image) for image in list_images(path)])

@@ -91,8 +91,8 @@ class ActivationCache:
 
     parts: tuple[Path, ...]
 
-    def __init__(self, *parts: Path) -> None:
-        object.__setattr__(self, "parts", parts)
+    def __init__(self, *parts: str | Path) -> None:
+        object.__setattr__(self, "parts", tuple(map(Path, parts)))
 
     def __reduce__(self) -> tuple[Callable[..., ActivationCache], tuple[SignedFile, ...]]:
         """Let another process open the same files, and refuse others in their place."""

@@ -85,7 +85,7 @@ def _add_known(mine: IntArray | None, others: IntArray | None) -> IntArray | Non
 
 
 def write_curves(
-    path: Path,
+    path: str | Path,
     role: str,
     counts: Mapping[End, Counts],
     *,
@@ -101,7 +101,7 @@ def write_curves(
         order: the channels in prune order, C of them.
         means: (C,), the mean activation of each channel, by channel number.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         pq.write_table(curves_table(role, counts, order=order, means=means), temporary)
 
 

@@ -41,7 +41,7 @@ _compared = WeakSet[Frontier]()
 
 
 def write_activations(
-    path: Path,
+    path: str | Path,
     *,
     frontier: Frontier,
     images: ImageSet,
@@ -67,6 +67,7 @@ def write_activations(
         InputError: an image is bad, an activation or answer is NaN or infinite, or plain Keras
             computes another one.
     """
+    path = Path(path)
     forward = _compile_forward(frontier, images.shape, images.dtype, provenance.preprocessing)
     tensors = _cached_tensors(frontier)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
