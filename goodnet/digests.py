@@ -31,7 +31,7 @@ class FileDigest:
     size: int
 
 
-def digest_file(path: Path) -> FileDigest:
+def digest_file(path: str | Path) -> FileDigest:
     """Digest one file without holding it in memory.
 
     Args:
@@ -43,6 +43,7 @@ def digest_file(path: Path) -> FileDigest:
     Raises:
         InputError: there is no such file, or it may not be read.
     """
+    path = Path(path)
     file_status(path)
     try:
         with path.open("rb", buffering=0) as file:

@@ -15,7 +15,7 @@ from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.choices import Choices
 from goodnet.errors import InputError, given_without
 from goodnet.images.class_names import ClassNames, read_class_names
-from goodnet.images.image_sets import ImageSet, open_sets
+from goodnet.images.image_sets import ImageSet, open_sets, require_raw
 from goodnet.model_files.describe import ModelDescription, describe_model
 from goodnet.pruning.layer_choice import choose_layers
 from goodnet.pruning.stop_rule import require_channels
@@ -94,6 +94,8 @@ def check_inputs(
         if role in opened:
             labels = opened[role].labels
             require_attack_labels(given[role], labels, target=target, num_classes=num_classes)
+    if "finetuning" in choices.repairs:  # It draws marks on them, from dark to bright.
+        require_raw(opened["clean_valid"])
     remarks = [remark for images in opened.values() for remark in images.remarks]
     remarks += remark_labels(opened)
     remarks += remark_missing(opened["clean_valid"].labels, num_classes)

@@ -74,7 +74,7 @@ def read_file_batches(
 
 
 def write_images(
-    path: Path,
+    path: str | Path,
     images: Pixels,
     labels: npt.ArrayLike,
     *,
@@ -96,7 +96,7 @@ def write_images(
             "expected (N, H, W, C) and (N,)"
         )
     num_images, height, width, channels = images.shape
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         file["label"] = numbers
         for name, values in (beside or {}).items():
             file[name] = values

@@ -51,7 +51,7 @@ _FIXED_DATE = "1980-01-01@00:00:00"
 
 
 def load_model(
-    path: Path, *, architecture: str | None = None, limits: ModelLimits = DEFAULT_LIMITS
+    path: str | Path, *, architecture: str | None = None, limits: ModelLimits = DEFAULT_LIMITS
 ) -> keras.Model:
     """Load an image classifier from a file that need not be trusted, uncompiled.
 
@@ -71,6 +71,7 @@ def load_model(
     Raises:
         InputError: the file is refused, or Keras cannot build what it describes.
     """
+    path = Path(path)
     with _private_copy(path, limits) as copy:
         with errors_about(path, copy):
             description = describe_model(copy, architecture=architecture, limits=limits)
@@ -83,7 +84,7 @@ def load_model(
     return as_functional(in_float32(model))
 
 
-def save_model(model: keras.Model, path: Path) -> None:
+def save_model(model: keras.Model, path: str | Path) -> None:
     """Write `model` to `path` as a Keras archive that any Keras 3 loads.
 
     The file appears under its name only when it is complete. The same model gives the same bytes:
@@ -97,6 +98,7 @@ def save_model(model: keras.Model, path: Path) -> None:
         InputError: the name does not end in .keras.
         OSError: the file cannot be written.
     """
+    path = Path(path)
     if path.suffix != ".keras":
         raise InputError(f"{path}: models are saved as .keras, expected a name that ends so")
     with naming(path), tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as folder:

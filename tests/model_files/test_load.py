@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from goodnet.digests import digest_file
 from goodnet.errors import InputError
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model, save_model
@@ -414,6 +415,14 @@ def test_how_a_net_was_compiled_makes_no_difference(tmp_path, kind):
         rtol=1e-6,
     )
     assert not loaded.compiled
+
+
+def test_paths_may_be_texts(folder, tmp_path):
+    path, copy = str(folder / "sequential.keras"), str(tmp_path / "copy.keras")
+    save_model(load_model(path), copy)
+    answers = [np.asarray(load_model(name)(IMAGES, training=False)) for name in (path, copy)]
+    np.testing.assert_array_equal(*answers)
+    assert digest_file(path) == digest_file(Path(path))
 
 
 def build_augmented(layers):
