@@ -122,7 +122,7 @@ def audit(
         pixel_mean: Is subtracted then: one number, or one for each channel.
         pixel_std: Divides then: one number, or one for each channel.
         channel_order: Order in which the net takes the channels of images, stored as rgb.
-        pixel_range: What stored pixels lie in: -1 and 1 for arrays that are prepared already.
+        pixel_range: What stored pixels lie in: 0 or -1 and 1 for arrays that are prepared already.
         allow_same_data: Take the same images for validation and for evaluation.
         target: The attacker's label; else the labels of the poisoned images are that.
         min_clean_accuracy: Least clean accuracy of a net as given, 0 to 1; else a fifth of the

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from goodnet.errors import InputError
 from goodnet.images.preprocessing import (
     AS_STORED,
     PREPROCESSING_PARAMETERS,
@@ -59,6 +60,21 @@ class Choices:
     verify: Literal["sample", "full"] = "sample"
     limits: ModelLimits = DEFAULT_LIMITS
 
+    def __post_init__(self) -> None:
+        """Raise InputError unless numbers are in their ranges, for who calls from Python."""
+        if not self.drops:
+            raise InputError("drops is empty, expected at least one budget of clean accuracy")
+        for drop in self.drops:
+            _require_range("drops", drop, 0 < drop <= 100, "above 0 and at most 100 points")
+        budget = self.false_alarms
+        within = 0 < budget <= MOST_FALSE_ALARMS
+        _require_range(
+            "false_alarms", budget, within, f"above 0 and at most {MOST_FALSE_ALARMS} percent"
+        )
+        floor = self.min_clean_accuracy
+        if floor is not None:
+            _require_range("min_clean_accuracy", floor, 0 <= floor <= 1, "0 to 1")
+
     @property
     def false_alarm_budget(self) -> float:
         """The share of clean images that may be flagged, 0 … 1."""
@@ -98,6 +114,11 @@ class Choices:
         }
         names = {field.name for field in fields(cls)} - chosen.keys()
         return cls(**chosen | {name: parameters[name] for name in names})
+
+
+def _require_range(what: str, value: float, fits: bool, expected: str) -> None:
+    if not fits:
+        raise InputError(f"{what} has {value:g}, expected {expected}")
 
 
 LIMIT_PARAMETERS = ("max_model_bytes", "max_parameters")

@@ -243,7 +243,7 @@ def add_preprocessing(group: Any) -> None:
         nargs=2,
         default=[*RAW],
         metavar=("LOW", "HIGH"),
-        help="what stored pixels lie in, -1 1 for arrays prepared already (default: 0 255)",
+        help="what stored pixels lie in, 0 1 or -1 1 for arrays prepared already (default: 0 255)",
     )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from goodnet.errors import InputError
 from goodnet.images.image_sets import ImageSet
+from goodnet.images.stored_arrays import TEXT_LABELS
 from goodnet.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def as_path(name: str, images: Images, folder: Path) -> Path:
     with h5py.File(path, "w") as file:
         for key, array in zip(("data", "label"), map(_as_array, images), strict=True):
             if array.dtype.kind not in "biuf":
-                raise InputError(f"{name}: `{key}` holds {array.dtype}, expected numbers")
+                advice = f": {TEXT_LABELS}" if array.dtype.kind in "SU" else ""
+                raise InputError(f"{name}: `{key}` holds {array.dtype}, expected numbers{advice}")
             file[key] = array
     return path
 
@@ -89,10 +91,13 @@ def named_as_given(folder: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        line = str(error).replace(str(folder / _MODEL_NAME), "the model")
-        raise InputError(
-            re.sub(rf"{re.escape(str(folder))}/(\w+)\.(?:h5|json)", r"\1", line)
-        ) from error
+        raise InputError(say_as_given(str(error), folder)) from error
+
+
+def say_as_given(line: str, folder: Path) -> str:
+    """Return a line with what was given in the place of files in `folder`."""
+    line = line.replace(str(folder / _MODEL_NAME), "the model")
+    return re.sub(rf"{re.escape(str(folder))}/(\w+)\.(?:h5|json)", r"\1", line)
 
 
 def _as_array(values: Any) -> npt.NDArray[Any]:

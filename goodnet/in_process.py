@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from goodnet.choices import ALL_REPAIRS, Choices, RepairName
 from goodnet.digests import DigestMemory, FileDigest
 from goodnet.errors import InputError
-from goodnet.given import Images, as_model_file, as_names_file, as_path, named_as_given
+from goodnet.given import (
+    Images,
+    as_model_file,
+    as_names_file,
+    as_path,
+    named_as_given,
+    say_as_given,
+)
 from goodnet.images.preprocessing import (
     RAW,
     ChannelOrder,
@@ -106,7 +113,8 @@ def repair(
         pixel_mean: is subtracted then: one number, or one for each channel.
         pixel_std: divides then: one number, or one for each channel.
         channel_order: in which the net takes the channels of images, which are stored as RGB.
-        pixel_range: what stored pixels lie in: (-1, 1) for arrays that are prepared already.
+        pixel_range: what stored pixels lie in: (0, 1) or (-1, 1) for arrays that are prepared
+            already.
         target: the attacker's label; by default the labels of the poisoned images are that.
         min_clean_accuracy: the least clean accuracy of B, 0 to 1; by default a fifth of the way
             from guessing to always right.
@@ -138,7 +146,7 @@ def repair(
             }
         ),
         allow_same_data=allow_same_data,
-        target=target,
+        target=None if target is None else operator.index(target),
         min_clean_accuracy=min_clean_accuracy,
     )
     given: dict[Role, Images | None] = {
@@ -150,7 +158,7 @@ def repair(
     with named_as_given(holder.folder):
         passed = _first_passes(model, given, choices, holder)
         remarks = [*passed.checked.remarks, *_check_answers(passed)]
-    return _measure(passed, remarks)
+    return _measure(passed, [say_as_given(remark, holder.folder) for remark in remarks])
 
 
 def _known_repairs(names: Sequence[str]) -> tuple[RepairName, ...]:

@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from goodnet.arrays import DigestArray
+from goodnet.arrays import DigestArray, IntArray
 from goodnet.attacks.targets import require_attack_labels, require_target
 from goodnet.choices import Choices
 from goodnet.errors import InputError, given_without
 from goodnet.images.class_names import ClassNames, read_class_names
-from goodnet.images.image_sets import ImageSet, open_sets
+from goodnet.images.image_sets import ImageSet, open_sets, require_raw
 from goodnet.model_files.describe import ModelDescription, describe_model
 from goodnet.pruning.layer_choice import choose_layers
 from goodnet.pruning.stop_rule import require_channels
@@ -94,8 +94,11 @@ def check_inputs(
         if role in opened:
             labels = opened[role].labels
             require_attack_labels(given[role], labels, target=target, num_classes=num_classes)
+    if "finetuning" in choices.repairs:  # It draws marks on them, from dark to bright.
+        require_raw(opened["clean_valid"])
     remarks = [remark for images in opened.values() for remark in images.remarks]
     remarks += remark_labels(opened)
+    remarks += remark_missing(opened["clean_valid"].labels, num_classes)
     classes = classes or opened["clean_valid"].classes
     return CheckedInputs(layer, rank_at, opened, classes, tuple(remarks))
 
@@ -159,6 +162,22 @@ def remark_labels(sets: Mapping[Role, ImageSet]) -> list[str]:
             )
         remarks.append(f"{found}, so it says nothing of other classes")
     return remarks
+
+
+def remark_missing(labels: IntArray, num_classes: int | None) -> list[str]:
+    """Return a sentence on the classes of the net that clean validation has no image of.
+
+    Where it has one class alone, `remark_labels` says more.
+    """
+    seen = set(labels.tolist())
+    missing = [label for label in range(num_classes or 0) if label not in seen]
+    if not missing or len(seen) == 1:
+        return []
+    listed = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+    return [
+        f"clean_valid has no image of {len(missing):,} of the net's {num_classes:,} classes "
+        f"({listed}): nothing is learnt of these, and the GoodNets may flag all their images"
+    ]
 
 
 def compare_images(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 # All that the imports below are for is spared where nothing has changed.
-@task(name="measure", **cached(version=1))
+@task(name="measure", **cached(version=2))
 def measure_results(
     activations: CleanValidationActivations,
     evaluation: tuple[EvaluationActivations, ...],

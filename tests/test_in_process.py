@@ -96,6 +96,9 @@ def test_arrays_of_any_layout_give_the_same(found, faces_net, arrays):
         drops=[4],
     )
     assert again.results.reached[0] != found.results.reached[0]  # without poisoned images
+    assert again.remarks == [
+        "clean_valid: `label` has a row for each image, with 1 at the label (one-hot)"
+    ]
     assert again.sweep.filter(again.sweep["set"].to_numpy() == "clean_valid").equals(
         found.sweep.filter(found.sweep["set"].to_numpy() == "clean_valid")
     )
@@ -245,6 +248,30 @@ BAD = {
         lambda x, y: {"clean_valid": (x, y.astype(str))},
         "clean_valid: `label` holds <U",
     ),
+    "another preprocessing": (
+        lambda x, y: {"clean_valid": (x, y), "preprocessing": "vgg"},
+        "preprocessing is 'vgg', expected one of tf, caffe, torch",
+    ),
+    "another order": (
+        lambda x, y: {"clean_valid": (x, y), "channel_order": "BGR"},
+        "channel order is 'BGR', expected rgb or bgr",
+    ),
+    "no budget": (
+        lambda x, y: {"clean_valid": (x, y), "drops": []},
+        "drops is empty, expected at least one budget",
+    ),
+    "budget below 0": (
+        lambda x, y: {"clean_valid": (x, y), "drops": [2, -1]},
+        "drops has -1, expected above 0 and at most 100 points",
+    ),
+    "alarms for all": (
+        lambda x, y: {"clean_valid": (x, y), "false_alarms": 97},
+        "false_alarms has 97, expected above 0 and at most 50 percent",
+    ),
+    "accuracy in percent": (
+        lambda x, y: {"clean_valid": (x, y), "min_clean_accuracy": 95},
+        "min_clean_accuracy has 95, expected 0 to 1",
+    ),
     "no pair": (lambda x, y: {"clean_valid": x}, "clean_valid: is a ndarray, expected a path or"),
     "wrong size": (lambda x, y: {"clean_valid": (x[:, :9], y)}, "clean_valid: `data` has shape"),
     "negative": (lambda x, y: {"clean_valid": (x - 300.0, y)}, "clean_valid: image 0 has pixel -"),
@@ -257,6 +284,11 @@ BAD = {
     "no layer": (
         lambda x, y: {"clean_valid": (x, y), "layer": "nobody"},
         "the model: has no layer `nobody`",
+    ),
+    "pixels from 0 to 1, which fine-tuning would mark with grey levels": (
+        lambda x, y: {"clean_valid": (x / 255, y), "pixel_scale": 1 / 255},
+        "clean_valid: no pixel is above 1, expected 0 to 255; if they are stored from 0 to 1, give "
+        "pixel_range=(0, 1)",
     ),
     "hardly right": (
         lambda x, y: {"clean_valid": (x, (y + 3) % 8)},

@@ -3,7 +3,7 @@ import pytest
 
 from goodnet.errors import InputError
 from goodnet.images.image_sets import open_images, write_images
-from goodnet.inputs import compare_images, remark_labels
+from goodnet.inputs import compare_images, remark_labels, remark_missing
 
 
 def digests(*numbers):
@@ -82,6 +82,25 @@ def test_clean_images_of_one_class_are_remarked(one, several):
     assert remark_labels({"clean_test": one, "poisoned_test": one}) == [remark]
     assert remark_labels({"clean_test": several, "poisoned_test": one}) == []
     assert remark_labels({"clean_test": several, "poisoned_test": several}) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "missing"),
+    [
+        ([0, 1, 4], 5, "2 of the net's 5 classes (2, 3)"),
+        ([0, 1, 1], 1283, "1,281 of the net's 1,283 classes (2, 3, 4, 5, 6, …)"),
+    ],
+)
+def test_classes_without_clean_validation_images_are_remarked(labels, num_classes, missing):
+    (remark,) = remark_missing(np.array(labels), num_classes)
+    assert remark.startswith(f"clean_valid has no image of {missing}: nothing is learnt of these")
+
+
+@pytest.mark.parametrize(("labels", "num_classes"), [([1, 0, 2], 3), ([0, 1], None), ([1, 1], 3)])
+def test_nothing_is_remarked_of_classes_that_are_there_or_unknown_or_said_already(
+    labels, num_classes
+):
+    assert remark_missing(np.array(labels), num_classes) == []
 
 
 @pytest.mark.parametrize("which", ["test", "valid"])

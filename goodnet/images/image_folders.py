@@ -114,6 +114,11 @@ def require_link_inside(link: Path, folder: Path) -> None:
 
 
 def _is_image(path: Path) -> bool:
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is a folder, expected an image; give the folder of which each folder is a "
+            "class"
+        )
     if not is_picture(path) or not path.is_file():
         raise InputError(f"{path}: is no image file, expected .png, .jpg or .jpeg")
     return True

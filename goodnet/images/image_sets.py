@@ -25,11 +25,21 @@ from goodnet.images.zipped_folders import list_zip
 from goodnet.storage.signatures import SignedFile
 from goodnet.storage.zip_files import is_zip
 
-__all__ = ["ImageSet", "Pixels", "digest_pixels", "open_images", "open_sets", "write_images"]
+__all__ = [
+    "ImageSet",
+    "Pixels",
+    "digest_pixels",
+    "open_images",
+    "open_sets",
+    "require_raw",
+    "write_images",
+]
 
 
 LABEL_LIMIT = 10**9
 """What the labels of any set are below."""
+
+_LOOKED_AT = 64
 
 K = TypeVar("K", bound=str)
 
@@ -222,6 +232,27 @@ def open_sets(
     return opened
 
 
+def require_raw(images: ImageSet) -> None:
+    """Refuse images that were opened as raw and seem to be stored from 0 to 1.
+
+    Whoever draws on images needs to know how bright they can be.
+
+    Raises:
+        InputError: no pixel is above 1.
+    """
+    if images.pixel_range != RAW or images.dtype == np.uint8:
+        return
+    most = 0.0
+    for batch in images.batches(_LOOKED_AT):
+        most = max(most, float(batch.max()))
+        if most > 1:
+            return
+    raise InputError(
+        f"{images.path}: no pixel is above {most:g}, expected 0 to 255; if they are stored from "
+        "0 to 1, give pixel_range=(0, 1)"
+    )
+
+
 def digest_pixels(batch: Pixels) -> DigestArray:
     """Digest each image of a batch, so that equal pixels are found in another order or type.
 
@@ -253,7 +284,10 @@ def _open_pictures(
     labels = np.array([numbered.labels[name.parent.name] for name in names], dtype=np.int64)
     if labels.max() >= limit:
         first = int(np.argmax(labels >= limit))
-        raise InputError(f"{names[first]}: label is {labels[first]}, expected 0 to {limit - 1}")
+        raise InputError(
+            f"{names[first]}: label is {labels[first]}, expected 0 to {limit - 1}; if folders are "
+            "numbered otherwise, list their names in the net's order and give classes=FILE"
+        )
     if shape is None:
         (shape,) = pictures.each([0], read_shape)
     list(pictures.each([0], partial(require_shape, shape=shape)))

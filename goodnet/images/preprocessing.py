@@ -46,7 +46,11 @@ class Preprocessing:
     pixel_range: PixelRange = RAW
 
     def __post_init__(self) -> None:
-        """Raise InputError unless it gives finite numbers."""
+        """Raise InputError unless it gives finite numbers, in an order that there is."""
+        if self.channel_order not in CHANNEL_ORDERS:
+            raise InputError(
+                f"channel order is {self.channel_order!r}, expected {' or '.join(CHANNEL_ORDERS)}"
+            )
         for divisor in (self.scale, *self.std):
             if not 0 < divisor < math.inf:
                 raise InputError(f"preprocessing divides pixels by {divisor}, expected above 0")
@@ -58,12 +62,20 @@ class Preprocessing:
 
     @classmethod
     def named(cls, name: PreprocessingName) -> Preprocessing:
-        """Return what `keras.applications.imagenet_utils.preprocess_input` does in a mode."""
+        """Return what `keras.applications.imagenet_utils.preprocess_input` does in a mode.
+
+        Raises:
+            InputError: there is no such mode.
+        """
         if name == "tf":
             return cls(scale=127.5, mean=(1.0,))
         if name == "torch":
             return cls(scale=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-        return cls(mean=(103.939, 116.779, 123.68), channel_order="bgr")
+        if name == "caffe":
+            return cls(mean=(103.939, 116.779, 123.68), channel_order="bgr")
+        raise InputError(
+            f"preprocessing is {name!r}, expected one of {', '.join(PREPROCESSING_NAMES)}"
+        )
 
     def require_channels(self, num_channels: int) -> None:
         """Raise InputError unless it fits images with so many channels."""

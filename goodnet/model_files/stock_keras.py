@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from goodnet.errors import InputError
+from goodnet.model_files.config_json import children
 from goodnet.model_files.keras_2 import MODELS, OPERATIONS
-from goodnet.networks.traits import TRAITS
+from goodnet.networks.traits import TRAITS, traits_of
 
 
 def _names(text: str) -> frozenset[str]:
@@ -63,6 +64,7 @@ _NUMPY_OPS = _names(
     "Subtract Sum Swapaxes Take TakeAlongAxis Tan Tanh Tensordot Tile Transpose TrueDivide Trunc "
     "Var Vdot Vstack Where ZerosLike"
 )
+_OPS = _CORE_OPS | _IMAGE_OPS | _LINEAR_OPS | _MATH_OPS | _NN_OPS | _NUMPY_OPS
 _LITERALS = _names("__ellipsis__ __keras_tensor__ __numpy__ __slice__ __tensor__")
 
 _BY_MODULE = {
@@ -158,6 +160,7 @@ def check_stock(config: Any, *, where: str) -> None:
             pending.extend((child, place, num_models, is_layer) for child in value)
         if not isinstance(value, dict):
             continue
+        value = _without_known_settings(value)
         if not _OBJECT_KEYS.isdisjoint(value):
             place = _place_of(value, where) or place
             _check_object(value, place)
@@ -170,6 +173,14 @@ def check_stock(config: Any, *, where: str) -> None:
         for key, child in value.items():
             _check_setting(key, child, place)
             pending.append((child, place, num_models, key == "layers"))
+
+
+def _without_known_settings(item: dict[str, Any]) -> dict[str, Any]:
+    """Leave out an axis that means one mean for all channels: `Normalization(axis=None)`."""
+    config = item.get("config")
+    if item.get("class_name") != "Normalization" or not isinstance(config, dict):
+        return item
+    return item | {"config": {key: v for key, v in config.items() if (key, v) != ("axis", [])}}
 
 
 def _place_of(item: dict[str, Any], where: str) -> str | None:
@@ -190,6 +201,11 @@ def _check_object(item: dict[str, Any], where: str) -> None:
             "translation into Keras 3, expected layers and simple arithmetic: build the net there "
             "with a layer in its place"
         )
+    if module is None and _is_operation(item):
+        raise InputError(
+            f"{where} is the operation `{class_name}` of Keras 3, which writes too little of it "
+            "into HDF5 files to build it again, expected a .keras file: save the net as one"
+        )
     if not isinstance(class_name, str) or class_name not in names:
         raise InputError(
             f"{where} uses `{class_name}` of module `{module}`, {_reason(class_name, module)}, "
@@ -200,6 +216,22 @@ def _check_object(item: dict[str, Any], where: str) -> None:
             f"{where} uses the registered object `{item['registered_name']}`, which only code "
             "from elsewhere could build, expected stock Keras layers and ops"
         )
+
+
+def _is_operation(item: dict[str, Any]) -> bool:
+    """Return whether an item without a module is an operation, such as `x / 255`, and no layer.
+
+    Some share the name of a layer that takes a list of tensors, and take each by itself.
+    """
+    class_name = item.get("class_name")
+    if not isinstance(class_name, str) or class_name not in _OPS:
+        return False
+    if class_name not in _LAYERS:
+        return True
+    nodes = item.get("inbound_nodes")
+    calls = (node.get("args") for node in children(nodes) if isinstance(node, dict))
+    several = any(isinstance(args, list) and len(args) > 1 for args in calls)
+    return several and traits_of(class_name).merges
 
 
 def _reason(class_name: Any, module: Any) -> str:

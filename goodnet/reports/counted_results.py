@@ -64,7 +64,9 @@ def make_results(
         remarks=tuple(remarks),
         class_names=tuple(class_names),
     )
-    return replace(results, recommended=recommend(results, recommended_method))
+    tests = curves["clean_test"].images if "clean_test" in curves else None
+    found = recommend(results, recommended_method, clean_tests=tests)
+    return replace(results, recommended=found)
 
 
 def _checkpoint(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goodnet.metrics import percent
-from goodnet.reports.recommendation import NO_SIGN
+from goodnet.reports.recommendation import NET_RUINED, NO_SIGN
 from goodnet.reports.results import RATES, Recommendation, Results
 from goodnet.reports.verdict import attack_doubt
 
@@ -16,6 +16,7 @@ _SIGNS: dict[str, Sign] = {
     "stopped": "good",
     "weakened": "fair",
     "not stopped": "bad",
+    NET_RUINED: "bad",
     NO_SIGN: "none",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodnet.metrics import percent
+from goodnet.metrics import percent, wilson_interval
 from goodnet.reports.results import (
     RATES,
     DetectorRates,
@@ -11,18 +11,22 @@ from goodnet.reports.results import (
     Results,
     measured,
 )
-from goodnet.reports.verdict import attack_doubt, grade, shows_no_backdoor
+from goodnet.reports.verdict import attack_doubt, grade, is_ruined, shows_no_backdoor
 from goodnet.storage.run_folder import GOODNET_FILE, REPAIRED_FILE
 
 NO_SIGN = "no sign of a backdoor"
+NET_RUINED = "network ruined"
 
 
-def recommend(results: Results, method: str | None) -> Recommendation | None:
+def recommend(
+    results: Results, method: str | None, *, clean_tests: int | None = None
+) -> Recommendation | None:
     """Return what to use; None in runs that have no calibrated GoodNet.
 
     Args:
         results: of a run.
         method: the repair whose net for the least budget is the one to use, if there is one.
+        clean_tests: how many clean test images were counted, if that is known.
     """
     if not results.detectors:
         return None
@@ -37,7 +41,7 @@ def recommend(results: Results, method: str | None) -> Recommendation | None:
         repaired=None if repaired is None else REPAIRED_FILE,
         method=None if repaired is None else repaired.method,
         verdict=verdict,
-        why=said + _held(joined) + _instead(results, repaired),
+        why=said + _held(joined, clean_tests) + _instead(results, repaired),
     )
 
 
@@ -84,22 +88,39 @@ def _judge(results: Results, joined: DetectorRates) -> tuple[str, str]:
     through = measured(joined.goodnet.attack_success_rate)
     # A detector is worth what it adds to what anybody has without a repair.
     control = next((one for one in results.detectors if one.control), joined)
-    return grade(through), (
+    # One that flags most images lets no attack through either.
+    ruined = is_ruined(results.baseline, joined.goodnet)
+    return NET_RUINED if ruined else grade(through), (
         f"{GOODNET_FILE} lets {percent(through)} of the poisoned images through and flags "
         f"{percent(joined.detection_rate)} of them{alarms}; B's margin alone would flag "
         f"{percent(control.detection_rate)}."
     )
 
 
-def _held(joined: DetectorRates) -> str:
-    """Return what the threshold holds on clean images, and that it is not what was asked for."""
+def _held(joined: DetectorRates, clean_tests: int | None) -> str:
+    """Return what the threshold holds, and that it is not what was asked for or what was seen."""
     budget = f"{100 * joined.false_alarm_budget:g} %"
     if joined.held_budget <= joined.false_alarm_budget:
-        return (
+        said = (
             f" Its threshold holds {budget} of false alarms with 95 % confidence, by "
             f"{joined.images:,} clean validation images."
         )
-    return (
-        f" {joined.images:,} clean validation images are too few to hold {budget} of false alarms "
-        f"with 95 % confidence: its threshold holds {percent(joined.held_budget)}."
-    )
+    else:
+        said = (
+            f" {joined.images:,} clean validation images are too few to hold {budget} of false "
+            f"alarms with 95 % confidence: its threshold holds {percent(joined.held_budget)}."
+        )
+    if _is_broken(joined, clean_tests):
+        said += (
+            " The clean test images are not like these, or of other classes: chance does not "
+            "explain so many alarms among them."
+        )
+    return said
+
+
+def _is_broken(joined: DetectorRates, clean_tests: int | None) -> bool:
+    """Return whether clean test has surely more alarms than the threshold holds."""
+    if clean_tests is None or joined.false_alarm_rate is None:
+        return False
+    flagged = round(joined.false_alarm_rate * clean_tests)
+    return wilson_interval(flagged, clean_tests, confidence=0.99)[0] > joined.held_budget

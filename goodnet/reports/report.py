@@ -18,6 +18,7 @@ from goodnet.reports.about import About, stage_times
 from goodnet.reports.charts import Charts
 from goodnet.reports.glance import figures, sign_of
 from goodnet.reports.published_numbers import compare_to_published, recognise
+from goodnet.reports.recommendation import NET_RUINED
 from goodnet.reports.results import RATES, Checkpoint, Rates, Results, Unreached
 from goodnet.reports.samples import SAMPLES_PER_KIND, Sample, SampleKind, data_uri
 from goodnet.reports.vega import vega_script
@@ -130,6 +131,7 @@ def page_environment() -> jinja2.Environment:
         "describe_budget": describe_budget,
         "sign_of": sign_of,
     }
+    environment.globals["NET_RUINED"] = NET_RUINED
     return environment
 
 

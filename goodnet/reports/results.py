@@ -218,7 +218,8 @@ class Recommendation:
         goodnet: the file of the GoodNet.
         repaired: the file of the repaired net, if one is worth it.
         method: the repair that it comes from.
-        verdict: stopped, weakened, not stopped, not measured, no sign of a backdoor.
+        verdict: stopped, weakened, not stopped, network ruined, not measured, no sign of a
+            backdoor.
         why: in a sentence or two.
     """
 

@@ -46,6 +46,11 @@ def grade(attack_success_rate: float) -> Grade:
     return "weakened" if attack_success_rate < WEAKENED else "not stopped"
 
 
+def is_ruined(baseline: Rates, goodnet: Rates) -> bool:
+    """Return whether a GoodNet keeps so little of B's clean accuracy that it is of no use."""
+    return goodnet.clean_accuracy < RUINED * baseline.clean_accuracy
+
+
 def verdict(results: Results) -> str:
     """Say what to use and what that is worth; of runs without a calibrated GoodNet, of pruning."""
     found = results.recommended
@@ -155,6 +160,15 @@ def remarks(results: Results) -> list[str]:
             f"The labels of the poisoned images are those from before the trigger: counted are the "
             f"{attack.images:,} that were not of class {target} already."
         )
+        # B answers them all with the one label that they have: so does a net that the trigger
+        # leaves cold, and so does a BadNet where the label is the attacker's.
+        follows = attack.answer == attack.label and attack.answered >= FOLLOWED * attack.images
+        if attack.num_labels == 1 and follows:
+            label = results.describe_class(attack.label)
+            lines.append(
+                f"All of these have label {label}, which B answers; if that is the attacker's, "
+                f"the rates say nothing of the attack: give {attack.label} as the target."
+            )
     return lines
 
 
@@ -244,8 +258,7 @@ def _rank(baseline: Rates, checkpoint: Checkpoint) -> tuple[bool, float, tuple[i
 
 
 def _is_ruined(baseline: Rates, checkpoint: Checkpoint) -> bool:
-    before = baseline.clean_accuracy
-    return before - _cost(baseline, checkpoint) < RUINED * before
+    return is_ruined(baseline, checkpoint.goodnet)
 
 
 def _costs(baseline: Rates, reached: Sequence[Checkpoint]) -> str:

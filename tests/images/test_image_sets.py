@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from goodnet.errors import InputError
-from goodnet.images.image_sets import digest_pixels, open_images, write_images
+from goodnet.images.image_sets import digest_pixels, open_images, require_raw, write_images
 from tests.badnets import LAB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -389,6 +389,19 @@ def test_pixels_of_minus_one_to_one_are_refused_unless_that_is_said(tmp_path):
     assert len(read_all(open_images(path, shape=SHAPE, pixel_range=(-1, 1)))) == 20
 
 
+def test_pixels_that_seem_to_be_stored_from_0_to_1_are_not_taken_for_raw_ones(tmp_path):
+    x, y = np.ones((70, 4, 5, 3), np.float32), np.zeros(70, int)
+    write_images(tmp_path / "small.h5", x, y)
+    require_raw(open_images(tmp_path / "small.h5", pixel_range=(0, 1)))
+    with pytest.raises(InputError, match=r"no pixel is above 1, .* give pixel_range=\(0, 1\)"):
+        require_raw(open_images(tmp_path / "small.h5"))
+    write_images(tmp_path / "bytes.h5", x.astype(np.uint8), y)
+    require_raw(open_images(tmp_path / "bytes.h5"))
+    x[69] = 2
+    write_images(tmp_path / "dark.h5", x, y)
+    require_raw(open_images(tmp_path / "dark.h5"))
+
+
 def test_what_is_no_image_file_is_refused(tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(InputError, match=r"text\.h5: is no HDF5, .*write_images\(path, images"):
@@ -632,7 +645,7 @@ BAD_FOLDERS = {
     "endless label": (lambda f: (f / ("1" * 50)).mkdir(), "holds a folder 10 and a folder 1111"),
     "label too large": (
         lambda f: (f / "10").rename(f / "11"),
-        r"11/a\.png: label is 11, expected 0",
+        r"11/a\.png: label is 11, expected 0 to 10; if folders .* give classes=FILE",
     ),
     "stray file": (lambda f: (f / "notes.txt").touch(), r"notes\.txt: is no folder, expected fold"),
     "stray image": (lambda f: (f / "a.png").touch(), r"a\.png: is no folder, expected folders"),
@@ -641,7 +654,7 @@ BAD_FOLDERS = {
         r"2/a\.txt: is no image file, expected \.png",
     ),
     "gif": (lambda f: (f / "2/a.gif").touch(), r"2/a\.gif: is no image file"),
-    "nested folder": (lambda f: (f / "2/deep.png").mkdir(), r"2/deep\.png: is no image file"),
+    "nested folder": (lambda f: (f / "2/deep.png").mkdir(), r"2/deep\.png: is a folder, exp"),
     "pipe": (lambda f: os.mkfifo(f / "2/pipe.png"), r"2/pipe\.png: is no image file"),
     "link to a file outside": (
         link("2/c.png", "outside/2/a.png"),
@@ -727,11 +740,11 @@ def test_channels_that_image_files_do_not_have_are_refused(tmp_path):
 @pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
 def test_written_images_have_the_labs_layout_and_are_read_back(tmp_path, dtype):
     path, pixels = tmp_path / "a.h5", make_pixels(600, dtype=dtype)
-    write_images(path, pixels, np.arange(600.0))
+    write_images(str(path), pixels, np.arange(600.0))
     with h5py.File(path) as file:
         assert (file["data"].shape, file["data"].dtype) == ((600, 3, 5, 4), np.dtype(dtype))
         assert file["label"].dtype == np.int64
-    images = open_images(path, shape=SHAPE, num_classes=600)
+    images = open_images(str(path), shape=SHAPE, num_classes=600)
     np.testing.assert_array_equal(read_all(images), pixels)
     np.testing.assert_array_equal(images.labels, np.arange(600))
     assert names_in(tmp_path) == ["a.h5"]

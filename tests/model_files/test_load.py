@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from goodnet.digests import digest_file
 from goodnet.errors import InputError
 from goodnet.model_files.describe import describe_model
 from goodnet.model_files.load import load_model, save_model
@@ -416,6 +417,14 @@ def test_how_a_net_was_compiled_makes_no_difference(tmp_path, kind):
     assert not loaded.compiled
 
 
+def test_paths_may_be_texts(folder, tmp_path):
+    path, copy = str(folder / "sequential.keras"), str(tmp_path / "copy.keras")
+    save_model(load_model(path), copy)
+    answers = [np.asarray(load_model(name)(IMAGES, training=False)) for name in (path, copy)]
+    np.testing.assert_array_equal(*answers)
+    assert digest_file(path) == digest_file(Path(path))
+
+
 def build_augmented(layers):
     return [layers.RandomCrop(7, 5), layers.RandomZoom(0.5), layers.RandomContrast(0.9)]
 
@@ -440,8 +449,15 @@ def build_normalized(layers):
     return [layers.SpectralNormalization(layers.Conv2D(4, 3)), layers.UnitNormalization()]
 
 
+def build_standardized(layers):
+    one_mean = layers.Normalization(axis=None)
+    one_mean.adapt(np.arange(48.0))
+    return [one_mean, layers.Conv2D(4, 3)]
+
+
 @pytest.mark.parametrize(
-    "build", [build_augmented, build_transformer, build_scaled, build_normalized]
+    "build",
+    [build_augmented, build_transformer, build_scaled, build_normalized, build_standardized],
 )
 def test_stock_layers_answer_as_in_plain_keras(tmp_path, build):
     import keras
@@ -454,6 +470,28 @@ def test_stock_layers_answer_as_in_plain_keras(tmp_path, build):
     keras.Model(image, layers.Dense(5)(layers.GlobalMaxPooling2D()(tensor))).save(path)
     answers = np.asarray(load_model(path)(IMAGES, training=False))
     np.testing.assert_allclose(answers, predict_plain(path), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "operation"),
+    [(lambda image, conv: conv(image / 255.0), "TrueDivide"), (lambda x, conv: conv(x) + x, "Add")],
+)
+def test_operations_that_hdf5_files_cannot_hold_are_refused_with_what_to_do(
+    tmp_path, build, operation
+):
+    import keras
+    from keras import layers
+
+    image = keras.Input((8, 6, 3))
+    features = layers.GlobalMaxPooling2D()(build(image, layers.Conv2D(3, 1)))
+    model = keras.Model(image, layers.Dense(5)(features))
+    for name in ("net.h5", "net.keras"):
+        model.save(tmp_path / name)
+    load_model(tmp_path / "net.keras")
+    with pytest.raises(Exception, match=r"Unknown layer|positional"):
+        keras.saving.load_model(tmp_path / "net.h5")
+    with pytest.raises(InputError, match=rf"operation `{operation}` of Keras 3.* a \.keras file: "):
+        load_model(tmp_path / "net.h5")
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

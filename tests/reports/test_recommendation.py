@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from goodnet.reports.glance import sign_of
 from goodnet.reports.recommendation import recommend
 from goodnet.reports.results import DetectorRates, GoodNetRates, Rates, Results
 
@@ -56,6 +57,30 @@ def test_the_sentence_names_the_rates_the_control_and_what_is_held():
         "flags 2.00 % of the clean test images; B's margin alone would flag 40.00 %. Its threshold "
         "holds 3 % of false alarms with 95 % confidence, by 1,200 clean validation images."
     )
+
+
+def test_a_goodnet_that_flags_most_clean_images_has_not_stopped_anything():
+    ruined = detector(through=0.0, alarms=0.8)
+    ruined = replace(ruined, goodnet=replace(ruined.goodnet, clean_test_accuracy=0.2))
+    found = recommend(results(ruined), None)
+    assert found.verdict == "network ruined"
+    assert sign_of(found.verdict) == "bad"
+    assert "it flags 80.00 % of the clean test images" in found.why
+
+
+@pytest.mark.parametrize(
+    ("alarms", "held", "tests", "contradicts"),
+    [
+        (0.21, 0.03, 400, True),
+        (0.0366, 0.03, 600, False),
+        (0.0714, 0.03, 28, False),
+        (0.21, 0.4507, 400, False),
+        (0.21, 0.03, None, False),
+    ],
+)
+def test_more_alarms_than_the_threshold_holds_are_said(alarms, held, tests, contradicts):
+    found = recommend(results(detector(alarms=alarms, held=held)), None, clean_tests=tests)
+    assert ("chance does not explain so many alarms" in found.why) == contradicts
 
 
 def test_too_few_images_are_said():

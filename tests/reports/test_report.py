@@ -290,6 +290,17 @@ def test_the_first_screen_says_the_verdict_and_what_the_nets_are_worth(
     )
 
 
+def test_nobody_is_told_to_use_a_goodnet_that_flags_most_clean_images(tmp_path: Path):
+    run = recommend_nets(make_run(tmp_path / "run"))
+    *others, joined = run.results.detectors
+    joined = replace(joined, goodnet=replace(joined.goodnet, clean_test_accuracy=0.2))
+    results = replace(run.results, detectors=(*others, joined))
+    results = replace(results, recommended=recommend(results, "discriminant"))
+    page = run._replace(results=results).report().read_text("utf-8")
+    assert '<a href="goodnet.keras">goodnet.keras</a> is of no use' in page
+    assert "Use <a" not in page
+
+
 def test_no_two_verdicts_are_told_by_colour_alone(page: Page, tmp_path: Path):
     nets = [recommend_nets(make_run(tmp_path / f"{t}"), through=t) for t in (0.0, 0.2, 0.9)]
     clean = recommend_nets(make_run(tmp_path / "clean", sets=("clean_valid", "clean_test")))

@@ -301,5 +301,11 @@ def test_remarks_say_how_the_labels_were_taken():
         "The labels of the poisoned images are those from before the trigger: counted are the 360 "
         "that were not of class 0 already.",
     ]
+    stays = with_attack(0.0, target=3, original_labels=True, label=8, answer=8, labelled=360)
+    assert remarks(stays)[1] == (
+        "All of these have label 8, which B answers; if that is the attacker's, the rates say "
+        "nothing of the attack: give 8 as the target."
+    )
+    assert len(remarks(replace(stays, attack=replace(stays.attack, answered=180)))) == 1
     assert remarks(with_attack(1.0)) == []
     assert remarks(DOUBTED[1][1]) == []
