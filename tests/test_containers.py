@@ -45,7 +45,9 @@ def test_it_installs_what_make_installs():
     of_image = [one.replace("--no-cache-dir ", "") for found in installs for one in found]
     of_make = re.findall(r"-m pip (install .*)", (ROOT / "Makefile").read_text())
     of_make = [one.replace("--quiet --disable-pip-version-check ", "") for one in of_make]
-    assert [one.strip() for one in of_image] == of_make
+    # Who runs the image may not keep what Python compiles, so that it compiles all in advance.
+    compiling = [one.replace("--no-compile ", "") for one in of_make]
+    assert [one.strip() for one in of_image] == compiling
 
 
 @pytest.fixture(scope="module")
