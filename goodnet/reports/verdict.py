@@ -102,7 +102,8 @@ def attack_doubt(results: Results) -> str | None:
     news. In doubt is an answer that is more than half-way from what its share would be without an
     attack to all of the images. Without one it would be the share of its label where labels are
     from before the trigger; else all classes but the label are alike, so that with two classes
-    the other one is no surprise.
+    the other one is no surprise. One label for all images may also be the attacker's, given beside
+    another target: nobody can tell, and a net is not to pass for that.
     """
     attack, rate = results.attack, results.baseline.attack_success_rate
     if attack is None or rate is None or rate >= FOLLOWED:
@@ -111,15 +112,17 @@ def attack_doubt(results: Results) -> str | None:
     wanted = attack.label if attack.target is None else attack.target
     if attack.answer == wanted and not by_image:
         return None
-    known = by_image or attack.original_labels
+    known = by_image or (attack.original_labels and attack.num_labels > 1)
     usual = attack.labelled / attack.images if known else 1 / (results.classes - 1)
     if attack.answered / attack.images <= (1 + usual) / 2:
         return None
+    answer = results.describe_class(attack.answer)
+    shown = attack.original_labels and attack.answer == attack.label
+    instead = f", or images of other classes too if it is class {answer} that they show"
     return (
-        f"B answers class {results.describe_class(attack.answer)} to {_of(attack)} poisoned "
-        f"images; {_named(attack, results)}. "
+        f"B answers class {answer} to {_of(attack)} poisoned images; {_named(attack, results)}. "
         "So the attack success rates say nothing of the attack that these images show: give "
-        f"{attack.answer} as the target to measure it."
+        f"{attack.answer} as the target to measure it{instead if shown else ''}."
     )
 
 
@@ -160,15 +163,6 @@ def remarks(results: Results) -> list[str]:
             f"The labels of the poisoned images are those from before the trigger: counted are the "
             f"{attack.images:,} that were not of class {target} already."
         )
-        # B answers them all with the one label that they have: so does a net that the trigger
-        # leaves cold, and so does a BadNet where the label is the attacker's.
-        follows = attack.answer == attack.label and attack.answered >= FOLLOWED * attack.images
-        if attack.num_labels == 1 and follows:
-            label = results.describe_class(attack.label)
-            lines.append(
-                f"All of these have label {label}, which B answers; if that is the attacker's, "
-                f"the rates say nothing of the attack: give {attack.label} as the target."
-            )
     return lines
 
 

@@ -257,6 +257,13 @@ DOUBTED = [
         with_attack(0.0, target=3, original_labels=True, num_labels=10, labelled=40),
         "B answers class 0 to 360 of 360 poisoned images; the target given is class 3. ",
     ),
+    (
+        "the attacker's label and another target given, or images of one class that stay so",
+        with_attack(0.0, target=3, original_labels=True, label=8, answer=8, labelled=360),
+        "B answers class 8 to 360 of 360 poisoned images; the target given is class 3. So the "
+        "attack success rates say nothing of the attack that these images show: give 8 as the "
+        "target to measure it, or images of other classes too if it is class 8 that they show.",
+    ),
 ]
 
 
@@ -275,8 +282,18 @@ BELIEVED = {
     ),
     "no attack": with_attack(0.0, answer=4, answered=50),
     "no attack on the only other class": with_attack(0.0, classes=2, answer=1),
-    "images of one class that stay what they were": with_attack(
-        0.0, target=3, original_labels=True, label=8, answer=8, labelled=360
+    "images of one class, the only other one, that stay what they were": with_attack(
+        0.0, classes=2, target=0, original_labels=True, label=1, answer=1, labelled=360
+    ),
+    "images of several classes, most of one, that stay what they were": with_attack(
+        0.0,
+        target=3,
+        original_labels=True,
+        num_labels=4,
+        label=8,
+        answer=8,
+        labelled=340,
+        answered=340,
     ),
 }
 
@@ -301,11 +318,5 @@ def test_remarks_say_how_the_labels_were_taken():
         "The labels of the poisoned images are those from before the trigger: counted are the 360 "
         "that were not of class 0 already.",
     ]
-    stays = with_attack(0.0, target=3, original_labels=True, label=8, answer=8, labelled=360)
-    assert remarks(stays)[1] == (
-        "All of these have label 8, which B answers; if that is the attacker's, the rates say "
-        "nothing of the attack: give 8 as the target."
-    )
-    assert len(remarks(replace(stays, attack=replace(stays.attack, answered=180)))) == 1
     assert remarks(with_attack(1.0)) == []
     assert remarks(DOUBTED[1][1]) == []
