@@ -115,6 +115,16 @@ class Choices:
         names = {field.name for field in fields(cls)} - chosen.keys()
         return cls(**chosen | {name: parameters[name] for name in names})
 
+    def parameters(self) -> dict[str, Any]:
+        """Return them under the names that `of` takes them by."""
+        names = {field.name for field in fields(self)} - {"preprocessing", "limits"}
+        return {
+            **{name: getattr(self, name) for name in names},
+            **self.preprocessing.parameters(),
+            "max_model_bytes": self.limits.max_file_bytes,
+            "max_parameters": self.limits.max_parameters,
+        }
+
 
 def _require_range(what: str, value: float, fits: bool, expected: str) -> None:
     if not fits:

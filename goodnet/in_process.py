@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -653,7 +653,7 @@ def _about(passed: _Passed, name: str) -> About:
     choices, sets = passed.choices, passed.checked.sets
     return About.of(
         name,
-        parameters=asdict(choices) | {"classes": choices.classes and str(choices.classes)},
+        parameters=choices.parameters() | {"classes": choices.classes and str(choices.classes)},
         layer=passed.checked.layer,
         rank_at=passed.checked.rank_at,
         inputs={

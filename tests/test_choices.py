@@ -10,6 +10,8 @@ from flows.audit_models import audit
 from flows.repair import repair
 from flows.run import _parser as run_parser
 from goodnet.choices import CHOICE_PARAMETERS, LIMIT_PARAMETERS, Choices
+from goodnet.images.preprocessing import Preprocessing
+from goodnet.model_files.limits import ModelLimits
 
 
 def defaults_of(function):
@@ -43,10 +45,16 @@ def test_so_does_the_call_from_python():
     defaults = defaults_of(goodnet.repair)
     without = dict.fromkeys(("verify", *LIMIT_PARAMETERS))
     assert set(CHOICE_PARAMETERS) - defaults.keys() == without.keys()
-    choices = Choices()
-    without |= {
-        "verify": choices.verify,
-        "max_model_bytes": choices.limits.max_file_bytes,
-        "max_parameters": choices.limits.max_parameters,
-    }
-    assert Choices.of(defaults | without) == choices
+    said = Choices().parameters()
+    assert Choices.of(defaults | {name: said[name] for name in without}) == Choices()
+
+
+def test_what_was_chosen_is_said_as_a_flow_is_told_it():
+    prepared = Preprocessing(
+        scale=2, mean=(0.5, 0.4, 0.3), std=(0.2,), channel_order="bgr", pixel_range=(-1, 1)
+    )
+    limits = ModelLimits(max_file_bytes=10_000, max_parameters=500)
+    choices = Choices(drops=(3.0,), target=4, preprocessing=prepared, limits=limits)
+    said = choices.parameters()
+    assert said.keys() == set(CHOICE_PARAMETERS)
+    assert Choices.of(said) == choices

@@ -77,6 +77,17 @@ class Preprocessing:
             f"preprocessing is {name!r}, expected one of {', '.join(PREPROCESSING_NAMES)}"
         )
 
+    def parameters(self) -> dict[str, Any]:
+        """Return its parts under the names that `chosen_preprocessing` takes them by."""
+        return {
+            "preprocessing": None,
+            "pixel_scale": self.scale,
+            "pixel_mean": self.mean,
+            "pixel_std": self.std,
+            "channel_order": self.channel_order,
+            "pixel_range": self.pixel_range,
+        }
+
     def require_channels(self, num_channels: int) -> None:
         """Raise InputError unless it fits images with so many channels."""
         for what, values in (("means", self.mean), ("standard deviations", self.std)):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from goodnet.errors import printable
+from goodnet.images.preprocessing import AS_STORED
 from goodnet.metrics import percent
 from goodnet.reports.about import About
 from goodnet.reports.results import SETS, GoodNetRates, Rates, Recommendation, Results
@@ -113,16 +114,22 @@ def _limits(results: Results) -> Iterator[str]:
 
 def _pixels(about: About) -> str:
     """Return what is done to them before, where the run says so."""
-    names = ("preprocessing", "pixel_scale", "pixel_mean", "pixel_std", "channel_order")
-    usual: dict[str, object] = {"pixel_scale": 1, "channel_order": "rgb"}
+    usual = AS_STORED.parameters()
+    given = {name: about.parameters.get(name, usual[name]) for name in usual}
     chosen = [
-        f"{name.replace('_', ' ')} {about.parameters[name]}"
-        for name in names
-        if about.parameters.get(name) not in (None, [], usual.get(name))
+        f"{name.replace('_', ' ')} {_numbers(value)}"
+        for name, value in given.items()
+        if _numbers(value) != _numbers(usual[name])
     ]
     return (
         f", prepared as for B ({_escaped(', '.join(chosen))})" if chosen else ", raw from 0 to 255"
     )
+
+
+def _numbers(value: object) -> str:
+    """Return one number, several, or a word, as a command takes them."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(f"{one:g}" if isinstance(one, (int, float)) else str(one) for one in several)
 
 
 def _escaped(text: str) -> str:

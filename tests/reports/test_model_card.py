@@ -100,3 +100,22 @@ def test_a_run_without_a_calibrated_goodnet_has_none(tmp_path):
     bare = replace(RESULTS, detectors=(), recommended=None)
     write_model_card(RunFolder(tmp_path), results=bare, about=ABOUT)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({}, "B, raw from 0 to 255."),
+        ({"pixel_range": [0.0, 255.0], "preprocessing": None}, "B, raw from 0 to 255."),
+        ({"pixel_range": [0.0, 1.0]}, "B, prepared as for B (pixel range 0 1)."),
+        ({"preprocessing": "caffe"}, "B, prepared as for B (preprocessing caffe)."),
+        (
+            {"pixel_mean": (0.5, 0.25, 0.5), "channel_order": "bgr"},
+            "B, prepared as for B (pixel mean 0.5 0.25 0.5, channel order bgr).",
+        ),
+    ],
+)
+def test_pixels_are_said_as_a_command_takes_them(parameters, said, written):
+    assert f"It takes the same pixels as {said} " in written(
+        about=replace(ABOUT, parameters=parameters)
+    )
