@@ -77,7 +77,7 @@ class Preprocessing:
             f"preprocessing is {name!r}, expected one of {', '.join(PREPROCESSING_NAMES)}"
         )
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """Return its parts under the names that `chosen_preprocessing` takes them by."""
         return {
             "preprocessing": None,
