@@ -234,7 +234,7 @@ def _cheapest(best: Checkpoint, first: Checkpoint) -> str:
 
 
 def _found(baseline: Rates, checkpoint: Checkpoint) -> str:
-    if _is_ruined(baseline, checkpoint):
+    if is_ruined(baseline, checkpoint.goodnet):
         return "The repair ruins the network"
     found = grade(measured(checkpoint.goodnet.attack_success_rate))
     return f"The repair {_DOES[found]} the attack"
@@ -248,11 +248,7 @@ def _depth(checkpoint: Checkpoint) -> tuple[int, float]:
 def _rank(baseline: Rates, checkpoint: Checkpoint) -> tuple[bool, float, tuple[int, float]]:
     # A net that answers nothing right lets no attack through either: ruined ones come last.
     remaining = max(STOPPED, measured(checkpoint.goodnet.attack_success_rate))
-    return _is_ruined(baseline, checkpoint), remaining, _depth(checkpoint)
-
-
-def _is_ruined(baseline: Rates, checkpoint: Checkpoint) -> bool:
-    return is_ruined(baseline, checkpoint.goodnet)
+    return is_ruined(baseline, checkpoint.goodnet), remaining, _depth(checkpoint)
 
 
 def _costs(baseline: Rates, reached: Sequence[Checkpoint]) -> str:
